@@ -1,0 +1,91 @@
+"""Frozen groups of settings that check their own types and limits: what `spec` is made of."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import math
+import operator
+from collections.abc import Iterable, Mapping
+from dataclasses import field, fields
+from typing import Any, Self, get_args, get_type_hints
+
+
+class SpecError(ValueError):
+    """A setting that is unknown, of the wrong type, or out of range; the message is one line for the user."""
+
+
+def setting(default: Any, **limits: Any) -> Any:
+    """A dataclass field with its limits: `ge`, `gt`, `le` (numbers) or `choices` (strings)."""
+    return field(default=default, metadata=limits)
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """`" (did you mean 'x'?)"` for the known name closest to `name`, or an empty string."""
+    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    return f" (did you mean {close[0]!r}?)" if close else ""
+
+
+def _coerce(name: str, value: Any, kind: Any) -> Any:
+    """`value` as `kind` (bool, int, float, str, or one of these or None); SpecError where it is something else."""
+    kinds = get_args(kind) or (kind,)
+    if value is None and type(None) in kinds:
+        return None
+    wanted = next(k for k in kinds if k is not type(None))
+    if wanted is float and isinstance(value, int) and not isinstance(value, bool):
+        try:
+            value = float(value)
+        except OverflowError:
+            raise SpecError(f"{name} must be a finite number, got a {len(str(value))}-digit integer") from None
+    if not isinstance(value, wanted) or (wanted is not bool and isinstance(value, bool)):
+        raise SpecError(f"{name} must be {_KIND_NAMES[wanted]}, got {value!r}")
+    if wanted is float and not math.isfinite(value):
+        raise SpecError(f"{name} must be a finite number, got {value!r}")
+    return value
+
+
+_KIND_NAMES = {float: "a number", int: "a whole number", str: "a string", bool: "true or false"}
+
+
+def _check_limits(name: str, value: Any, limits: Mapping[str, Any]) -> None:
+    if value is None:
+        return
+    if "choices" in limits and value not in limits["choices"]:
+        known = ", ".join(limits["choices"])
+        raise SpecError(f"{name} must be one of {known}; got {value!r}{nearest(value, limits['choices'])}")
+    for key, holds, words in (
+        ("gt", operator.gt, "greater than"),
+        ("ge", operator.ge, "at least"),
+        ("le", operator.le, "at most"),
+    ):
+        if key in limits and not holds(value, limits[key]):
+            raise SpecError(f"{name} must be {words} {limits[key]:g}, got {value:g}")
+
+
+class Section:
+    """Checks every field's type and limits when a section is made."""
+
+    section = ""
+
+    def __post_init__(self) -> None:
+        hints = get_type_hints(type(self))
+        for item in fields(self):  # type: ignore[arg-type]
+            name = f"{self.section}.{item.name}"
+            value = _coerce(name, getattr(self, item.name), hints[item.name])
+            _check_limits(name, value, item.metadata)
+            object.__setattr__(self, item.name, value)
+
+    @classmethod
+    def from_table(cls, table: Any) -> Self:
+        """A section from its TOML table; unknown keys are errors."""
+        if not isinstance(table, Mapping):
+            raise SpecError(f"{cls.section} must be a table, got {table!r}")
+        known = [item.name for item in fields(cls)]  # type: ignore[arg-type]
+        for key in table:
+            if key not in known:
+                raise SpecError(f"unknown setting {cls.section}.{key}{nearest(key, known)}")
+        return cls(**table)
+
+    def to_table(self) -> dict[str, Any]:
+        """The TOML table of this section; settings that are None (TOML has no null) are left out."""
+        return {key: value for key, value in dataclasses.asdict(self).items() if value is not None}  # type: ignore[call-overload]

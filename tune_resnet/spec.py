@@ -1,0 +1,224 @@
+"""What a run is: frozen settings whose defaults are the reference, checked on creation, read from and written to TOML.
+
+A file has one table per section (`[data]`, `[model]`, `[train]`, `[space]`, `[search]`, `[scheduler]`, `[resources]`).
+`[train]` states the reference configuration; `[space]` names what a search varies. Every error is a `SpecError` with a
+one-line message that names the setting.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+
+from tune_resnet.settings import Section, SpecError, nearest, setting
+
+DATASETS = ("cifar10", "folder", "digits")
+SCHEDULES = ("linear-exponential", "cosine")
+PRECISIONS = ("auto", "fp32", "bf16", "fp16")
+DEVICES = ("auto", "cpu", "cuda")
+SAMPLERS = ("tpe", "gp", "cmaes", "random")
+SCHEDULERS = ("asha", "median", "none")
+SIGNALS = ("val_accuracy", "val_loss", "train_loss")
+TUNABLE = ("max_lr", "weight_decay", "grad_clip")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataSpec(Section):
+    """Where the images come from and how the training set is divided."""
+
+    section = "data"
+    dataset: str = setting("cifar10", choices=DATASETS)
+    data_dir: str | None = None  # None: the per-user cache folder (cifar10); folder needs it
+    limit_train: int | None = setting(None, ge=4)  # images, a stratified subset before the split; None: all
+    validation_fraction: float = setting(0.1, gt=0, le=0.9)  # of the training images
+    split_seed: int = setting(0, ge=0, le=2**32 - 1)
+    flip: bool = True  # random horizontal flips; switch off where left and right differ, as for digits or text
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelSpec(Section):
+    """The network's size."""
+
+    section = "model"
+    width: int = setting(64, ge=1, le=1024)  # channels of the first convolution
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainSpec(Section):
+    """One training run. The defaults are the reference configuration."""
+
+    section = "train"
+    max_lr: float = setting(1e-2, gt=0, le=100)  # peak learning rate of the one-cycle schedule
+    weight_decay: float = setting(1e-4, ge=0, le=10)  # L2 term added to the gradient by Adam
+    grad_clip: float = setting(0.1, gt=0, le=1e6)  # gradients are clipped to [-grad_clip, grad_clip]
+    epochs: int = setting(8, ge=1, le=10_000)
+    batch_size: int = setting(400, ge=1, le=100_000)  # images
+    schedule: str = setting("linear-exponential", choices=SCHEDULES)
+    seed: int = setting(0, ge=0, le=2**32 - 1)  # weights, order, augmentation, dropout; also seeds the sampler
+    precision: str = setting("auto", choices=PRECISIONS)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Domain(Section):
+    """The interval a search draws one hyperparameter from."""
+
+    section = "space"
+    low: float
+    high: float
+    log: bool = True  # log-uniform; false: uniform
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.low >= self.high:
+            raise SpecError(f"space low must be below high, got {self.low:g} and {self.high:g}")
+        if self.log and self.low <= 0:
+            raise SpecError(f"space low must be greater than 0 on a log scale, got {self.low:g}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class BudgetSpec(Section):
+    """How much is searched, and who proposes."""
+
+    section = "search"
+    num_samples: int = setting(32, ge=1, le=1_000_000)  # trials, the reference included
+    sampler: str = setting("tpe", choices=SAMPLERS)
+    time_budget: float | None = setting(None, gt=0)  # seconds; None: no bound
+    name: str | None = None  # the run directory's name; None: dataset and start time
+
+
+@dataclass(frozen=True, kw_only=True)
+class SchedulerSpec(Section):
+    """Early stopping."""
+
+    section = "scheduler"
+    name: str = setting("asha", choices=SCHEDULERS)
+    grace_epochs: int = setting(1, ge=1)  # first epoch at which a trial may be stopped
+    reduction_factor: float = setting(2, gt=1, le=1000)  # asha: 1 of this many goes on from each rung
+    signal: str = setting("val_accuracy", choices=SIGNALS)  # the epochs.csv column that trials are compared on
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResourceSpec(Section):
+    """What one trial uses, and how many run at once."""
+
+    section = "resources"
+    cpus_per_trial: float = setting(1, gt=0, le=4096)  # also the trial's number of threads
+    gpus_per_trial: float | None = setting(None, ge=0, le=64)  # None: one where the device is cuda, else none
+    max_concurrent: int | None = setting(None, ge=1)  # None: as many as fit
+    device: str = setting("auto", choices=DEVICES)
+
+
+DEFAULT_SPACE = {
+    "max_lr": Domain(low=1e-3, high=1e-1),
+    "weight_decay": Domain(low=1e-6, high=1e-2),
+    "grad_clip": Domain(low=1e-2, high=1.0),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchSpec:
+    """Every setting of a search or a baseline run, one attribute per TOML table."""
+
+    data: DataSpec = field(default_factory=DataSpec)
+    model: ModelSpec = field(default_factory=ModelSpec)
+    train: TrainSpec = field(default_factory=TrainSpec)
+    space: dict[str, Domain] = field(default_factory=lambda: dict(DEFAULT_SPACE))
+    search: BudgetSpec = field(default_factory=BudgetSpec)
+    scheduler: SchedulerSpec = field(default_factory=SchedulerSpec)
+    resources: ResourceSpec = field(default_factory=ResourceSpec)
+
+    def __post_init__(self) -> None:
+        for name, domain in self.space.items():
+            _check_domain(name, domain, self.train)
+        if not self.space:
+            raise SpecError(f"space must vary at least one of {', '.join(TUNABLE)}")
+        if self.data.dataset == "folder" and self.data.data_dir is None:
+            raise SpecError("data.dataset = 'folder' needs data.data_dir (--data-dir), the folder that holds train/")
+
+    @property
+    def reference(self) -> dict[str, float]:
+        """The reference's value of each hyperparameter that the search varies."""
+        return {name: getattr(self.train, name) for name in self.space}
+
+    def to_toml(self) -> str:
+        """The whole spec as TOML, defaults spelled out."""
+        tables: dict[str, Any] = {name: getattr(self, name).to_table() for name in _SECTIONS}
+        tables["space"] = {name: domain.to_table() for name, domain in self.space.items()}
+        return tomli_w.dumps({item.name: tables[item.name] for item in fields(self)})
+
+
+_SECTIONS: dict[str, type[Section]] = {
+    "data": DataSpec,
+    "model": ModelSpec,
+    "train": TrainSpec,
+    "search": BudgetSpec,
+    "scheduler": SchedulerSpec,
+    "resources": ResourceSpec,
+}
+
+
+def _check_domain(name: str, domain: Domain, train: TrainSpec) -> None:
+    if name not in TUNABLE:
+        raise SpecError(f"unknown hyperparameter space.{name}{nearest(name, TUNABLE)}; known: {', '.join(TUNABLE)}")
+    for bound in (domain.low, domain.high):
+        try:
+            TrainSpec(**{**train.to_table(), name: bound})
+        except SpecError as error:
+            raise SpecError(f"space.{name}: {error}") from None
+    if not domain.low <= getattr(train, name) <= domain.high:
+        raise SpecError(
+            f"space.{name} = [{domain.low:g}, {domain.high:g}] must contain the reference "
+            f"train.{name} = {getattr(train, name):g}"
+        )
+
+
+def spec_from_tables(tables: Mapping[str, Any]) -> SearchSpec:
+    """A spec from TOML tables. A `[space]` table lists all that varies; without one the default space is searched."""
+    parts: dict[str, Any] = {}
+    for name, table in tables.items():
+        if name == "space":
+            parts[name] = _space_from_table(table)
+        elif name in _SECTIONS:
+            parts[name] = _SECTIONS[name].from_table(table)
+        else:
+            raise SpecError(f"unknown section [{name}]{nearest(name, [*_SECTIONS, 'space'])}")
+    return SearchSpec(**parts)
+
+
+def _space_from_table(table: Any) -> dict[str, Domain]:
+    if not isinstance(table, Mapping):
+        raise SpecError(f"space must be a table, got {table!r}")
+    space = {}
+    for name, domain in table.items():
+        try:
+            space[name] = Domain.from_table(domain)
+        except TypeError:
+            raise SpecError(f"space.{name} needs both low and high") from None
+        except SpecError as error:
+            raise SpecError(f"space.{name}: {error}") from None
+    return space
+
+
+def load_tables(path: Path) -> dict[str, Any]:
+    """The TOML tables in a file; SpecError where it cannot be read or is not TOML."""
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not a text file"
+        raise SpecError(f"cannot read {path}: {reason}") from None
+    except tomllib.TOMLDecodeError as error:
+        raise SpecError(f"{path} is not valid TOML: {error}") from None
+
+
+def load_spec(path: Path) -> SearchSpec:
+    """The spec in a TOML file."""
+    try:
+        return spec_from_tables(load_tables(path))
+    except SpecError as error:
+        raise error if str(path) in str(error) else SpecError(f"{path}: {error}") from None
