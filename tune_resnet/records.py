@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import errno
 import io
 import json
 import math
@@ -44,7 +45,7 @@ EPOCH_COLUMNS = (
     "test_loss",  # only in a baseline
     "test_accuracy",  # in [0, 1]
     "seconds",  # training and evaluation
-    "images_per_second",  # training images over training seconds
+    "images_per_second",  # training images over `seconds`
     "ended_at",  # Unix time, seconds
 )
 
@@ -87,11 +88,16 @@ def ending(epochs_done: int, epochs: int, failure: str | None) -> str:
 def write_whole(path: Path, text: str) -> None:
     """Writes a file so that a reader sees the old content or the new, never a part."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with temporary.open("w", encoding="utf-8", newline="") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    try:
+        # backslashreplace: an error's text may hold a file name that is not UTF-8
+        with temporary.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 def _csv_lines(rows: list[list[Any]]) -> str:
@@ -142,12 +148,17 @@ class RunDirectory:
         write_whole(self.trials_csv, _csv_lines([list(TRIAL_COLUMNS), *cells]))
 
     def append_epoch(self, row: Mapping[str, Any]) -> None:
-        """Adds one complete line to epochs.csv; columns that `row` lacks stay empty."""
+        """Adds one complete line to epochs.csv, or none where that fails; columns that `row` lacks stay empty."""
         line = _csv_lines([[_cell(row.get(column)) for column in EPOCH_COLUMNS]]).encode()
         descriptor = os.open(self.epochs_csv, os.O_WRONLY | os.O_APPEND)
+        size = os.fstat(descriptor).st_size
         try:
-            os.write(descriptor, line)
+            if os.write(descriptor, line) < len(line):  # what a disk does that fills up meanwhile
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.epochs_csv))
             os.fsync(descriptor)
+        except OSError:
+            os.ftruncate(descriptor, size)
+            raise
         finally:
             os.close(descriptor)
 
@@ -217,7 +228,7 @@ class Recorder:
 
     def _keep_or_delete_model(self, row: TrialRow) -> None:
         accuracy = row.test_accuracy if math.isnan(row.val_accuracy) else row.val_accuracy
-        if accuracy <= self._best_so_far:
+        if not accuracy > self._best_so_far:  # NaN is never the best
             self.run.model_of(row.trial).unlink(missing_ok=True)
             return
         self._best_so_far = accuracy

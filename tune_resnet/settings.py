@@ -14,6 +14,10 @@ from typing import Any, Self, get_args, get_type_hints
 class SpecError(ValueError):
     """A setting that is unknown, of the wrong type, or out of range; the message is one line for the user."""
 
+    def __init__(self, message: str) -> None:
+        # names and paths come from the user: a line break or control character in one is shown as its escape
+        super().__init__("".join(c if c.isprintable() else repr(c)[1:-1] for c in message))
+
 
 def setting(default: Any, **limits: Any) -> Any:
     """A dataclass field with its limits: `ge`, `gt`, `le` (numbers) or `choices` (strings)."""
@@ -26,21 +30,38 @@ def nearest(name: str, known: Iterable[str]) -> str:
     return f" (did you mean {close[0]!r}?)" if close else ""
 
 
+def shown(value: Any) -> str:
+    """A value as a message shows it, short whatever its size or depth."""
+    if isinstance(value, Mapping):
+        return "a table"
+    if isinstance(value, list):
+        return "a list"
+    if isinstance(value, int) and not _fits_toml(value):
+        return f"a {value.bit_length()}-bit integer"
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def _fits_toml(value: int) -> bool:
+    return -(2**63) <= value < 2**63
+
+
 def _coerce(name: str, value: Any, kind: Any) -> Any:
     """`value` as `kind` (bool, int, float, str, or one of these or None); SpecError where it is something else."""
     kinds = get_args(kind) or (kind,)
     if value is None and type(None) in kinds:
         return None
     wanted = next(k for k in kinds if k is not type(None))
-    if wanted is float and isinstance(value, int) and not isinstance(value, bool):
-        try:
-            value = float(value)
-        except OverflowError:
-            raise SpecError(f"{name} must be a finite number, got a {len(str(value))}-digit integer") from None
+    if wanted in (int, float) and isinstance(value, int) and not isinstance(value, bool):
+        if not _fits_toml(value):
+            raise SpecError(f"{name} must fit in 64 bits, got {shown(value)}")
+        value = wanted(value)
     if not isinstance(value, wanted) or (wanted is not bool and isinstance(value, bool)):
-        raise SpecError(f"{name} must be {_KIND_NAMES[wanted]}, got {value!r}")
+        raise SpecError(f"{name} must be {_KIND_NAMES[wanted]}, got {shown(value)}")
     if wanted is float and not math.isfinite(value):
-        raise SpecError(f"{name} must be a finite number, got {value!r}")
+        raise SpecError(f"{name} must be a finite number, got {shown(value)}")
+    if wanted is str and any("\ud800" <= c <= "\udfff" for c in value):  # from a path that is not UTF-8
+        raise SpecError(f"{name} must be valid Unicode, got {shown(value)}")
     return value
 
 
@@ -52,14 +73,14 @@ def _check_limits(name: str, value: Any, limits: Mapping[str, Any]) -> None:
         return
     if "choices" in limits and value not in limits["choices"]:
         known = ", ".join(limits["choices"])
-        raise SpecError(f"{name} must be one of {known}; got {value!r}{nearest(value, limits['choices'])}")
+        raise SpecError(f"{name} must be one of {known}; got {shown(value)}{nearest(value, limits['choices'])}")
     for key, holds, words in (
         ("gt", operator.gt, "greater than"),
         ("ge", operator.ge, "at least"),
         ("le", operator.le, "at most"),
     ):
         if key in limits and not holds(value, limits[key]):
-            raise SpecError(f"{name} must be {words} {limits[key]:g}, got {value:g}")
+            raise SpecError(f"{name} must be {words} {limits[key]}, got {value}")
 
 
 class Section:
@@ -79,7 +100,7 @@ class Section:
     def from_table(cls, table: Any) -> Self:
         """A section from its TOML table; unknown keys are errors."""
         if not isinstance(table, Mapping):
-            raise SpecError(f"{cls.section} must be a table, got {table!r}")
+            raise SpecError(f"{cls.section} must be a table, got {shown(table)}")
         known = [item.name for item in fields(cls)]  # type: ignore[arg-type]
         for key in table:
             if key not in known:

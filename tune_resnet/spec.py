@@ -7,7 +7,6 @@ one-line message that names the setting.
 
 from __future__ import annotations
 
-import dataclasses
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
@@ -16,7 +15,7 @@ from typing import Any
 
 import tomli_w
 
-from tune_resnet.settings import Section, SpecError, nearest, setting
+from tune_resnet.settings import Section, SpecError, nearest, setting, shown
 
 DATASETS = ("cifar10", "folder", "digits")
 SCHEDULES = ("linear-exponential", "cosine")
@@ -76,9 +75,9 @@ class Domain(Section):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.low >= self.high:
-            raise SpecError(f"space low must be below high, got {self.low:g} and {self.high:g}")
+            raise SpecError(f"space low must be below high, got {self.low} and {self.high}")
         if self.log and self.low <= 0:
-            raise SpecError(f"space low must be greater than 0 on a log scale, got {self.low:g}")
+            raise SpecError(f"space low must be greater than 0 on a log scale, got {self.low}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -173,8 +172,8 @@ def _check_domain(name: str, domain: Domain, train: TrainSpec) -> None:
             raise SpecError(f"space.{name}: {error}") from None
     if not domain.low <= getattr(train, name) <= domain.high:
         raise SpecError(
-            f"space.{name} = [{domain.low:g}, {domain.high:g}] must contain the reference "
-            f"train.{name} = {getattr(train, name):g}"
+            f"space.{name} = [{domain.low}, {domain.high}] must contain the reference "
+            f"train.{name} = {getattr(train, name)}"
         )
 
 
@@ -193,7 +192,7 @@ def spec_from_tables(tables: Mapping[str, Any]) -> SearchSpec:
 
 def _space_from_table(table: Any) -> dict[str, Domain]:
     if not isinstance(table, Mapping):
-        raise SpecError(f"space must be a table, got {table!r}")
+        raise SpecError(f"space must be a table, got {shown(table)}")
     space = {}
     for name, domain in table.items():
         try:
@@ -208,17 +207,22 @@ def _space_from_table(table: Any) -> dict[str, Domain]:
 def load_tables(path: Path) -> dict[str, Any]:
     """The TOML tables in a file; SpecError where it cannot be read or is not TOML."""
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not a text file"
         raise SpecError(f"cannot read {path}: {reason}") from None
-    except tomllib.TOMLDecodeError as error:
+    try:
+        return tomllib.loads(text)
+    except ValueError as error:  # TOMLDecodeError, or int() refusing more than 4300 digits
         raise SpecError(f"{path} is not valid TOML: {error}") from None
+    except RecursionError:
+        raise SpecError(f"{path} is nested too deeply") from None
 
 
 def load_spec(path: Path) -> SearchSpec:
     """The spec in a TOML file."""
+    tables = load_tables(path)
     try:
-        return spec_from_tables(load_tables(path))
+        return spec_from_tables(tables)
     except SpecError as error:
-        raise error if str(path) in str(error) else SpecError(f"{path}: {error}") from None
+        raise SpecError(f"{path}: {error}") from None

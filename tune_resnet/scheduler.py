@@ -1,0 +1,106 @@
+"""Early stopping: the rules as plain objects, and the Ray scheduler that applies one of them.
+
+A rule knows nothing of Ray: it is told each trial's signal at each epoch and answers whether to stop. So it can be
+simulated, and rebuilt from a run's records by telling it their epochs again.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections import defaultdict
+from typing import Any, Protocol
+
+from ray.tune.schedulers import FIFOScheduler, TrialScheduler
+
+from tune_resnet.records import REFERENCE_TRIAL
+from tune_resnet.spec import SearchSpec, rung_epochs
+
+
+class StoppingRule(Protocol):
+    """Decides which trials go on."""
+
+    def should_stop(self, trial: int, epoch: int, value: float) -> bool:
+        """Takes note of a trial's signal (higher is better) after an epoch; whether the trial should end there."""
+
+
+class Asha:
+    """Asynchronous successive halving, the stopping variant (Li et al., "A System for Massively Parallel Hyperparameter
+    Tuning", 2020, arXiv:1810.05934).
+
+    At each rung a trial goes on if it is among the best 1 / `reduction_factor` (rounded up) of all that have reached the
+    rung so far. A value that is not finite never goes on, and never counts.
+    """
+
+    def __init__(self, rungs: tuple[int, ...], reduction_factor: float) -> None:
+        self.reduction_factor = reduction_factor
+        self.values: dict[int, dict[int, float]] = {epoch: {} for epoch in rungs}
+
+    def should_stop(self, trial: int, epoch: int, value: float) -> bool:
+        if not math.isfinite(value):
+            return True
+        if epoch not in self.values:
+            return False
+        rung = self.values[epoch]
+        rung[trial] = value
+        better = sum(other > value for other in rung.values())
+        return better >= math.ceil(len(rung) / self.reduction_factor)
+
+
+class MedianRule:
+    """Stops a trial whose best value so far is below the median of the other trials' running means up to the same epoch
+    (Golovin et al., "Google Vizier", KDD 2017, section 3.2.2), from `grace_epochs` on and against at least three others.
+    """
+
+    least_others = 3
+
+    def __init__(self, grace_epochs: int) -> None:
+        self.grace_epochs = grace_epochs
+        self.curves: defaultdict[int, dict[int, float]] = defaultdict(dict)
+
+    def should_stop(self, trial: int, epoch: int, value: float) -> bool:
+        if not math.isfinite(value):
+            return True
+        self.curves[trial][epoch] = value
+        means = [
+            statistics.fmean(v for e, v in curve.items() if e <= epoch)
+            for other, curve in self.curves.items()
+            if other != trial and max(curve) >= epoch
+        ]
+        if epoch < self.grace_epochs or len(means) < self.least_others:
+            return False
+        return max(self.curves[trial].values()) < statistics.median(means)
+
+
+class RunAll:
+    """Stops nothing but what is not finite."""
+
+    def should_stop(self, trial: int, epoch: int, value: float) -> bool:
+        return not math.isfinite(value)
+
+
+def stopping_rule(spec: SearchSpec) -> StoppingRule:
+    """The rule that a spec names."""
+    scheduler = spec.scheduler
+    if scheduler.name == "asha":
+        return Asha(rung_epochs(scheduler, spec.train.epochs), scheduler.reduction_factor)
+    if scheduler.name == "median":
+        return MedianRule(scheduler.grace_epochs)
+    return RunAll()
+
+
+class EarlyStopping(FIFOScheduler):  # type: ignore[misc]
+    """Ray's view of a stopping rule. The reference is judged like the others, but runs all of its epochs: every gain is
+    measured against it."""
+
+    def __init__(self, spec: SearchSpec) -> None:
+        super().__init__()
+        self.rule = stopping_rule(spec)
+        self.signal = spec.scheduler.signal
+        self.sign = -1.0 if self.signal.endswith("loss") else 1.0
+
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        number = trial.config["trial"]
+        stop = self.rule.should_stop(number, result["epoch"], self.sign * result[self.signal])
+        go_on = not stop or number == REFERENCE_TRIAL
+        return str(TrialScheduler.CONTINUE if go_on else TrialScheduler.STOP)

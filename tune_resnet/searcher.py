@@ -1,0 +1,91 @@
+"""Optuna behind Ray's Searcher interface, told the truth about every trial.
+
+    finished      COMPLETE with the validation accuracy after the last epoch
+    stopped       PRUNED with the validation accuracy of every epoch
+    failed        FAIL
+    interrupted   FAIL: the study has no state for it, and no trial may stay RUNNING
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.samplers import BaseSampler, CmaEsSampler, GPSampler, RandomSampler, TPESampler
+from optuna.trial import TrialState
+from ray.tune.search import Searcher
+
+from tune_resnet.records import FINISHED, STOPPED, ending
+from tune_resnet.spec import SearchSpec
+
+STUDY_NAME = "tune_resnet"
+
+_TOLD = {FINISHED: TrialState.COMPLETE, STOPPED: TrialState.PRUNED}
+
+
+def make_sampler(spec: SearchSpec) -> BaseSampler:
+    """The Optuna sampler that a spec names, seeded by the spec."""
+    seed = spec.train.seed
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        if spec.search.sampler == "tpe":
+            # constant_liar: running trials count as bad ones, so that concurrent proposals keep apart.
+            return TPESampler(seed=seed, constant_liar=True)
+        if spec.search.sampler == "gp":
+            return GPSampler(seed=seed)
+        if spec.search.sampler == "cmaes":
+            return CmaEsSampler(seed=seed, x0=spec.reference)
+    return RandomSampler(seed=seed)
+
+
+class OptunaSearcher(Searcher):  # type: ignore[misc]
+    """Proposes configurations; the reference first. Each is a dict of hyperparameters plus `trial`, its number."""
+
+    def __init__(self, spec: SearchSpec, study_db: Path) -> None:
+        super().__init__()
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        self.epochs = spec.train.epochs
+        self.study = optuna.create_study(
+            study_name=STUDY_NAME,
+            storage=f"sqlite:///{study_db}",
+            sampler=make_sampler(spec),
+            direction="maximize",
+        )
+        self.study.set_metric_names(["val_accuracy"])
+        self.study.enqueue_trial(spec.reference)
+        self.distributions: dict[str, optuna.distributions.BaseDistribution] = {
+            name: optuna.distributions.FloatDistribution(domain.low, domain.high, log=domain.log)
+            for name, domain in spec.space.items()
+        }
+        self.running: dict[str, optuna.Trial] = {}
+
+    def suggest(self, trial_id: str) -> dict[str, Any]:
+        trial = self.study.ask(self.distributions)
+        self.running[trial_id] = trial
+        return {"trial": trial.number, **trial.params}
+
+    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
+        if math.isfinite(result["val_accuracy"]):
+            self.running[trial_id].report(result["val_accuracy"], result["epoch"])
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        trial = self.running.pop(trial_id, None)
+        if trial is None:
+            return
+        if error or not result or "epoch" not in result:
+            self.study.tell(trial, state=TrialState.FAIL)
+            return
+        state = ending(result["epoch"], self.epochs, result.get("failure"))
+        if state in _TOLD:
+            # Ray does not pass a trial's last result to on_trial_result.
+            trial.report(result["val_accuracy"], result["epoch"])
+        value = result["val_accuracy"] if state == FINISHED else None
+        self.study.tell(trial, value, state=_TOLD.get(state, TrialState.FAIL))
+
+    def close(self) -> None:
+        """The search is over: whatever is still running was interrupted."""
+        for trial_id in list(self.running):
+            self.on_trial_complete(trial_id, error=True)

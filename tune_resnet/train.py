@@ -1,0 +1,217 @@
+"""One training run: the ResNet9 one-cycle loop, an epoch at a time. No Ray, no printing, no files."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from tune_resnet.augment import DeviceImages, Normalise, crop_and_flip, draw_crops, to_device
+from tune_resnet.data import Split
+from tune_resnet.device import choose_precision, seeded
+from tune_resnet.model import ResNet9
+from tune_resnet.schedule import one_cycle
+from tune_resnet.spec import ModelSpec, TrainSpec
+
+_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+_EVALUATION_BATCH = 1000  # images; large enough to fill a GPU, small enough for a CPU's memory
+
+
+@dataclass(frozen=True, kw_only=True)
+class EpochMetrics:
+    """What one epoch gave."""
+
+    epoch: int  # from 1
+    lr: float  # of the epoch's last optimizer step
+    train_loss: float  # mean cross-entropy over the epoch's images, in training mode
+    loss: float  # mean cross-entropy on the held-out images
+    accuracy: float  # on the held-out images, in [0, 1]
+    seconds: float  # training and evaluation
+    images_per_second: float  # training images over `seconds`
+
+    def columns(self, held_out: str) -> dict[str, float]:
+        """The row for epochs.csv, where `held_out` says what was held out: `val` or `test`."""
+        row = dataclasses.asdict(self)
+        row[f"{held_out}_loss"], row[f"{held_out}_accuracy"] = row.pop("loss"), row.pop("accuracy")
+        return row
+
+
+class NonFiniteLoss(ArithmeticError):
+    """The loss became infinite or NaN; `last_good` is the last epoch before (None: it was the first)."""
+
+    def __init__(self, epoch: int, last_good: EpochMetrics | None) -> None:
+        super().__init__(f"the loss was not finite in epoch {epoch}")
+        self.epoch = epoch
+        self.last_good = last_good
+
+    def __reduce__(self) -> Any:
+        return type(self), (self.epoch, self.last_good)
+
+
+class TrainingRun:
+    """Trains one configuration, epoch by epoch, on a split that is moved to the device once.
+
+    Everything random in an epoch (order, crops, flips, dropout) derives from the seed and the epoch's number, so that a
+    run continued from its state gives the numbers of an unbroken one: bit for bit on the CPU at an equal thread count.
+
+    Args:
+        spec: the configuration.
+        data: training and held-out images.
+        device: where to train.
+        model: the network's size.
+        flip: mirror training images at random.
+    """
+
+    def __init__(
+        self,
+        spec: TrainSpec,
+        data: Split,
+        device: torch.device | str = "cpu",
+        model: ModelSpec | None = None,
+        *,
+        flip: bool = True,
+    ) -> None:
+        self.device = torch.device(device)
+        self.flip = flip
+        self.train_images = to_device(data.train, self.device)
+        self.held_out = to_device(data.held_out, self.device)
+        self.normalise = Normalise(data.mean, data.std, self.device)
+        network = ResNet9(len(data.classes), (model or ModelSpec()).width)
+        self.model = network.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.reset(spec)
+
+    def reset(self, spec: TrainSpec) -> None:
+        """Starts another configuration: new weights from its seed, a new optimizer; data and buffers stay."""
+        self.spec = spec
+        self.precision = choose_precision(spec.precision, self.device)
+        self.epochs_done = 0
+        self.last: EpochMetrics | None = None
+        with seeded(spec.seed, self.device):
+            self.model.initialise()
+        # Fused: one kernel for all parameters, and gradient scaling without a synchronisation per step.
+        self.optimizer = torch.optim.Adam(
+            self.model.parameters(), lr=spec.max_lr, weight_decay=spec.weight_decay, fused=True
+        )
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision == "fp16")
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return math.ceil(len(self.train_images) / self.spec.batch_size)
+
+    def run_epoch(self) -> EpochMetrics:
+        """Trains one epoch, then evaluates on the held-out images.
+
+        Raises:
+            NonFiniteLoss: the epoch's training or held-out loss is infinite or NaN.
+            IndexError: all epochs are done.
+        """
+        if self.epochs_done >= self.spec.epochs:
+            raise IndexError(f"all {self.spec.epochs} epochs are done")
+        epoch = self.epochs_done + 1
+        started = time.perf_counter()
+        train_loss = self._train(epoch)
+        loss, accuracy = self._evaluate(self.held_out)
+        # The epoch's one transfer that waits for the device.
+        train_loss_value, loss_value, accuracy_value = torch.stack([train_loss, loss, accuracy]).tolist()
+        seconds = time.perf_counter() - started
+        if not (math.isfinite(train_loss_value) and math.isfinite(loss_value)):
+            raise NonFiniteLoss(epoch, self.last)
+        self.epochs_done = epoch
+        self.last = EpochMetrics(
+            epoch=epoch,
+            lr=self.lr_at(epoch * self.steps_per_epoch - 1),
+            train_loss=train_loss_value,
+            loss=loss_value,
+            accuracy=accuracy_value,
+            seconds=seconds,
+            images_per_second=len(self.train_images) / seconds,
+        )
+        return self.last
+
+    def lr_at(self, step: int) -> float:
+        """The learning rate of an optimizer step, counted from 0 over the whole run."""
+        total = self.spec.epochs * self.steps_per_epoch
+        return one_cycle(step, total, self.spec.max_lr, shape=self.spec.schedule)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything needed to continue after the last finished epoch; tensors and plain values only."""
+        return {
+            "spec": dataclasses.asdict(self.spec),
+            "last": None if self.last is None else dataclasses.asdict(self.last),
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continues the configuration and epoch that a `state_dict` was taken at."""
+        self.reset(TrainSpec(**state["spec"]))
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.scaler.load_state_dict(state["scaler"])
+        if state["last"] is not None:
+            self.last = EpochMetrics(**state["last"])
+            self.epochs_done = self.last.epoch
+
+    def _train(self, epoch: int) -> Tensor:
+        """Trains one epoch; the mean loss over its images, a scalar still on the device."""
+        self.model.train()
+        count, size = len(self.train_images), self.spec.batch_size
+        seed = epoch_seed(self.spec.seed, epoch)
+        generator = torch.Generator(self.device).manual_seed(seed)
+        order = torch.randperm(count, generator=generator, device=self.device)
+        crops = draw_crops(count, self.flip, generator)
+        loss_sum = torch.zeros((), device=self.device)
+        with seeded(seed, self.device):
+            for step in range(self.steps_per_epoch):
+                rows = slice(step * size, (step + 1) * size)
+                images = crop_and_flip(self.train_images.images, order[rows], crops[rows])
+                loss = self._step(
+                    images, self.train_images.labels[order[rows]], (epoch - 1) * self.steps_per_epoch + step
+                )
+                loss_sum += loss * len(images)
+        return loss_sum / count
+
+    def _step(self, images: Tensor, labels: Tensor, step: int) -> Tensor:
+        """One optimizer step on uint8 images (B, 3, H, W); the batch's mean loss, detached."""
+        loss = functional.cross_entropy(self._logits(images), labels)
+        self.optimizer.zero_grad()
+        self.scaler.scale(loss).backward()
+        self.scaler.unscale_(self.optimizer)
+        nn.utils.clip_grad_value_(self.model.parameters(), self.spec.grad_clip)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.lr_at(step)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        return loss.detach()
+
+    def _logits(self, images: Tensor) -> Tensor:
+        with torch.autocast(self.device.type, _DTYPES[self.precision], enabled=self.precision != "fp32"):
+            logits: Tensor = self.model(self.normalise(images))
+        return logits.float()
+
+    @torch.inference_mode()
+    def _evaluate(self, data: DeviceImages) -> tuple[Tensor, Tensor]:
+        """Mean cross-entropy and accuracy over a set, scalars still on the device."""
+        self.model.eval()
+        loss_sum = torch.zeros((), device=self.device)
+        correct = torch.zeros((), device=self.device)
+        for images, labels in zip(
+            data.images.split(_EVALUATION_BATCH), data.labels.split(_EVALUATION_BATCH), strict=True
+        ):
+            logits = self._logits(images)
+            loss_sum += functional.cross_entropy(logits, labels, reduction="sum")
+            correct += (logits.argmax(1) == labels).sum()
+        return loss_sum / len(data), correct / len(data)
+
+
+def epoch_seed(seed: int, epoch: int) -> int:
+    """The seed of everything random in one epoch, in [0, 2**63)."""
+    return int(np.random.SeedSequence([seed, epoch]).generate_state(1, np.uint64)[0] >> np.uint64(1))

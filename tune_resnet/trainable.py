@@ -1,0 +1,69 @@
+"""One training run as a Ray Tune trial, in a process that is reused from trial to trial."""
+
+from __future__ import annotations
+
+import os
+import platform
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from ray import tune
+
+from tune_resnet.data import Split
+from tune_resnet.records import RunDirectory
+from tune_resnet.spec import SearchSpec, TrainSpec
+from tune_resnet.train import NonFiniteLoss, TrainingRun
+from tune_resnet.weights import save_model
+
+_STATE_FILE = "state.pt"
+
+
+class TrialTrainable(tune.Trainable):  # type: ignore[misc]
+    """Each step is one epoch. A configuration holds the hyperparameters that the space varies, and `trial`, its number.
+
+    A result has the columns of epochs.csv, `worker` (host:process), and `done`. When the loss is not finite, the result
+    repeats the last good epoch and says why in `failure`: the process stays usable, so the trial fails without an error.
+    """
+
+    def setup(self, config: dict[str, Any], spec: SearchSpec, data: Split, run_path: Path) -> None:
+        """`spec` has its device and precision settled; `data` comes out of Ray's object store, one copy per node."""
+        torch.set_num_threads(max(1, int(spec.resources.cpus_per_trial)))
+        self.spec, self.data = spec, data
+        self.directory = RunDirectory(run_path)
+        self.worker = f"{platform.node()}:{os.getpid()}"
+        self.training = TrainingRun(
+            self._train_spec(config), data, spec.resources.device, spec.model, flip=spec.data.flip
+        )
+
+    def step(self) -> dict[str, Any]:
+        try:
+            metrics = self.training.run_epoch()
+        except NonFiniteLoss as error:
+            return self._failure(error)
+        done = metrics.epoch == self.training.spec.epochs
+        if done:
+            path = self.directory.model_of(self.config["trial"])
+            save_model(path, self.training.model, self.data, self.spec.model.width)
+        return {**metrics.columns("val"), "worker": self.worker, "done": done}
+
+    def save_checkpoint(self, checkpoint_dir: str) -> None:
+        torch.save(self.training.state_dict(), Path(checkpoint_dir) / _STATE_FILE)
+
+    def load_checkpoint(self, checkpoint_dir: str) -> None:
+        # weights_only: a checkpoint is data, and must not be able to run code.
+        state = torch.load(Path(checkpoint_dir) / _STATE_FILE, map_location=self.training.device, weights_only=True)
+        self.training.load_state_dict(state)
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        self.training.reset(self._train_spec(new_config))
+        return True
+
+    def _train_spec(self, config: dict[str, Any]) -> TrainSpec:
+        return replace(self.spec.train, **{name: config[name] for name in self.spec.space})
+
+    def _failure(self, error: NonFiniteLoss) -> dict[str, Any]:
+        nothing = {"epoch": 0, "val_accuracy": float("nan"), "val_loss": float("nan"), "train_loss": float("nan")}
+        last = error.last_good.columns("val") if error.last_good else nothing
+        return {**last, "worker": self.worker, "failure": str(error), "done": True}

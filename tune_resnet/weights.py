@@ -1,0 +1,56 @@
+"""A trained model as one safetensors file: the weights, and what is needed to use them. No pickle."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from tune_resnet.augment import Normalise
+from tune_resnet.data import Split
+from tune_resnet.model import ResNet9
+
+
+class ModelFileError(RuntimeError):
+    """A model file that cannot be read; the message is one line for the user."""
+
+
+@dataclass(frozen=True)
+class TrainedModel:
+    """A network on the CPU in evaluation mode, the normalisation of its input, and the names of its classes."""
+
+    network: ResNet9
+    normalise: Normalise
+    classes: tuple[str, ...]
+
+
+def save_model(path: Path, network: ResNet9, data: Split, width: int) -> None:
+    """Writes the network, whole or not at all, with the classes and channel statistics of its training data."""
+    about = {"classes": data.classes, "mean": data.mean.tolist(), "std": data.std.tolist(), "width": width}
+    # safetensors wants contiguous tensors; channels_last ones are not.
+    tensors = {name: tensor.cpu().contiguous() for name, tensor in network.state_dict().items()}
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    save_file(tensors, temporary, {"tune_resnet": json.dumps(about)})
+    temporary.replace(path)
+
+
+def load_model(path: Path) -> TrainedModel:
+    """Reads a file that `save_model` wrote. ModelFileError where it is missing, damaged or something else."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            about = json.loads(file.metadata()["tune_resnet"])
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+        classes = tuple(str(name) for name in about["classes"])
+        network = ResNet9(len(classes), int(about["width"]))
+        network.load_state_dict(tensors)
+        normalise = Normalise(about["mean"], about["std"], torch.device("cpu"))
+    except FileNotFoundError:
+        raise ModelFileError(f"there is no model at {path}") from None
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise ModelFileError(f"{path} is not a model of ours: {' '.join(str(error).split())}") from None
+    return TrainedModel(network.eval(), normalise, classes)
