@@ -13,15 +13,18 @@ import shutil
 import sys
 import tempfile
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 from platformdirs import user_cache_path
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
 
 SIZE = 32  # pixels, height and width of every image
 CACHE_FORMAT = 1  # part of the cache key: raise it when decoding or the cache's files change
@@ -59,16 +62,15 @@ def content_fingerprint(train: ImageSet, test: ImageSet | None, classes: Sequenc
     digest = hashlib.sha256(json.dumps([list(classes), len(train), -1 if test is None else len(test)]).encode())
     for part in [train] if test is None else [train, test]:
         digest.update(part.labels.astype("<i8").tobytes())
-        digest.update(part.images)
+        digest.update(part.images.data)
     return digest.hexdigest()
 
 
 def load_folder(root: Path) -> Dataset:
     """The tree below `root`; DataError, naming the file or the class, where its structure or an image is unusable.
 
-    The cache key is made of every file's relative path, size and modification time, not of its bytes: reading 60,000
-    files at every start would take longer than training's first epoch. Paths are relative so that a moved or newly
-    extracted tree is still known.
+    The cache key is made of every file's relative path, size and modification time, not of its bytes: opening 60,000
+    files at every start takes seconds. Paths are relative so that a moved or newly extracted tree is still known.
     """
     classes, train_files, test_files = _scan(root)
     files = train_files + test_files
@@ -82,10 +84,9 @@ def load_folder(root: Path) -> Dataset:
     count = len(train_files)
     train = ImageSet(images[:count], labels[:count])
     test = ImageSet(images[count:], labels[count:]) if test_files else None
-    if cached is not None:
-        return Dataset("folder", train, test, classes, cached[1])
-    fingerprint = content_fingerprint(train, test, classes)
-    _write_cache(entry, images, fingerprint)
+    fingerprint = content_fingerprint(train, test, classes) if cached is None else cached[1]
+    if cached is None:
+        _write_cache(entry, images, fingerprint)
     return Dataset("folder", train, test, classes, fingerprint)
 
 
@@ -102,7 +103,8 @@ def read_image(path: Path) -> np.ndarray:
     except UnidentifiedImageError:
         raise DataError(f"cannot read image {path}: not a known image format") from None
     except Exception as error:  # on damaged bytes, Pillow's decoders raise nearly anything
-        raise DataError(f"cannot read image {path}: {' '.join(str(error).split())}") from None
+        reason = getattr(error, "strerror", None) or error
+        raise DataError(f"cannot read image {path}: {' '.join(str(reason).split())}") from None
     return np.asarray(small).transpose(2, 0, 1)
 
 
@@ -132,11 +134,11 @@ class _File:
 
 def _scan(root: Path) -> tuple[tuple[str, ...], list[_File], list[_File]]:
     """Class names, train files and test files (empty without a test/ folder), by class, then by name."""
-    if not root.is_dir():
-        raise DataError(f"data folder {root} does not exist")
-    if not (root / "train").is_dir():
-        raise DataError(f"{root} has no train/ folder (wanted: {root}/train/CLASS/IMAGE)")
     try:
+        if not root.is_dir():
+            raise DataError(f"data folder {root} does not exist")
+        if not (root / "train").is_dir():
+            raise DataError(f"{root} has no train/ folder (wanted: {root}/train/CLASS/IMAGE)")
         classes = _class_names(root / "train")
         if len(classes) < 2:
             found = f"only {classes[0]!r}" if classes else "none"
@@ -193,28 +195,26 @@ def _decode(paths: Sequence[Path]) -> np.ndarray:
         return errors
 
     errors: list[DataError] = []
-    with ThreadPoolExecutor() as pool, _progress(len(paths)) as blocks_done:
-        for block in pool.map(decode_block, range(0, len(paths), DECODE_BLOCK)):
-            errors += block
-            next(blocks_done)
+    with ThreadPoolExecutor() as pool, _progress_bar(len(paths)) as bar:
+        task = bar.add_task("decoding images", total=len(paths))
+        for block_errors in pool.map(decode_block, range(0, len(paths), DECODE_BLOCK)):
+            errors += block_errors
+            bar.advance(task, DECODE_BLOCK)
     if errors:
-        others = f" ({len(errors)} of {len(paths):,} images are unreadable)" if len(errors) > 1 else ""
+        others = f" ({len(errors):,} of {len(paths):,} images are unreadable)" if len(errors) > 1 else ""
         raise DataError(f"{errors[0]}{others}")
     return images
 
 
-@contextmanager
-def _progress(total: int) -> Iterator[Iterator[None]]:
-    """An iterator to advance once per block: a bar on a terminal, elsewhere one plain line at the start."""
+def _progress_bar(total: int) -> Progress:
+    """A bar on a terminal; elsewhere one plain line says what takes the time, and the bar stays silent."""
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress
 
-    if not sys.stderr.isatty():
+    silent = not sys.stderr.isatty()
+    if silent:
         print(f"decoding {total:,} images (once; then cached)", file=sys.stderr)
-    columns = (TextColumn("decoding images"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    console = Console(stderr=True)
-    with Progress(*columns, console=console, transient=True, disable=not sys.stderr.isatty()) as bar:
-        yield (None for _ in bar.track(range(0, total, DECODE_BLOCK)))
+    return Progress(console=Console(stderr=True), transient=True, disable=silent)
 
 
 def _read_cache(entry: Path, count: int) -> tuple[np.ndarray, str] | None:

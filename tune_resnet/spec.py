@@ -7,6 +7,7 @@ one-line message that names the setting.
 
 from __future__ import annotations
 
+import math
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
@@ -150,6 +151,22 @@ class SearchSpec:
         tables: dict[str, Any] = {name: getattr(self, name).to_table() for name in _SECTIONS}
         tables["space"] = {name: domain.to_table() for name, domain in self.space.items()}
         return tomli_w.dumps({item.name: tables[item.name] for item in fields(self)})
+
+
+def rung_epochs(scheduler: SchedulerSpec, epochs: int) -> tuple[int, ...]:
+    """The epochs at which ASHA compares trials: grace_epochs times each power of reduction_factor, rounded, below `epochs`.
+
+    Strictly increasing; empty for other schedulers.
+    """
+    grace, factor = scheduler.grace_epochs, scheduler.reduction_factor
+    rungs: list[int] = []
+    power = 0
+    while scheduler.name == "asha" and (epoch := round(grace * factor**power)) < epochs:
+        if not rungs or epoch > rungs[-1]:
+            rungs.append(epoch)
+        # A factor close to 1 takes very many powers to leave this epoch: go on with the last that is still in it.
+        power = max(power + 1, math.floor(math.log((epoch + 0.5) / grace) / math.log(factor)))
+    return tuple(rungs)
 
 
 _SECTIONS: dict[str, type[Section]] = {

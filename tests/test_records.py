@@ -1,0 +1,352 @@
+"""The run directory: whole files or none, complete lines, exact numbers, and the life of every trial."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import resource
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from tune_resnet.records import (
+    EPOCH_COLUMNS,
+    FAILED,
+    FINISHED,
+    INTERRUPTED,
+    RUNNING,
+    STOPPED,
+    TRIAL_COLUMNS,
+    Recorder,
+    RecordError,
+    RunDirectory,
+    TrialRow,
+    ending,
+    write_whole,
+)
+from tune_resnet.spec import DEFAULT_SPACE, BudgetSpec, SearchSpec, TrainSpec, load_spec
+
+SPEC = SearchSpec(train=TrainSpec(seed=7, epochs=3), search=BudgetSpec(name="a, b\n"))
+
+many = settings(derandomize=True, deadline=None, max_examples=100)
+
+
+def rows_of(path: Path) -> list[dict[str, str]]:
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file, strict=True))
+
+
+def files_below(path: Path) -> dict[str, bytes]:
+    return {str(file.relative_to(path)): file.read_bytes() for file in path.rglob("*") if file.is_file()}
+
+
+@contextmanager
+def disk_full_at(size: int) -> Iterator[None]:
+    """No file can grow beyond `size` bytes: a write that crosses it is cut short, the next one fails."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> RunDirectory:
+    return RunDirectory.create(tmp_path / "runs" / "one", SPEC)
+
+
+@pytest.fixture
+def recorder(run: RunDirectory) -> Recorder:
+    return Recorder(run, SPEC)
+
+
+@pytest.fixture(scope="module")
+def shared_run(tmp_path_factory: pytest.TempPathFactory) -> RunDirectory:
+    return RunDirectory.create(tmp_path_factory.mktemp("runs") / "shared", SPEC)
+
+
+# --- making a run directory ------------------------------------------------------------------------------------------
+
+
+def test_a_new_run_directory_holds_its_spec_and_two_empty_tables(run: RunDirectory) -> None:
+    assert load_spec(run.spec_toml) == SPEC
+    assert run.epochs_csv.read_text() == ",".join(EPOCH_COLUMNS) + "\n"
+    assert run.trials_csv.read_text() == ",".join(TRIAL_COLUMNS) + "\n"
+    assert set(files_below(run.path)) == {"spec.toml", "epochs.csv", "trials.csv"}
+
+
+def test_a_run_directory_made_by_a_relative_path_stays_where_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    run = RunDirectory.create(Path("here"), SPEC)
+    monkeypatch.chdir("/")
+    run.write_env({"cores": 2})
+    assert json.loads((tmp_path / "here" / "env.json").read_text()) == {"cores": 2}
+
+
+def test_an_existing_directory_is_refused_and_left_as_it_is(run: RunDirectory) -> None:
+    before = files_below(run.path)
+    with pytest.raises(RecordError, match="exists already"):
+        RunDirectory.create(run.path, SearchSpec())
+    assert files_below(run.path) == before
+
+
+@pytest.mark.parametrize(("below", "reason"), [("", "exists already"), ("x", "Not a dir"), ("x/y", "Not a dir")])
+def test_a_path_at_or_below_a_regular_file_is_refused_in_one_line(tmp_path: Path, below: str, reason: str) -> None:
+    (tmp_path / "file").write_text("kept")
+    with pytest.raises(RecordError, match=reason) as caught:
+        RunDirectory.create(tmp_path / "file" / below, SPEC)
+    assert "\n" not in str(caught.value)
+    assert files_below(tmp_path) == {"file": b"kept"}
+
+
+# --- writing ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("text", ["", "short\n", "é漢\r\n", "long\n" * 100_000], ids=len)
+def test_a_file_written_whole_has_the_new_content_and_no_file_beside_it(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "a.csv"
+    for content in ("old", text):
+        write_whole(path, content)
+    assert files_below(tmp_path) == {"a.csv": text.encode()}
+
+
+def test_a_full_disk_leaves_the_old_content_and_no_file_beside_it(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    write_whole(path, "old")
+    with disk_full_at(10), pytest.raises(OSError, match="File too large"):
+        write_whole(path, "new content")
+    assert files_below(tmp_path) == {"a.csv": b"old"}
+
+
+def test_a_target_that_cannot_be_replaced_leaves_no_file_beside_it(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").mkdir()
+    with pytest.raises(IsADirectoryError):
+        write_whole(tmp_path / "a.csv", "new")
+    assert [path.name for path in tmp_path.iterdir()] == ["a.csv"]
+
+
+floats = st.floats(allow_nan=False)
+
+
+@many
+@given(row=st.fixed_dictionaries(dict.fromkeys(EPOCH_COLUMNS, floats)))
+def test_every_number_of_an_epoch_is_read_back_exactly(row: dict[str, float], shared_run: RunDirectory) -> None:
+    shared_run.append_epoch(row)
+    assert shared_run.epochs_csv.read_bytes().endswith(b"\n")
+    read = rows_of(shared_run.epochs_csv)[-1]
+    assert {column: float(cell).hex() for column, cell in read.items()} == {c: row[c].hex() for c in EPOCH_COLUMNS}
+
+
+@pytest.mark.parametrize("missing", [{}, {"val_loss": None}, {"val_loss": math.nan}], ids=str)
+def test_a_number_that_is_not_there_is_an_empty_cell(run: RunDirectory, missing: dict[str, Any]) -> None:
+    run.append_epoch({"trial": 0, "epoch": 1, "lr": 0.0, **missing})
+    assert run.epochs_csv.read_text().splitlines()[1:] == ["0,1,0.0,,,,,,,,"]
+
+
+def test_epochs_are_complete_lines_in_the_order_of_writing(run: RunDirectory) -> None:
+    for epoch in range(1, 6):
+        run.append_epoch({"trial": 3, "epoch": epoch})
+    assert [(row["trial"], row["epoch"]) for row in rows_of(run.epochs_csv)] == [("3", str(n)) for n in range(1, 6)]
+    assert run.epochs_csv.read_text().count("\n") == 6
+
+
+def test_an_epoch_that_does_not_fit_on_the_disk_leaves_no_half_line(run: RunDirectory) -> None:
+    run.append_epoch({"trial": 0, "epoch": 1})
+    before = run.epochs_csv.read_bytes()
+    for room in (0, 1, 8):
+        with disk_full_at(len(before) + room), pytest.raises(OSError, match=r"."):
+            run.append_epoch({"trial": 0, "epoch": 2, "lr": 0.01})
+        assert run.epochs_csv.read_bytes() == before
+
+
+@many
+@given(numbers=st.lists(floats, min_size=5, max_size=5))
+def test_every_number_of_a_trial_is_read_back_exactly(numbers: list[float], shared_run: RunDirectory) -> None:
+    names = ("max_lr", "weight_decay", "grad_clip", "val_accuracy", "seconds")
+    row = TrialRow(**{**asdict(ROW), **dict(zip(names, numbers, strict=True))})
+    shared_run.write_trials([row])
+    (read,) = rows_of(shared_run.trials_csv)
+    assert [float(read[name]).hex() for name in names] == [number.hex() for number in numbers]
+
+
+ROW = TrialRow(trial=0, state=FAILED, max_lr=0.01, weight_decay=1e-4, grad_clip=0.1, seed=0)
+
+
+@many
+@given(error=st.text(st.characters()))
+@example(error='RuntimeError: a, b\n  File "x.py", line 1\r\n\n\t"quoted", \'too\'\x00')
+@example(error="a\rb\x1c\u2028c")
+@example(error="cannot open 'caf\udce9.png'")
+def test_an_error_is_one_cell_of_one_record_whatever_it_holds(error: str, shared_run: RunDirectory) -> None:
+    recorder = Recorder(shared_run, SPEC)
+    recorder.start(0, {})
+    recorder.start(1, {})
+    recorder.end(0, FAILED, error)
+    first, second = rows_of(shared_run.trials_csv)
+    assert first["error"] == " ".join(error.split()).encode(errors="backslashreplace").decode()
+    assert (first["trial"], second["trial"], second["error"]) == ("0", "1", "")
+
+
+# --- the life of a trial ---------------------------------------------------------------------------------------------
+
+
+def run_epochs(recorder: Recorder, trial: int, accuracies: list[float], held_out: str = "val") -> None:
+    for epoch, accuracy in enumerate(accuracies, start=1):
+        metrics = {"epoch": epoch, "lr": 0.01, f"{held_out}_loss": 1.0, f"{held_out}_accuracy": accuracy}
+        recorder.epoch(trial, {**metrics, "seconds": 0.5 * epoch}, worker="host:1")
+
+
+def finish(recorder: Recorder, trial: int, accuracy: float, held_out: str = "val", **params: float) -> None:
+    """A whole trial whose model file holds its number."""
+    recorder.start(trial, params)
+    run_epochs(recorder, trial, [0.1, 0.9, accuracy], held_out)
+    recorder.run.model_of(trial).write_text(f"model {trial}")
+    recorder.end(trial, FINISHED)
+
+
+def trials_on_disk(recorder: Recorder) -> list[dict[str, str]]:
+    return rows_of(recorder.run.trials_csv)
+
+
+@pytest.mark.parametrize(
+    ("epochs_done", "failure", "state"),
+    [(8, None, FINISHED), (9, None, FINISHED), (7, None, STOPPED), (0, None, STOPPED), (8, "nan", FAILED)],
+)
+def test_how_a_trial_ended(epochs_done: int, failure: str | None, state: str) -> None:
+    assert ending(epochs_done, 8, failure) == state
+
+
+def test_a_started_trial_runs_the_reference_but_for_what_is_given(recorder: Recorder) -> None:
+    recorder.start(0, {})
+    recorder.start(1, {"max_lr": 0.05})
+    first, second = trials_on_disk(recorder)
+    assert (first["state"], first["max_lr"], first["weight_decay"], first["seed"]) == (RUNNING, "0.01", "0.0001", "7")
+    assert {name for name in TRIAL_COLUMNS if first[name] != second[name]} == {"trial", "max_lr", "started_at"}
+    assert (first["epochs"], first["val_accuracy"], first["ended_at"], first["error"]) == ("0", "", "", "")
+
+
+def test_a_trial_counts_its_epochs_and_seconds_and_remembers_its_best_epoch(recorder: Recorder) -> None:
+    recorder.start(4, {})
+    run_epochs(recorder, 4, [0.3, 0.6, 0.6, 0.4])
+    recorder.end(4, STOPPED)
+    (row,) = trials_on_disk(recorder)
+    assert (row["epochs"], row["best_epoch"], row["val_accuracy"]) == ("4", "2", "0.4")
+    assert (row["seconds"], row["worker"], row["test_accuracy"]) == ("5.0", "host:1", "")
+    assert [epoch["val_accuracy"] for epoch in rows_of(recorder.run.epochs_csv)] == ["0.3", "0.6", "0.6", "0.4"]
+
+
+def test_an_epoch_is_on_disk_before_the_trial_ends(recorder: Recorder) -> None:
+    recorder.start(0, {})
+    run_epochs(recorder, 0, [0.3])
+    (epoch,) = rows_of(recorder.run.epochs_csv)
+    assert (epoch["trial"], epoch["epoch"], epoch["seconds"]) == ("0", "1", "0.5")
+    assert float(epoch["ended_at"]) >= recorder.trials[0].started_at
+
+
+@pytest.mark.parametrize(("state", "error"), [(STOPPED, ""), (FAILED, "out of memory"), (INTERRUPTED, "")])
+def test_a_trial_ends_with_its_state_and_error_and_no_model(recorder: Recorder, state: str, error: str) -> None:
+    recorder.start(0, {})
+    run_epochs(recorder, 0, [0.99])
+    recorder.end(0, state, error)
+    (row,) = trials_on_disk(recorder)
+    assert (row["state"], row["error"]) == (state, error)
+    assert float(row["ended_at"]) >= float(row["started_at"])
+    assert not recorder.run.best.exists()
+
+
+def test_closing_interrupts_what_runs_and_touches_nothing_else(recorder: Recorder) -> None:
+    finish(recorder, 0, 0.5)
+    for trial, state in ((1, STOPPED), (2, FAILED), (3, RUNNING), (4, RUNNING)):
+        recorder.start(trial, {})
+        if state != RUNNING:
+            recorder.end(trial, state)
+    run_epochs(recorder, 4, [0.2])
+    before = trials_on_disk(recorder)
+    files = files_below(recorder.run.path)
+    recorder.close()
+    after = trials_on_disk(recorder)
+    assert [row["state"] for row in after] == [FINISHED, STOPPED, FAILED, INTERRUPTED, INTERRUPTED]
+    assert all(row["ended_at"] for row in after)
+    assert after[:3] == before[:3]
+    assert {**files_below(recorder.run.path), "trials.csv": b""} == {**files, "trials.csv": b""}
+
+
+def test_closing_twice_changes_nothing(recorder: Recorder) -> None:
+    recorder.start(0, {})
+    recorder.close()
+    once = files_below(recorder.run.path)
+    recorder.close()
+    assert files_below(recorder.run.path) == once
+
+
+# --- the winner ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("held_out", ["val", "test"])
+@pytest.mark.parametrize(
+    ("accuracies", "winner"),
+    [
+        ([0.5], 0),
+        ([0.0], 0),
+        ([0.5, 0.6], 1),
+        ([0.6, 0.5], 0),
+        ([0.5, 0.5], 0),
+        ([0.5, 0.7, 0.6, 0.65], 1),
+        ([math.nan, 0.1], 1),
+        ([0.6, math.nan, 0.5], 0),
+    ],
+)
+def test_best_holds_the_model_of_the_best_finished_trial_and_no_other_is_kept(
+    recorder: Recorder, accuracies: list[float], winner: int, held_out: str
+) -> None:
+    for trial, accuracy in enumerate(accuracies):
+        finish(recorder, trial, accuracy, held_out, max_lr=0.01 + 0.01 * trial)
+    assert (recorder.run.best / "model.safetensors").read_text() == f"model {winner}"
+    assert load_spec(recorder.run.best / "spec.toml").train.max_lr == recorder.trials[winner].max_lr
+    assert list(recorder.run.checkpoints.iterdir()) == []
+
+
+def test_the_best_is_judged_on_the_last_epoch(recorder: Recorder) -> None:
+    for trial, accuracies in enumerate(([0.2, 0.3, 0.5], [0.2, 0.9, 0.4])):
+        recorder.start(trial, {})
+        run_epochs(recorder, trial, accuracies)
+        recorder.run.model_of(trial).write_text(f"model {trial}")
+        recorder.end(trial, FINISHED)
+    assert (recorder.run.best / "model.safetensors").read_text() == "model 0"
+
+
+def test_a_trial_that_was_stopped_or_failed_does_not_replace_the_best(recorder: Recorder) -> None:
+    finish(recorder, 0, 0.5)
+    best = files_below(recorder.run.best)
+    for trial, state in ((1, STOPPED), (2, FAILED), (3, INTERRUPTED)):
+        recorder.start(trial, {})
+        run_epochs(recorder, trial, [0.99])
+        recorder.end(trial, state)
+    assert files_below(recorder.run.best) == best
+
+
+@settings(many, max_examples=40)
+@given(params=st.fixed_dictionaries({n: st.floats(d.low, d.high) for n, d in DEFAULT_SPACE.items()}))
+@example(params={name: domain.low for name, domain in DEFAULT_SPACE.items()})
+@example(params={name: domain.high for name, domain in DEFAULT_SPACE.items()})
+def test_the_spec_beside_the_best_model_retrains_it(params: dict[str, float]) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        recorder = Recorder(RunDirectory.create(Path(folder) / "run", SPEC), SPEC)
+        finish(recorder, 0, 0.5, **params)
+        assert load_spec(recorder.run.best / "spec.toml") == replace(SPEC, train=replace(SPEC.train, **params))
+
+
+def test_the_run_keeps_its_own_spec_when_a_winner_is_found(recorder: Recorder) -> None:
+    finish(recorder, 0, 0.5, max_lr=0.09)
+    assert load_spec(recorder.run.spec_toml) == SPEC

@@ -1,0 +1,96 @@
+"""Prints what runs have found, while they go on too: `python -m tune_resnet.analysis RUN [RUN ...]`.
+
+For use from Python, the DataFrames and the answers drawn from them are importable from here as well.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from tune_resnet.drawing import comparison_sentence, print_overview, print_run, ranked_table, say
+from tune_resnet.findings import (
+    Comparison,
+    best_trials,
+    compare_to_reference,
+    importance,
+    ranked_trials,
+    rung_table,
+)
+from tune_resnet.frames import (
+    RunFrames,
+    accuracy_column,
+    export_csv,
+    export_parquet,
+    load_run,
+    merge_runs,
+    run_labels,
+)
+from tune_resnet.reading import printable
+from tune_resnet.records import RecordError
+
+__all__ = [
+    "Comparison",
+    "RunFrames",
+    "accuracy_column",
+    "best_trials",
+    "compare_to_reference",
+    "comparison_sentence",
+    "importance",
+    "load_run",
+    "main",
+    "merge_runs",
+    "ranked_table",
+    "ranked_trials",
+    "rung_table",
+]
+
+_PIPE_WIDTH = 1000  # characters, so that no column is cut where output is not a terminal
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command line; the exit code: 0, or 2 after one line on stderr."""
+    options = _parser().parse_args(arguments)
+    try:
+        runs = list({run.path: run for run in map(load_run, options.runs)}.values())  # each once
+        written = []
+        if options.csv:
+            written += export_csv(merge_runs(runs), options.csv)
+        if options.parquet:
+            written += export_parquet(merge_runs(runs), options.parquet)
+    except RecordError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    console = Console(width=None if sys.stdout.isatty() else _PIPE_WIDTH, highlight=False)
+    for run, label in zip(runs, run_labels(runs), strict=True):
+        print_run(console, run, label, options.top)
+    if len(runs) > 1:
+        print_overview(console, runs)
+    for path in written:
+        say(console, f"wrote {printable(path)}")
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m tune_resnet.analysis", description="Prints what runs have found.", allow_abbrev=False
+    )
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="a run directory, as runs/NAME")
+    parser.add_argument("--top", type=_positive, default=10, metavar="N", help="trials shown of each run (default 10)")
+    parser.add_argument("--csv", type=Path, metavar="DIR", help="write all trials and epochs there as CSV")
+    parser.add_argument("--parquet", type=Path, metavar="DIR", help="write all trials and epochs there as Parquet")
+    return parser
+
+
+def _positive(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or len(text) > 18 or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
+    return int(text)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,205 @@
+"""A run directory as tidy DataFrames, also while its search goes on.
+
+Only its CSV, JSON and TOML files are read, so nothing in a run directory can execute. See `TRIAL_DTYPES` and
+`EPOCH_DTYPES` for the columns; `records` says what each means.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from tune_resnet.reading import printable, read_table, read_text
+from tune_resnet.records import FAILED, FINISHED, INTERRUPTED, RUNNING, STOPPED, RecordError, RunDirectory
+from tune_resnet.settings import SpecError, shown
+from tune_resnet.spec import SearchSpec, load_spec
+
+# One row per trial. A float that is not known (an accuracy before the first epoch, say) is NaN, a text is "".
+TRIAL_DTYPES = {
+    "trial": "int64",
+    "state": "str",
+    "max_lr": "float64",
+    "weight_decay": "float64",
+    "grad_clip": "float64",
+    "seed": "int64",
+    "epochs": "int64",
+    "val_accuracy": "float64",
+    "test_accuracy": "float64",
+    "best_epoch": "int64",
+    "seconds": "float64",
+    "started_at": "float64",
+    "ended_at": "float64",
+    "worker": "str",
+    "error": "str",
+}
+
+# One row per trial and epoch, sorted by both.
+EPOCH_DTYPES = {
+    "trial": "int64",
+    "epoch": "int64",
+    "lr": "float64",
+    "train_loss": "float64",
+    "val_loss": "float64",
+    "val_accuracy": "float64",
+    "test_loss": "float64",
+    "test_accuracy": "float64",
+    "seconds": "float64",
+    "images_per_second": "float64",
+    "ended_at": "float64",
+}
+
+STATES = (FINISHED, RUNNING, STOPPED, INTERRUPTED, FAILED)  # in the order in which trials are ranked
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class RunFrames:
+    """One run. `name` is the directory's, printable; `env` is empty while there is no env.json."""
+
+    path: Path
+    name: str
+    spec: SearchSpec
+    env: dict[str, Any]
+    trials: pd.DataFrame
+    epochs: pd.DataFrame
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class MergedFrames:
+    """Several runs in one: the same tables with a leading column `run` (str)."""
+
+    trials: pd.DataFrame
+    epochs: pd.DataFrame
+
+
+def load_run(path: Path) -> RunFrames:
+    """The run in a directory.
+
+    In a run in progress trials.csv is older than epochs.csv: for running trials the epochs decide. An unfinished last
+    line of epochs.csv is left out, as are epochs of trials that began while the files were being read. Where a resumed
+    trial repeated an epoch, the later row counts.
+
+    Raises:
+        RecordError: the directory is not a run's, or a file in it cannot be read or is damaged.
+    """
+    run = RunDirectory(Path(os.path.realpath(path)))
+    if not os.path.isfile(run.spec_toml):  # the path's own is_file raises for names that are too long, say
+        raise RecordError(f"{printable(path)} is not a run directory: there is no {run.spec_toml.name} to read in it")
+    try:
+        spec = load_spec(run.spec_toml)
+    except SpecError as error:
+        raise RecordError(str(error)) from None
+    trials = _read_trials(run.trials_csv)  # before the epochs, so that no trial is ahead of its epochs
+    epochs = read_table(run.epochs_csv, EPOCH_DTYPES, growing=True)
+    epochs = epochs[epochs["trial"].isin(trials["trial"])].drop_duplicates(["trial", "epoch"], keep="last")
+    epochs = epochs.sort_values(["trial", "epoch"], ignore_index=True)
+    _update_running(trials, epochs)
+    env = _read_env(run.env_json)
+    return RunFrames(path=run.path, name=printable(run.path.name), spec=spec, env=env, trials=trials, epochs=epochs)
+
+
+def accuracy_column(frames: RunFrames) -> str:
+    """The column that a run's trials and epochs are judged on.
+
+    `val_accuracy`, and in a baseline judged on the test set, which has no validation accuracy, `test_accuracy`.
+    """
+    has = frames.trials[["val_accuracy", "test_accuracy"]].notna().any()
+    return "test_accuracy" if has["test_accuracy"] and not has["val_accuracy"] else "val_accuracy"
+
+
+def run_labels(runs: Sequence[RunFrames]) -> list[str]:
+    """A name for each run: its directory's, and its whole path where several have that name."""
+    count = Counter(run.name for run in runs)
+    return [run.name if count[run.name] == 1 else printable(run.path) for run in runs]
+
+
+def merge_runs(runs: Sequence[RunFrames]) -> MergedFrames:
+    """One or more runs, each from another directory, as one pair of tables."""
+    labels = run_labels(runs)
+
+    def merged(tables: list[pd.DataFrame]) -> pd.DataFrame:
+        labelled = [table.assign(run=label) for label, table in zip(labels, tables, strict=True)]
+        whole = pd.concat(labelled, ignore_index=True)
+        return whole[["run", *tables[0].columns]].astype({"run": "str"})
+
+    return MergedFrames(trials=merged([run.trials for run in runs]), epochs=merged([run.epochs for run in runs]))
+
+
+def export_csv(merged: MergedFrames, directory: Path) -> list[Path]:
+    """Writes trials.csv and epochs.csv; their paths. Existing files are replaced, each at once and whole.
+
+    Raises:
+        RecordError: the directory cannot be written, or is a run's own.
+    """
+    return _export(merged, directory, ".csv", lambda table: table.to_csv(index=False).encode())
+
+
+def export_parquet(merged: MergedFrames, directory: Path) -> list[Path]:
+    """Like `export_csv`, as trials.parquet and epochs.parquet."""
+    return _export(merged, directory, ".parquet", lambda table: table.to_parquet(index=False))
+
+
+def _export(merged: MergedFrames, directory: Path, suffix: str, encode: Callable[[pd.DataFrame], bytes]) -> list[Path]:
+    if os.path.exists(RunDirectory(directory).spec_toml):
+        raise RecordError(f"{printable(directory)} is a run directory, whose own files an export would replace")
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        paths = [directory / f"trials{suffix}", directory / f"epochs{suffix}"]
+        for path, table in zip(paths, (merged.trials, merged.epochs), strict=True):
+            _write_bytes(path, encode(table))
+    except OSError as error:
+        raise RecordError(f"cannot write {printable(directory)}: {error.strerror}") from None
+    return paths
+
+
+def _write_bytes(path: Path, content: bytes) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        temporary.write_bytes(content)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _read_trials(path: Path) -> pd.DataFrame:
+    trials = read_table(path, TRIAL_DTYPES)
+    wrong = ~trials["state"].isin(STATES) | trials["trial"].duplicated()
+    if wrong.any():
+        row = int(wrong.argmax())
+        trial, state = trials.loc[row, ["trial", "state"]]
+        problem = f"trial {trial} a second time" if state in STATES else f"unknown state {shown(state)}"
+        raise RecordError(f"{printable(path)} line {row + 2}: {problem}")
+    return trials
+
+
+def _update_running(trials: pd.DataFrame, epochs: pd.DataFrame) -> None:
+    """Sets what running trials have done so far, from their epochs."""
+    latest = epochs.drop_duplicates("trial", keep="last").set_index("trial")
+    rows = (trials["state"] == RUNNING) & trials["trial"].isin(latest.index)
+    running = trials.loc[rows, "trial"]
+    trials.loc[rows, "epochs"] = running.map(latest["epoch"])
+    trials.loc[rows, "seconds"] = running.map(epochs.groupby("trial")["seconds"].sum())
+    for column in ("val_accuracy", "test_accuracy"):
+        trials.loc[rows, column] = running.map(latest[column])
+    accuracy = epochs["val_accuracy"].fillna(epochs["test_accuracy"]).dropna()
+    best = accuracy.groupby(epochs["trial"]).idxmax().map(epochs["epoch"])
+    trials.loc[rows, "best_epoch"] = running.map(best).fillna(0).astype("int64")
+
+
+def _read_env(path: Path) -> dict[str, Any]:
+    if not path.exists():
+        return {}
+    text = read_text(path)
+    try:
+        env = json.loads(text)
+    except (ValueError, RecursionError):
+        raise RecordError(f"{printable(path)} is not valid JSON") from None
+    if not isinstance(env, dict):
+        raise RecordError(f"{printable(path)} must hold a JSON object, holds {shown(env)}")
+    return env

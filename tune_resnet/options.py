@@ -1,0 +1,121 @@
+"""The command line of `python -m tune_resnet.search`, turned into a spec. Light, so that --help is quick."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+from tune_resnet.settings import SpecError, nearest
+from tune_resnet.spec import (
+    DATASETS,
+    DEVICES,
+    PRECISIONS,
+    SAMPLERS,
+    SCHEDULERS,
+    SearchSpec,
+    load_tables,
+    spec_from_tables,
+)
+
+_EPILOG = """\
+Hyperparameters (learning rate, weight decay, gradient clip) and their bounds are set in the TOML file of --experiment;
+see experiments/*.toml. Flags override the file. Exit codes: 0 done, 1 the search failed, 2 bad input,
+130 interrupted (Ctrl-C), 143 terminated."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What to do with which spec."""
+
+    spec: SearchSpec
+    baseline: bool
+    dry_run: bool
+    runs_dir: Path
+    address: str | None
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise SpecError(message)
+
+
+def _seconds(text: str) -> float:
+    """`90`, `90s`, `30m` or `1.5h` as seconds."""
+    match = re.fullmatch(r"(\d+\.?\d*|\.\d+)\s*([smh]?)", text.strip())
+    if not match:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a duration such as 90s, 30m or 1.5h")
+    return float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[match[2]]
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="python -m tune_resnet.search",
+        description="Search ResNet9 hyperparameters that beat the reference (0.01, 1e-4, 0.1, 8 epochs) on your images.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+        argument_default=argparse.SUPPRESS,
+    )
+    what = parser.add_argument_group("what to run")
+    what.add_argument("--experiment", type=Path, metavar="FILE.toml", help="settings to start from")
+    what.add_argument("--baseline", action="store_true", help="one run of the reference on the full training set")
+    what.add_argument("--dry-run", action="store_true", help="print the plan and its estimated time, then stop")
+    what.add_argument("--num-samples", type=int, dest="search.num_samples", metavar="N", help="trials (default 32)")
+    what.add_argument("--time-budget", type=_seconds, dest="search.time_budget", metavar="T", help="90s, 30m or 1.5h")
+    what.add_argument("--sampler", dest="search.sampler", help="|".join(SAMPLERS))
+    what.add_argument("--scheduler", dest="scheduler.name", help="|".join(SCHEDULERS))
+    what.add_argument("--epochs", type=int, dest="train.epochs", metavar="N", help="per trial (default 8)")
+    what.add_argument("--width", type=int, dest="model.width", metavar="N", help="ResNet9 channels (default 64)")
+    what.add_argument("--seed", type=int, dest="train.seed", metavar="N", help="of training and sampler (default 0)")
+    data = parser.add_argument_group("data")
+    data.add_argument("--dataset", dest="data.dataset", help="|".join(DATASETS))
+    data.add_argument("--data-dir", dest="data.data_dir", metavar="DIR", help="holds train/<class>/*, or CIFAR-10")
+    data.add_argument("--limit-train", type=int, dest="data.limit_train", metavar="N", help="training images used")
+    where = parser.add_argument_group("where and how")
+    where.add_argument("--device", dest="resources.device", help="|".join(DEVICES))
+    where.add_argument("--precision", dest="train.precision", help="|".join(PRECISIONS))
+    where.add_argument("--cpus-per-trial", type=float, dest="resources.cpus_per_trial", metavar="N")
+    where.add_argument("--gpus-per-trial", type=float, dest="resources.gpus_per_trial", metavar="N", help="0.5: two share one")
+    where.add_argument("--max-concurrent", type=int, dest="resources.max_concurrent", metavar="N", help="trials at once")
+    where.add_argument("--address", metavar="HOST:PORT", help="join this Ray cluster instead of starting one here")
+    where.add_argument("--name", dest="search.name", help="of the run directory (default: data set and time)")
+    where.add_argument("--runs-dir", type=Path, metavar="DIR", help="holds run directories (default runs)")
+    return parser
+
+
+def parse_options(arguments: Sequence[str]) -> Options:
+    """The options in a command line. SpecError, one line, where it is wrong; SystemExit(0) after --help."""
+    parser = _parser()
+    known, unknown = parser.parse_known_args(arguments)
+    if unknown:
+        flags = [flag for action in parser._actions for flag in action.option_strings]
+        raise SpecError(f"unknown argument {unknown[0]!r}{nearest(unknown[0].partition('=')[0], flags)}")
+    given = vars(known)
+    settings = {key: value for key, value in given.items() if "." in key}
+    return Options(
+        spec=_resolve(given.get("experiment"), settings),
+        baseline=given.get("baseline", False),
+        dry_run=given.get("dry_run", False),
+        runs_dir=given.get("runs_dir", Path("runs")),
+        address=given.get("address"),
+    )
+
+
+def _resolve(experiment: Path | None, settings: dict[str, Any]) -> SearchSpec:
+    """The file's tables with the flags' values laid over them; a message names the file where the file is wrong."""
+    tables = load_tables(experiment) if experiment else {}
+    if experiment:
+        try:
+            spec_from_tables(tables)
+        except SpecError as error:
+            # A folder spec may leave the folder to the command line.
+            if "data.data_dir" not in settings:
+                raise SpecError(f"{experiment}: {error}") from None
+    for key, value in settings.items():
+        section, name = key.split(".")
+        tables = {**tables, section: {**tables.get(section, {}), name: value}}
+    return spec_from_tables(tables)

@@ -1,0 +1,110 @@
+"""What a person watches: a live table on a terminal, sparse lines elsewhere."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from tune_resnet.plan import Plan, duration
+from tune_resnet.records import FINISHED, REFERENCE_TRIAL, RUNNING, Recorder, TrialRow
+
+_MOST_ROWS = 12  # of running trials, so that the table fits a small terminal
+
+
+class Progress:
+    """Shows a recorder's trials while a search runs; a context manager.
+
+    Call `trial_ended` after each trial. On a terminal the table redraws itself twice a second.
+    """
+
+    def __init__(self, recorder: Recorder, plan: Plan, console: Console) -> None:
+        self.recorder, self.plan, self.console = recorder, plan, console
+        self.started = time.monotonic()
+        self.live = Live(get_renderable=self._table, console=console, refresh_per_second=2, transient=True)
+
+    def __enter__(self) -> Self:
+        if self.console.is_terminal:
+            self.live.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self.console.is_terminal:
+            self.live.stop()
+
+    def trial_ended(self, trial: int) -> None:
+        """Where output is not a terminal, a line about one trial and the state of the search."""
+        if self.console.is_terminal:
+            return
+        row = self.recorder.trials[trial]
+        ended = sum(other.state != RUNNING for other in self._rows())
+        name = "reference" if trial == REFERENCE_TRIAL else f"trial {trial}"
+        reason = f" ({row.error})" if row.error else ""
+        self.console.print(
+            f"[{ended}/{self.plan.trials}] {name} {row.state} after {row.epochs} of {self.plan.epochs} epochs, "
+            f"{_percent(row.val_accuracy)}{reason}; {self._standing()}; {self._clock()}",
+            markup=False,
+            highlight=False,
+            soft_wrap=True,
+        )
+
+    def seconds_left(self) -> float:
+        """Estimated from the epochs that ended trials took, and before any has ended from the plan."""
+        rows = self._rows()
+        ended = [row.epochs for row in rows if row.state != RUNNING and row.trial != REFERENCE_TRIAL]
+        # The plan counts as much as one trial, so that the first to end does not swing the estimate.
+        each = (sum(ended) + self.plan.epochs_per_trial) / (len(ended) + 1)
+        running = [row for row in rows if row.state == RUNNING]
+        left = (self.plan.trials - len(rows)) * each
+        left += sum((self.plan.epochs if row.trial == REFERENCE_TRIAL else max(each, row.epochs + 1)) - row.epochs for row in running)
+        done = sum(row.epochs for row in rows)
+        seconds_per_epoch = sum(row.seconds for row in rows) / done if done else self.plan.seconds_per_epoch
+        return left * seconds_per_epoch / self.plan.concurrency
+
+    def _rows(self) -> list[TrialRow]:
+        return list(self.recorder.trials.values())
+
+    def _standing(self) -> str:
+        """The best trial so far beside the reference."""
+        finished = [row for row in self._rows() if row.state == FINISHED]
+        if not finished:
+            return "none finished yet"
+        best = max(finished, key=lambda row: row.val_accuracy)
+        reference = self.recorder.trials[REFERENCE_TRIAL]
+        beside = f", reference {_percent(reference.val_accuracy)}" if reference.state == FINISHED else ""
+        return f"best {_percent(best.val_accuracy)} (trial {best.trial}){beside}"
+
+    def _clock(self) -> str:
+        return f"{duration(time.monotonic() - self.started)} elapsed, about {duration(self.seconds_left())} left"
+
+    def _table(self) -> RenderableType:
+        rows = self._rows()
+        ended = sum(row.state != RUNNING for row in rows)
+        table = Table("trial", "epoch", "val accuracy", "max_lr", "weight_decay", "grad_clip", box=None, pad_edge=False)
+        for row in _shown(rows):
+            name = "reference" if row.trial == REFERENCE_TRIAL else str(row.trial)
+            table.add_row(
+                name,
+                f"{row.epochs}/{self.plan.epochs}",
+                _percent(row.val_accuracy),
+                f"{row.max_lr:.4f}",
+                f"{row.weight_decay:.1e}",
+                f"{row.grad_clip:.3f}",
+            )
+        head = Text(f"{ended} of {self.plan.trials} trials ended; {self._standing()}; {self._clock()}")
+        return Group(head, ProgressBar(total=self.plan.trials, completed=ended, width=60), table)
+
+
+def _shown(rows: Iterable[TrialRow]) -> list[TrialRow]:
+    return [row for row in rows if row.state == RUNNING][:_MOST_ROWS]
+
+
+def _percent(accuracy: float) -> str:
+    return "-" if accuracy != accuracy else f"{accuracy:.2%}"

@@ -1,0 +1,94 @@
+"""Strict reading of a run directory's text files: each complaint is a RecordError that names the file and the line."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from tune_resnet.records import RecordError
+from tune_resnet.settings import shown
+
+
+def printable(text: str | Path) -> str:
+    """A name or path with line breaks, control characters and bytes that are not text shown as escapes."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in str(text))
+
+
+def read_text(path: Path) -> str:
+    """A whole UTF-8 file."""
+    return _decode(path, _read(path))
+
+
+def read_table(path: Path, dtypes: dict[str, str], *, growing: bool = False) -> pd.DataFrame:
+    """A CSV file that has exactly the columns of `dtypes`; while it is `growing`, the last line may lack its end."""
+    content = _read(path)
+    lines, newline, rest = content.rpartition(b"\n")
+    if rest and not growing:
+        line = content.count(b"\n") + 1
+        raise RecordError(f"{printable(path)} line {line}: the line has no end")
+    text = _decode(path, lines + newline)
+    csv.field_size_limit(2**31 - 1)  # an error's text may be longer than the default 128 KiB
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    try:
+        if next(reader, []) != list(dtypes):
+            raise RecordError(f"{printable(path)} line 1: the columns must be {','.join(dtypes)}")
+        rows = []
+        for row in reader:
+            if len(row) != len(dtypes):
+                raise RecordError(
+                    f"{printable(path)} line {reader.line_num}: {len(row)} values for {len(dtypes)} columns"
+                )
+            rows.append(row)
+    except csv.Error as error:
+        raise RecordError(f"{printable(path)} line {reader.line_num}: {error}") from None
+    columns = list(zip(*rows, strict=True)) or [()] * len(dtypes)
+    return pd.DataFrame(
+        {
+            name: pd.Series(_parse(path, name, cells, _PARSERS[dtype]), dtype=dtype)
+            for (name, dtype), cells in zip(dtypes.items(), columns, strict=True)
+        }
+    )
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise RecordError(f"cannot read {printable(path)}: {error.strerror}") from None
+
+
+def _decode(path: Path, content: bytes) -> str:
+    try:
+        return content.decode()
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise RecordError(f"{printable(path)} line {line}: not UTF-8 text") from None
+
+
+def _parse(path: Path, name: str, cells: Sequence[str], parse: Callable[[str], Any]) -> list[Any]:
+    values = []
+    for line, cell in enumerate(cells, start=2):  # the writer puts no line breaks into values
+        try:
+            values.append(parse(cell))
+        except ValueError:
+            raise RecordError(f"{printable(path)} line {line}: {name} is {shown(cell)}, not a number") from None
+    return values
+
+
+def _int64(cell: str) -> int:
+    value = int(cell)
+    if not -(2**63) <= value < 2**63:
+        raise ValueError
+    return value
+
+
+_PARSERS: dict[str, Callable[[str], Any]] = {
+    "int64": _int64,
+    "float64": lambda cell: float(cell or "nan"),  # exact: the number that was written
+    "str": str,
+}

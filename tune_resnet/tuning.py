@@ -1,0 +1,153 @@
+"""Runs a planned search on Ray Tune, with every event written to the run directory."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import ray
+from ray import tune
+from ray.tune.logger import TBXLoggerCallback
+from rich.console import Console
+
+from tune_resnet.data import Split
+from tune_resnet.plan import Plan
+from tune_resnet.progress import Progress
+from tune_resnet.records import EPOCH_COLUMNS, FAILED, Recorder, RunDirectory, ending
+from tune_resnet.scheduler import EarlyStopping
+from tune_resnet.searcher import OptunaSearcher
+from tune_resnet.trainable import TrialTrainable
+
+_RAY_SETTINGS = {
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # ours also hears SIGTERM, and tells the caller which it was
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # we choose the loggers
+    "RAY_AIR_NEW_OUTPUT": "0",  # no output of Ray's own
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # Ray's default of 2.6x on, and silences its warning
+}
+
+
+class ClusterError(RuntimeError):
+    """Ray could not be started or joined; the message is one line for the user."""
+
+
+@contextmanager
+def ray_cluster(address: str | None) -> Iterator[None]:
+    """Ray for the time of the block: a local one, or the cluster at `address`."""
+    os.environ.update(_RAY_SETTINGS)
+    logging.getLogger("ray").setLevel(logging.ERROR)
+    local = {} if address else {"include_dashboard": False}
+    try:
+        ray.init(address=address or "local", logging_level=logging.ERROR, log_to_driver=False, **local)
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        where = f"join the Ray cluster at {address}" if address else "start Ray"
+        raise ClusterError(f"cannot {where}: {' '.join(str(error).split())}") from None
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+class SearchEnd(tune.Stopper):  # type: ignore[misc]
+    """Ends the whole search at a deadline, or when a signal has come."""
+
+    def __init__(self, time_budget: float | None) -> None:
+        self.deadline = time.monotonic() + time_budget if time_budget else None
+        self.signal: int | None = None
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        return False
+
+    def stop_all(self) -> bool:
+        return self.signal is not None or (self.deadline is not None and time.monotonic() >= self.deadline)
+
+
+@contextmanager
+def _signals_to(end: SearchEnd, console: Console) -> Iterator[None]:
+    """The first SIGINT or SIGTERM ends the search in order; the second acts as it always does."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def on_signal(number: int, frame: Any) -> None:
+        end.signal = number
+        for each, handler in before.items():
+            signal.signal(each, handler)
+        console.print("Ending the search: running trials are stopped, results are kept. Once more to end at once.")
+
+    for number in before:
+        signal.signal(number, on_signal)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+class RecordEvents(tune.Callback):  # type: ignore[misc]
+    """Passes what Ray Tune reports on to the recorder, and to whoever watches."""
+
+    def __init__(self, recorder: Recorder, progress: Progress, epochs: int) -> None:
+        self.recorder, self.progress, self.epochs = recorder, progress, epochs
+
+    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        params = {name: value for name, value in trial.config.items() if name != "trial"}
+        self.recorder.start(trial.config["trial"], params)
+
+    def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any) -> None:
+        if "failure" not in result:
+            row = {column: result[column] for column in EPOCH_COLUMNS if column in result}
+            self.recorder.epoch(trial.config["trial"], row, result["worker"])
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        result = trial.last_result
+        failure = result.get("failure")
+        self._ended(trial, ending(result.get("epoch", 0), self.epochs, failure), failure or "")
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        lines = [line for line in str(trial.get_error()).splitlines() if line.strip()]
+        self._ended(trial, FAILED, lines[-1] if lines else "unknown error")
+
+    def _ended(self, trial: Any, state: str, error: str) -> None:
+        number = trial.config["trial"]
+        self.recorder.end(number, state, error)
+        self.progress.trial_ended(number)
+
+
+def run_search(plan: Plan, data: Split, run: RunDirectory, console: Console) -> int | None:
+    """Runs the search to its end. Returns the signal that ended it early, or None."""
+    spec = plan.spec
+    recorder = Recorder(run, spec)
+    searcher = OptunaSearcher(spec, run.study_db)
+    end = SearchEnd(spec.search.time_budget)
+    progress = Progress(recorder, plan, console)
+    tuner = tune.Tuner(
+        tune.with_resources(
+            tune.with_parameters(TrialTrainable, spec=spec, data=data, run_path=run.path),
+            {"cpu": spec.resources.cpus_per_trial, "gpu": spec.resources.gpus_per_trial},
+        ),
+        tune_config=tune.TuneConfig(
+            num_samples=spec.search.num_samples,
+            search_alg=searcher,
+            scheduler=EarlyStopping(spec),
+            max_concurrent_trials=plan.concurrency,
+            reuse_actors=True,
+            trial_dirname_creator=lambda trial: f"trial-{trial.config['trial']:05d}",
+        ),
+        run_config=tune.RunConfig(
+            name=run.ray.name,
+            storage_path=str(run.path),
+            callbacks=[RecordEvents(recorder, progress, plan.epochs), TBXLoggerCallback()],
+            stop=end,
+            verbose=0,
+        ),
+    )
+    try:
+        with progress, _signals_to(end, console):
+            tuner.fit()
+    finally:
+        searcher.close()
+        recorder.close()
+    return end.signal
