@@ -30,8 +30,8 @@ from tune_resnet.frames import (
     merge_runs,
     run_labels,
 )
-from tune_resnet.reading import printable
 from tune_resnet.records import RecordError
+from tune_resnet.text import printable
 
 __all__ = [
     "Comparison",

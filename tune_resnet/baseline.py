@@ -8,10 +8,79 @@ from dataclasses import replace
 
 from rich.console import Console
 
-from tune_resnet.data import ImageSet, Split
-from tune_resnet.device import choose_device, choose_precision, device_name
-from tune_resnet.plan import duration
+from tune_resnet.data import Dataset, baseline_split
+from tune_resnet.device import choose_device
+from tune_resnet.outlook import Outlook, measure_speed
 from tune_resnet.records import FAILED, FINISHED, REFERENCE_TRIAL, Recorder, RunDirectory
 from tune_resnet.spec import SearchSpec
-from tune_resnet.train import EpochMetrics, NonFiniteLoss, TrainingRun
+from tune_resnet.text import duration, percent
+from tune_resnet.train import NonFiniteLoss, TrainingRun
 from tune_resnet.weights import save_model
+
+
+class Baseline(Outlook):
+    """The plan of a baseline run."""
+
+    def lines(self) -> list[str]:
+        """The plan for a person."""
+        train = self.spec.train
+        return [
+            *self.data_lines(),
+            f"reference   max_lr {train.max_lr:g}, weight_decay {train.weight_decay:g}, grad_clip {train.grad_clip:g}, "
+            f"seed {train.seed}",
+            f"device      {self.device_name}, {train.precision}",
+            f"time        about {duration(train.epochs * self.seconds_per_epoch)} "
+            f"({self.train_images / self.seconds_per_epoch:,.0f} images/s, from a few timed steps)",
+        ]
+
+
+def plan_baseline(spec: SearchSpec, dataset: Dataset) -> Baseline:
+    """Settles device and precision, and times a few steps. DeviceError where the device is not there."""
+    device = choose_device(spec.resources.device)
+    data = baseline_split(dataset, spec.data)
+    speed = measure_speed(spec.train, data, device, spec.model)
+    return Baseline(
+        spec=replace(
+            spec,
+            train=replace(spec.train, precision=speed.precision),
+            resources=replace(spec.resources, device=device.type),
+        ),
+        device_name=speed.device_name,
+        seconds_per_epoch=len(data.train) / speed.images_per_second,
+        concurrency=1,
+        train_images=len(data.train),
+        held_out_images=len(data.held_out),
+        held_out="validation" if dataset.test is None else "test",
+    )
+
+
+def run_baseline(plan: Baseline, dataset: Dataset, run: RunDirectory, console: Console) -> None:
+    """Trains the reference; every epoch is printed and recorded, and the model kept as the run's best."""
+    spec = plan.spec
+    data = baseline_split(dataset, spec.data)
+    columns = "test" if plan.held_out == "test" else "val"
+    recorder = Recorder(run, spec)
+    recorder.start(REFERENCE_TRIAL, {})
+    worker = f"{platform.node()}:{os.getpid()}"
+    try:
+        training = TrainingRun(spec.train, data, spec.resources.device, spec.model, flip=spec.data.flip)
+        seconds_per_epoch = plan.seconds_per_epoch
+        while training.epochs_done < spec.train.epochs:
+            left = (spec.train.epochs - training.epochs_done) * seconds_per_epoch
+            with console.status(f"epoch {training.epochs_done + 1}, about {duration(left)} left"):
+                metrics = training.run_epoch()
+            recorder.epoch(REFERENCE_TRIAL, metrics.columns(columns), worker)
+            seconds_per_epoch = recorder.trials[REFERENCE_TRIAL].seconds / metrics.epoch
+            left = (spec.train.epochs - metrics.epoch) * seconds_per_epoch
+            console.print(
+                f"epoch {metrics.epoch}/{spec.train.epochs}: train loss {metrics.train_loss:.4f}, "
+                f"{plan.held_out} loss {metrics.loss:.4f}, accuracy {percent(metrics.accuracy)}, lr {metrics.lr:.2e}, "
+                f"{metrics.images_per_second:,.0f} images/s, about {duration(left)} left",
+                soft_wrap=True,
+            )
+        save_model(run.model_of(REFERENCE_TRIAL), training.model, data, spec.model.width)
+        recorder.end(REFERENCE_TRIAL, FINISHED)
+    except NonFiniteLoss as error:
+        recorder.end(REFERENCE_TRIAL, FAILED, str(error))
+    finally:
+        recorder.close()

@@ -9,11 +9,12 @@ from pathlib import Path
 
 import torch
 
+from tune_resnet.errors import UserError
 from tune_resnet.spec import ResourceSpec
 
 
-class DeviceError(RuntimeError):
-    """A device that was asked for and is not there; the message is one line for the user."""
+class DeviceError(UserError):
+    """A device that was asked for and is not there."""
 
 
 def choose_device(name: str) -> torch.device:

@@ -13,8 +13,8 @@ from rich.text import Text
 
 from tune_resnet.findings import RUNG_DTYPES, best_trials, compare_to_reference, importance, ranked_trials, rung_table
 from tune_resnet.frames import STATES, RunFrames, accuracy_column, run_labels
-from tune_resnet.reading import printable
 from tune_resnet.records import FINISHED, REFERENCE_TRIAL, RUNNING
+from tune_resnet.text import duration, percent, printable
 
 _NOTE_LENGTH = 80  # characters shown of a trial's error
 
@@ -37,7 +37,7 @@ def ranked_table(frames: RunFrames, top: int) -> Table:
             "reference" if row.reference else str(row.trial),
             row.state,
             f"{row.epochs}/{frames.spec.train.epochs}",
-            _percent(accuracy),
+            percent(accuracy),
             *_hyperparameters(row.max_lr, row.weight_decay, row.grad_clip),
             f"{row.seconds:.1f}",
             *([Text(_shortened(row.error))] if errors else []),
@@ -52,7 +52,7 @@ def comparison_sentence(frames: RunFrames) -> str:
     found = compare_to_reference(frames)
     if found.best_accuracy is None:
         return "No trial has finished yet, so there is nothing to compare with the reference."
-    best = f"{_percent(found.best_accuracy)} {found.judged_on} accuracy"
+    best = f"{percent(found.best_accuracy)} {found.judged_on} accuracy"
     if found.reference_accuracy is None or found.gain is None:
         state = {None: "has not started", RUNNING: "is still running", FINISHED: "has no accuracy"}.get(
             found.reference_state, f"was not finished ({found.reference_state})"
@@ -67,7 +67,7 @@ def comparison_sentence(frames: RunFrames) -> str:
     if found.standard_error is not None:
         error = f"; standard error from the choice of images about {found.standard_error:.2f} points or less"
     return (
-        f"Trial {found.best_trial} reached {best}, the reference {_percent(found.reference_accuracy)}: "
+        f"Trial {found.best_trial} reached {best}, the reference {percent(found.reference_accuracy)}: "
         f"{found.gain:+.2f} percentage points on {images} (one seed each{error}). It is the highest of "
         f"{found.finished:,} finished trials, so this gain is biased upward until both are run again on fresh seeds."
     )
@@ -95,7 +95,7 @@ def _headline(run: RunFrames, label: str) -> str:
     progress = "not running"
     if RUNNING in counts:
         last = run.epochs["ended_at"].max()
-        progress = "still running" + ("" if math.isnan(last) else f", last epoch {_duration(time.time() - last)} ago")
+        progress = "still running" + ("" if math.isnan(last) else f", last epoch {duration(time.time() - last)} ago")
     trials = f"{len(run.trials):,} trials" + (f" ({states})" if states else "")
     return f"{label}: {run.spec.data.dataset} on {device}, {trials}, {progress}"
 
@@ -124,9 +124,9 @@ def print_overview(console: Console, runs: Sequence[RunFrames]) -> None:
             f"{len(run.trials):,}",
             f"{found.finished:,}",
             "-" if found.best_trial is None else str(found.best_trial),
-            _percent(found.best_accuracy),
+            percent(found.best_accuracy),
             found.judged_on,
-            _percent(found.reference_accuracy),
+            percent(found.reference_accuracy),
             "-" if found.gain is None else f"{found.gain:+.2f}",
             *(_hyperparameters(*best[["max_lr", "weight_decay", "grad_clip"]].iloc[0]) if len(best) else ["-"] * 3),
         )
@@ -157,18 +157,6 @@ def _hyperparameters(max_lr: float, weight_decay: float, grad_clip: float) -> li
     return [f"{max_lr:#.3g}", f"{weight_decay:.1e}", f"{grad_clip:#.3g}"]
 
 
-def _percent(accuracy: float | None) -> str:
-    return "-" if accuracy is None or math.isnan(accuracy) else f"{accuracy:.2%}"
-
-
 def _shortened(error: str) -> str:
     text = printable(error)
     return text if len(text) <= _NOTE_LENGTH else f"{text[: _NOTE_LENGTH - 3]}..."
-
-
-def _duration(seconds: float) -> str:
-    """Whole seconds, minutes or hours, the largest unit that is at least two."""
-    for unit, size in (("h", 3600), ("min", 60)):
-        if seconds >= 2 * size:
-            return f"{seconds / size:.0f} {unit}"
-    return f"{max(0.0, seconds):.0f} s"

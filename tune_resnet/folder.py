@@ -23,6 +23,9 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 from platformdirs import user_cache_path
 
+from tune_resnet.errors import UserError
+from tune_resnet.text import one_line
+
 if TYPE_CHECKING:
     from rich.progress import Progress
 
@@ -31,8 +34,8 @@ CACHE_FORMAT = 1  # part of the cache key: raise it when decoding or the cache's
 DECODE_BLOCK = 100  # files decoded by one task: few enough for a smooth bar, enough to hide the task's own cost
 
 
-class DataError(RuntimeError):
-    """Data that are missing, damaged or unsuitable; the message is one line for the user."""
+class DataError(UserError):
+    """Data that are missing, damaged or unsuitable."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,7 +107,7 @@ def read_image(path: Path) -> np.ndarray:
         raise DataError(f"cannot read image {path}: not a known image format") from None
     except Exception as error:  # on damaged bytes, Pillow's decoders raise nearly anything
         reason = getattr(error, "strerror", None) or error
-        raise DataError(f"cannot read image {path}: {' '.join(str(reason).split())}") from None
+        raise DataError(f"cannot read image {path}: {one_line(reason)}") from None
     return np.asarray(small).transpose(2, 0, 1)
 
 

@@ -16,10 +16,11 @@ from typing import Any
 
 import pandas as pd
 
-from tune_resnet.reading import printable, read_table, read_text
+from tune_resnet.reading import read_table, read_text
 from tune_resnet.records import FAILED, FINISHED, INTERRUPTED, RUNNING, STOPPED, RecordError, RunDirectory
 from tune_resnet.settings import SpecError, shown
 from tune_resnet.spec import SearchSpec, load_spec
+from tune_resnet.text import printable
 
 # One row per trial. A float that is not known (an accuracy before the first epoch, say) is NaN, a text is "".
 TRIAL_DTYPES = {
@@ -90,7 +91,7 @@ def load_run(path: Path) -> RunFrames:
     """
     run = RunDirectory(Path(os.path.realpath(path)))
     if not os.path.isfile(run.spec_toml):  # the path's own is_file raises for names that are too long, say
-        raise RecordError(f"{printable(path)} is not a run directory: there is no {run.spec_toml.name} to read in it")
+        raise RecordError(f"{path} is not a run directory: there is no {run.spec_toml.name} to read in it")
     try:
         spec = load_spec(run.spec_toml)
     except SpecError as error:
@@ -147,14 +148,14 @@ def export_parquet(merged: MergedFrames, directory: Path) -> list[Path]:
 
 def _export(merged: MergedFrames, directory: Path, suffix: str, encode: Callable[[pd.DataFrame], bytes]) -> list[Path]:
     if os.path.exists(RunDirectory(directory).spec_toml):
-        raise RecordError(f"{printable(directory)} is a run directory, whose own files an export would replace")
+        raise RecordError(f"{directory} is a run directory, whose own files an export would replace")
     try:
         directory.mkdir(parents=True, exist_ok=True)
         paths = [directory / f"trials{suffix}", directory / f"epochs{suffix}"]
         for path, table in zip(paths, (merged.trials, merged.epochs), strict=True):
             _write_bytes(path, encode(table))
     except OSError as error:
-        raise RecordError(f"cannot write {printable(directory)}: {error.strerror}") from None
+        raise RecordError(f"cannot write {directory}: {error.strerror}") from None
     return paths
 
 
@@ -174,7 +175,7 @@ def _read_trials(path: Path) -> pd.DataFrame:
         row = int(wrong.argmax())
         trial, state = trials.loc[row, ["trial", "state"]]
         problem = f"trial {trial} a second time" if state in STATES else f"unknown state {shown(state)}"
-        raise RecordError(f"{printable(path)} line {row + 2}: {problem}")
+        raise RecordError(f"{path} line {row + 2}: {problem}")
     return trials
 
 
@@ -199,7 +200,7 @@ def _read_env(path: Path) -> dict[str, Any]:
     try:
         env = json.loads(text)
     except (ValueError, RecursionError):
-        raise RecordError(f"{printable(path)} is not valid JSON") from None
+        raise RecordError(f"{path} is not valid JSON") from None
     if not isinstance(env, dict):
-        raise RecordError(f"{printable(path)} must hold a JSON object, holds {shown(env)}")
+        raise RecordError(f"{path} must hold a JSON object, holds {shown(env)}")
     return env

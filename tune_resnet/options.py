@@ -54,7 +54,7 @@ def _seconds(text: str) -> float:
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="python -m tune_resnet.search",
-        description="Search ResNet9 hyperparameters that beat the reference (0.01, 1e-4, 0.1, 8 epochs) on your images.",
+        description="Finds ResNet9 hyperparameters that beat the reference (0.01, 1e-4, 0.1, 8 epochs) on your images.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
@@ -79,8 +79,12 @@ def _parser() -> argparse.ArgumentParser:
     where.add_argument("--device", dest="resources.device", help="|".join(DEVICES))
     where.add_argument("--precision", dest="train.precision", help="|".join(PRECISIONS))
     where.add_argument("--cpus-per-trial", type=float, dest="resources.cpus_per_trial", metavar="N")
-    where.add_argument("--gpus-per-trial", type=float, dest="resources.gpus_per_trial", metavar="N", help="0.5: two share one")
-    where.add_argument("--max-concurrent", type=int, dest="resources.max_concurrent", metavar="N", help="trials at once")
+    where.add_argument(
+        "--gpus-per-trial", type=float, dest="resources.gpus_per_trial", metavar="N", help="0.5: two share one"
+    )
+    where.add_argument(
+        "--max-concurrent", type=int, dest="resources.max_concurrent", metavar="N", help="trials at once"
+    )
     where.add_argument("--address", metavar="HOST:PORT", help="join this Ray cluster instead of starting one here")
     where.add_argument("--name", dest="search.name", help="of the run directory (default: data set and time)")
     where.add_argument("--runs-dir", type=Path, metavar="DIR", help="holds run directories (default runs)")

@@ -5,35 +5,29 @@ from __future__ import annotations
 import math
 import random
 from dataclasses import dataclass, replace
-from typing import Any
 
 import ray
+import torch
 
-from tune_resnet.data import ImageSet, Split
-from tune_resnet.device import DeviceError, choose_device, choose_precision, device_name, gpus_per_trial
+from tune_resnet.data import Split
+from tune_resnet.device import DeviceError, choose_device, gpus_per_trial
+from tune_resnet.outlook import Outlook, Speed, measure_speed
 from tune_resnet.records import REFERENCE_TRIAL
 from tune_resnet.scheduler import stopping_rule
-from tune_resnet.spec import SearchSpec, TrainSpec, rung_epochs
-from tune_resnet.train import TrainingRun
+from tune_resnet.spec import SearchSpec, rung_epochs
+from tune_resnet.text import duration
 
 _SIMULATIONS = 200  # of the stopping rule; the mean's standard error is then about 1% of it
-_TIMED_BATCHES = 2
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
-    """The resolved plan of a search. `spec` has its device and precision settled."""
+class Plan(Outlook):
+    """The resolved plan of a search."""
 
-    spec: SearchSpec
     trials: int
     epochs: int  # of a trial that is never stopped
     rungs: tuple[int, ...]
     epochs_expected: float  # over all trials, with early stopping
-    concurrency: int
-    device_name: str
-    seconds_per_epoch: float  # one trial, estimated from a few timed steps
-    train_images: int
-    held_out_images: int
 
     @property
     def epochs_per_trial(self) -> float:
@@ -45,29 +39,20 @@ class Plan:
 
     def lines(self) -> list[str]:
         """The plan for a person."""
-        train, scheduler, resources = self.spec.train, self.spec.scheduler, self.spec.resources
-        most = self.trials * self.epochs
+        spec, resources, most = self.spec, self.spec.resources, self.trials * self.epochs
         stops = f", rungs at epochs {', '.join(map(str, self.rungs))}" if self.rungs else ""
         share = f" and {resources.gpus_per_trial:g} GPU" if resources.gpus_per_trial else ""
+        limit = f", ended after {duration(spec.search.time_budget)}" if spec.search.time_budget else ""
         return [
-            f"data        {self.spec.data.dataset}: {self.train_images:,} training and {self.held_out_images:,} validation images",
-            f"model       ResNet9, width {self.spec.model.width}; {train.epochs} epochs, batch {train.batch_size}, {train.schedule}",
-            f"search      {self.trials} trials, the first is the reference; sampler {self.spec.search.sampler}",
-            f"stopping    {scheduler.name} on {scheduler.signal}{stops}",
+            *self.data_lines(),
+            f"search      {self.trials} trials, the first is the reference; sampler {spec.search.sampler}{limit}",
+            f"stopping    {spec.scheduler.name} on {spec.scheduler.signal}{stops}",
             f"epochs      about {self.epochs_expected:.0f} expected with early stopping, {most} at most",
-            f"device      {self.device_name}, {train.precision}; {self.concurrency} at once, "
+            f"device      {self.device_name}, {spec.train.precision}; {self.concurrency} at once, "
             f"each with {resources.cpus_per_trial:g} CPU{share}",
             f"time        about {duration(self.seconds(self.epochs_expected))} expected, "
-            f"{duration(self.seconds(most))} at most ({self.seconds_per_epoch:.1f} s an epoch, from {_TIMED_BATCHES} timed steps)",
+            f"{duration(self.seconds(most))} at most ({self.seconds_per_epoch:.1f} s an epoch, from a few timed steps)",
         ]
-
-
-def duration(seconds: float) -> str:
-    """Seconds as `42s`, `3m 05s` or `2h 10m`."""
-    if seconds < 60:
-        return f"{seconds:.0f}s"
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes}m {rest:02d}s" if minutes < 60 else f"{minutes // 60}h {minutes % 60:02d}m"
 
 
 def make_plan(spec: SearchSpec, data: Split) -> Plan:
@@ -79,7 +64,7 @@ def make_plan(spec: SearchSpec, data: Split) -> Plan:
     spec = _settle_device(spec)
     concurrency = _concurrency(spec)
     speed = _measure(spec, data)
-    train = replace(spec.train, precision=speed["precision"])
+    train = replace(spec.train, precision=speed.precision)
     return Plan(
         spec=replace(spec, train=train),
         trials=spec.search.num_samples,
@@ -87,10 +72,11 @@ def make_plan(spec: SearchSpec, data: Split) -> Plan:
         rungs=rung_epochs(spec.scheduler, spec.train.epochs),
         epochs_expected=expected_epochs(spec),
         concurrency=concurrency,
-        device_name=speed["device_name"],
-        seconds_per_epoch=len(data.train) / speed["images_per_second"],
+        device_name=speed.device_name,
+        seconds_per_epoch=len(data.train) / speed.images_per_second,
         train_images=len(data.train),
         held_out_images=len(data.held_out),
+        held_out="validation",
     )
 
 
@@ -149,32 +135,15 @@ def _fit(node: dict[str, float], cpus: float, gpus: float) -> int:
     return min(by_cpu, by_gpu)
 
 
-def _measure(spec: SearchSpec, data: Split) -> dict[str, Any]:
-    """Times a few steps in a process with one trial's resources, on as many images as they need."""
+def _measure(spec: SearchSpec, data: Split) -> Speed:
+    """Times a few steps in a process with one trial's resources."""
     resources = spec.resources
-    batches = min(len(data.train), _TIMED_BATCHES * spec.train.batch_size)
-    held_out = max(1, round(len(data.held_out) * batches / len(data.train)))
-    sample = replace(data, train=_first(data.train, batches), held_out=_first(data.held_out, held_out))
     task = _time_steps.options(num_cpus=resources.cpus_per_trial, num_gpus=resources.gpus_per_trial)
-    measured: dict[str, Any] = ray.get(task.remote(spec, sample))
-    return measured
-
-
-def _first(images: ImageSet, count: int) -> ImageSet:
-    return ImageSet(images.images[:count], images.labels[:count])
+    speed: Speed = ray.get(task.remote(spec, data))
+    return speed
 
 
 @ray.remote(max_retries=0)  # type: ignore[untyped-decorator]
-def _time_steps(spec: SearchSpec, data: Split) -> dict[str, Any]:
-    import torch
-
+def _time_steps(spec: SearchSpec, data: Split) -> Speed:
     torch.set_num_threads(max(1, int(spec.resources.cpus_per_trial)))
-    device = choose_device(spec.resources.device)
-    train = TrainSpec(precision=choose_precision(spec.train.precision, device), epochs=2, batch_size=spec.train.batch_size)
-    run = TrainingRun(train, data, device, spec.model)
-    run.run_epoch()  # warms up: memory, kernels
-    return {
-        "images_per_second": run.run_epoch().images_per_second,
-        "precision": train.precision,
-        "device_name": device_name(device),
-    }
+    return measure_speed(spec.train, data, choose_device(spec.resources.device), spec.model)

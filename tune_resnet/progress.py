@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable
-from types import TracebackType
 from typing import Self
 
 from rich.console import Console, Group, RenderableType
@@ -13,8 +12,9 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from tune_resnet.plan import Plan, duration
+from tune_resnet.plan import Plan
 from tune_resnet.records import FINISHED, REFERENCE_TRIAL, RUNNING, Recorder, TrialRow
+from tune_resnet.text import duration, percent
 
 _MOST_ROWS = 12  # of running trials, so that the table fits a small terminal
 
@@ -35,7 +35,7 @@ class Progress:
             self.live.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(self, *error: object) -> None:
         if self.console.is_terminal:
             self.live.stop()
 
@@ -49,7 +49,7 @@ class Progress:
         reason = f" ({row.error})" if row.error else ""
         self.console.print(
             f"[{ended}/{self.plan.trials}] {name} {row.state} after {row.epochs} of {self.plan.epochs} epochs, "
-            f"{_percent(row.val_accuracy)}{reason}; {self._standing()}; {self._clock()}",
+            f"{percent(row.val_accuracy)}{reason}; {self._standing()}; {self._clock()}",
             markup=False,
             highlight=False,
             soft_wrap=True,
@@ -63,10 +63,17 @@ class Progress:
         each = (sum(ended) + self.plan.epochs_per_trial) / (len(ended) + 1)
         running = [row for row in rows if row.state == RUNNING]
         left = (self.plan.trials - len(rows)) * each
-        left += sum((self.plan.epochs if row.trial == REFERENCE_TRIAL else max(each, row.epochs + 1)) - row.epochs for row in running)
+        left += sum(
+            (self.plan.epochs if row.trial == REFERENCE_TRIAL else max(each, row.epochs + 1)) - row.epochs
+            for row in running
+        )
         done = sum(row.epochs for row in rows)
         seconds_per_epoch = sum(row.seconds for row in rows) / done if done else self.plan.seconds_per_epoch
         return left * seconds_per_epoch / self.plan.concurrency
+
+    def _expected(self, row: TrialRow, each: float) -> float:
+        """Epochs in all of a running trial; the reference is never stopped."""
+        return self.plan.epochs if row.trial == REFERENCE_TRIAL else max(each, row.epochs + 1)
 
     def _rows(self) -> list[TrialRow]:
         return list(self.recorder.trials.values())
@@ -78,8 +85,8 @@ class Progress:
             return "none finished yet"
         best = max(finished, key=lambda row: row.val_accuracy)
         reference = self.recorder.trials[REFERENCE_TRIAL]
-        beside = f", reference {_percent(reference.val_accuracy)}" if reference.state == FINISHED else ""
-        return f"best {_percent(best.val_accuracy)} (trial {best.trial}){beside}"
+        beside = f", reference {percent(reference.val_accuracy)}" if reference.state == FINISHED else ""
+        return f"best {percent(best.val_accuracy)} (trial {best.trial}){beside}"
 
     def _clock(self) -> str:
         return f"{duration(time.monotonic() - self.started)} elapsed, about {duration(self.seconds_left())} left"
@@ -93,7 +100,7 @@ class Progress:
             table.add_row(
                 name,
                 f"{row.epochs}/{self.plan.epochs}",
-                _percent(row.val_accuracy),
+                percent(row.val_accuracy),
                 f"{row.max_lr:.4f}",
                 f"{row.weight_decay:.1e}",
                 f"{row.grad_clip:.3f}",
@@ -104,7 +111,3 @@ class Progress:
 
 def _shown(rows: Iterable[TrialRow]) -> list[TrialRow]:
     return [row for row in rows if row.state == RUNNING][:_MOST_ROWS]
-
-
-def _percent(accuracy: float) -> str:
-    return "-" if accuracy != accuracy else f"{accuracy:.2%}"

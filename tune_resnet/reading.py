@@ -14,11 +14,6 @@ from tune_resnet.records import RecordError
 from tune_resnet.settings import shown
 
 
-def printable(text: str | Path) -> str:
-    """A name or path with line breaks, control characters and bytes that are not text shown as escapes."""
-    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in str(text))
-
-
 def read_text(path: Path) -> str:
     """A whole UTF-8 file."""
     return _decode(path, _read(path))
@@ -30,22 +25,20 @@ def read_table(path: Path, dtypes: dict[str, str], *, growing: bool = False) -> 
     lines, newline, rest = content.rpartition(b"\n")
     if rest and not growing:
         line = content.count(b"\n") + 1
-        raise RecordError(f"{printable(path)} line {line}: the line has no end")
+        raise RecordError(f"{path} line {line}: the line has no end")
     text = _decode(path, lines + newline)
     csv.field_size_limit(2**31 - 1)  # an error's text may be longer than the default 128 KiB
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     try:
         if next(reader, []) != list(dtypes):
-            raise RecordError(f"{printable(path)} line 1: the columns must be {','.join(dtypes)}")
+            raise RecordError(f"{path} line 1: the columns must be {','.join(dtypes)}")
         rows = []
         for row in reader:
             if len(row) != len(dtypes):
-                raise RecordError(
-                    f"{printable(path)} line {reader.line_num}: {len(row)} values for {len(dtypes)} columns"
-                )
+                raise RecordError(f"{path} line {reader.line_num}: {len(row)} values for {len(dtypes)} columns")
             rows.append(row)
     except csv.Error as error:
-        raise RecordError(f"{printable(path)} line {reader.line_num}: {error}") from None
+        raise RecordError(f"{path} line {reader.line_num}: {error}") from None
     columns = list(zip(*rows, strict=True)) or [()] * len(dtypes)
     return pd.DataFrame(
         {
@@ -59,7 +52,7 @@ def _read(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        raise RecordError(f"cannot read {printable(path)}: {error.strerror}") from None
+        raise RecordError(f"cannot read {path}: {error.strerror}") from None
 
 
 def _decode(path: Path, content: bytes) -> str:
@@ -67,7 +60,7 @@ def _decode(path: Path, content: bytes) -> str:
         return content.decode()
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
-        raise RecordError(f"{printable(path)} line {line}: not UTF-8 text") from None
+        raise RecordError(f"{path} line {line}: not UTF-8 text") from None
 
 
 def _parse(path: Path, name: str, cells: Sequence[str], parse: Callable[[str], Any]) -> list[Any]:
@@ -76,7 +69,7 @@ def _parse(path: Path, name: str, cells: Sequence[str], parse: Callable[[str], A
         try:
             values.append(parse(cell))
         except ValueError:
-            raise RecordError(f"{printable(path)} line {line}: {name} is {shown(cell)}, not a number") from None
+            raise RecordError(f"{path} line {line}: {name} is {shown(cell)}, not a number") from None
     return values
 
 

@@ -23,13 +23,16 @@ import io
 import json
 import math
 import os
+import shutil
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tune_resnet.errors import UserError
 from tune_resnet.spec import SearchSpec
+from tune_resnet.text import one_line
 
 RUNNING, FINISHED, STOPPED, FAILED, INTERRUPTED = "running", "finished", "stopped", "failed", "interrupted"
 
@@ -50,8 +53,8 @@ EPOCH_COLUMNS = (
 )
 
 
-class RecordError(RuntimeError):
-    """A run directory that cannot be made, written or read; the message is one line for the user."""
+class RecordError(UserError):
+    """A run directory that cannot be made, written or read."""
 
 
 @dataclass(kw_only=True)
@@ -168,9 +171,13 @@ class RunDirectory:
 
     def keep_best(self, trial: int, spec: SearchSpec) -> None:
         """Makes a finished trial's model the one in best/, beside the spec that retrains it."""
-        self.best.mkdir(exist_ok=True)
-        self.model_of(trial).replace(self.best / "model.safetensors")
-        write_whole(self.best / "spec.toml", spec.to_toml())
+        fresh = self.best.with_name(".best.tmp")
+        shutil.rmtree(fresh, ignore_errors=True)
+        fresh.mkdir()
+        self.model_of(trial).replace(fresh / "model.safetensors")
+        write_whole(fresh / "spec.toml", spec.to_toml())
+        shutil.rmtree(self.best, ignore_errors=True)  # the pair is replaced together: it never mixes two trials
+        fresh.rename(self.best)
 
 
 class Recorder:
@@ -214,7 +221,7 @@ class Recorder:
     def end(self, trial: int, state: str, error: str = "") -> None:
         """A trial has ended in one of the four final states."""
         row = self.trials[trial]
-        row.state, row.error, row.ended_at = state, " ".join(error.split()), time.time()
+        row.state, row.error, row.ended_at = state, one_line(error), time.time()
         if state == FINISHED:
             self._keep_or_delete_model(row)
         self._write()

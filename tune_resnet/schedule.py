@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 
-
 _COSINE_RISE = 0.3  # share of the steps that torch's OneCycleLR spends rising, by default
 
 

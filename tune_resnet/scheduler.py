@@ -28,8 +28,8 @@ class Asha:
     """Asynchronous successive halving, the stopping variant (Li et al., "A System for Massively Parallel Hyperparameter
     Tuning", 2020, arXiv:1810.05934).
 
-    At each rung a trial goes on if it is among the best 1 / `reduction_factor` (rounded up) of all that have reached the
-    rung so far. A value that is not finite never goes on, and never counts.
+    At each rung a trial goes on if it is among the best 1 / `reduction_factor` (rounded up) of all that have reached
+    the rung so far. A value that is not finite never goes on, and never counts.
     """
 
     def __init__(self, rungs: tuple[int, ...], reduction_factor: float) -> None:
@@ -48,8 +48,9 @@ class Asha:
 
 
 class MedianRule:
-    """Stops a trial whose best value so far is below the median of the other trials' running means up to the same epoch
-    (Golovin et al., "Google Vizier", KDD 2017, section 3.2.2), from `grace_epochs` on and against at least three others.
+    """Stops a trial whose best value so far is below the median of the others' running means up to the same epoch.
+
+    From `grace_epochs` on and against at least three others. Golovin et al., "Google Vizier", KDD 2017, section 3.2.2.
     """
 
     least_others = 3

@@ -1,9 +1,9 @@
 """Optuna behind Ray's Searcher interface, told the truth about every trial.
 
-    finished      COMPLETE with the validation accuracy after the last epoch
-    stopped       PRUNED with the validation accuracy of every epoch
-    failed        FAIL
-    interrupted   FAIL: the study has no state for it, and no trial may stay RUNNING
+finished      COMPLETE with the validation accuracy after the last epoch
+stopped       PRUNED with the validation accuracy of every epoch
+failed        FAIL
+interrupted   FAIL: the study has no state for it, and no trial may stay RUNNING
 """
 
 from __future__ import annotations
@@ -54,7 +54,6 @@ class OptunaSearcher(Searcher):  # type: ignore[misc]
             sampler=make_sampler(spec),
             direction="maximize",
         )
-        self.study.set_metric_names(["val_accuracy"])
         self.study.enqueue_trial(spec.reference)
         self.distributions: dict[str, optuna.distributions.BaseDistribution] = {
             name: optuna.distributions.FloatDistribution(domain.low, domain.high, log=domain.log)
@@ -84,6 +83,13 @@ class OptunaSearcher(Searcher):  # type: ignore[misc]
             trial.report(result["val_accuracy"], result["epoch"])
         value = result["val_accuracy"] if state == FINISHED else None
         self.study.tell(trial, value, state=_TOLD.get(state, TrialState.FAIL))
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Nothing: Ray pickles it for a restore of its own, which this project does from the run directory instead."""
+        return {}
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing, for the same reason."""
 
     def close(self) -> None:
         """The search is over: whatever is still running was interrupted."""

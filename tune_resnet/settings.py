@@ -10,13 +10,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import field, fields
 from typing import Any, Self, get_args, get_type_hints
 
+from tune_resnet.errors import UserError
 
-class SpecError(ValueError):
-    """A setting that is unknown, of the wrong type, or out of range; the message is one line for the user."""
 
-    def __init__(self, message: str) -> None:
-        # names and paths come from the user: a line break or control character in one is shown as its escape
-        super().__init__("".join(c if c.isprintable() else repr(c)[1:-1] for c in message))
+class SpecError(UserError, ValueError):
+    """A setting that is unknown, of the wrong type, or out of range."""
 
 
 def setting(default: Any, **limits: Any) -> Any:
@@ -60,8 +58,9 @@ def _coerce(name: str, value: Any, kind: Any) -> Any:
         raise SpecError(f"{name} must be {_KIND_NAMES[wanted]}, got {shown(value)}")
     if wanted is float and not math.isfinite(value):
         raise SpecError(f"{name} must be a finite number, got {shown(value)}")
-    if wanted is str and any("\ud800" <= c <= "\udfff" for c in value):  # from a path that is not UTF-8
-        raise SpecError(f"{name} must be valid Unicode, got {shown(value)}")
+    if wanted is str and (not value or any(c == "\0" or "\ud800" <= c <= "\udfff" for c in value)):
+        # surrogates come from a path that is not UTF-8
+        raise SpecError(f"{name} must be valid Unicode without NUL and not empty, got {shown(value)}")
     return value
 
 

@@ -91,6 +91,11 @@ class BudgetSpec(Section):
     time_budget: float | None = setting(None, gt=0)  # seconds; None: no bound
     name: str | None = None  # the run directory's name; None: dataset and start time
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.name is not None and (self.name in (".", "..") or "/" in self.name or "\\" in self.name):
+            raise SpecError(f"search.name must be one folder's name (see --runs-dir for its place), got {self.name!r}")
+
 
 @dataclass(frozen=True, kw_only=True)
 class SchedulerSpec(Section):
@@ -154,9 +159,9 @@ class SearchSpec:
 
 
 def rung_epochs(scheduler: SchedulerSpec, epochs: int) -> tuple[int, ...]:
-    """The epochs at which ASHA compares trials: grace_epochs times each power of reduction_factor, rounded, below `epochs`.
+    """The epochs at which ASHA compares trials, in increasing order; none for other schedulers.
 
-    Strictly increasing; empty for other schedulers.
+    They are grace_epochs times each power of reduction_factor, rounded, below `epochs`.
     """
     grace, factor = scheduler.grace_epochs, scheduler.reduction_factor
     rungs: list[int] = []
@@ -224,7 +229,7 @@ def _space_from_table(table: Any) -> dict[str, Domain]:
 def load_tables(path: Path) -> dict[str, Any]:
     """The TOML tables in a file; SpecError where it cannot be read or is not TOML."""
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not a text file"
         raise SpecError(f"cannot read {path}: {reason}") from None

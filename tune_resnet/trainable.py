@@ -23,8 +23,8 @@ _STATE_FILE = "state.pt"
 class TrialTrainable(tune.Trainable):  # type: ignore[misc]
     """Each step is one epoch. A configuration holds the hyperparameters that the space varies, and `trial`, its number.
 
-    A result has the columns of epochs.csv, `worker` (host:process), and `done`. When the loss is not finite, the result
-    repeats the last good epoch and says why in `failure`: the process stays usable, so the trial fails without an error.
+    A result has the columns of epochs.csv, `worker` (host:process), and `done`. Where the loss is not finite, it
+    repeats the last good epoch and says why in `failure`: no exception, so that the process stays usable.
     """
 
     def setup(self, config: dict[str, Any], spec: SearchSpec, data: Split, run_path: Path) -> None:

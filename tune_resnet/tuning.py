@@ -16,11 +16,13 @@ from ray.tune.logger import TBXLoggerCallback
 from rich.console import Console
 
 from tune_resnet.data import Split
+from tune_resnet.errors import UserError
 from tune_resnet.plan import Plan
 from tune_resnet.progress import Progress
 from tune_resnet.records import EPOCH_COLUMNS, FAILED, Recorder, RunDirectory, ending
 from tune_resnet.scheduler import EarlyStopping
 from tune_resnet.searcher import OptunaSearcher
+from tune_resnet.text import one_line
 from tune_resnet.trainable import TrialTrainable
 
 _RAY_SETTINGS = {
@@ -31,8 +33,8 @@ _RAY_SETTINGS = {
 }
 
 
-class ClusterError(RuntimeError):
-    """Ray could not be started or joined; the message is one line for the user."""
+class ClusterError(UserError):
+    """Ray could not be started or joined."""
 
 
 @contextmanager
@@ -45,7 +47,7 @@ def ray_cluster(address: str | None) -> Iterator[None]:
         ray.init(address=address or "local", logging_level=logging.ERROR, log_to_driver=False, **local)
     except (ConnectionError, RuntimeError, ValueError) as error:
         where = f"join the Ray cluster at {address}" if address else "start Ray"
-        raise ClusterError(f"cannot {where}: {' '.join(str(error).split())}") from None
+        raise ClusterError(f"cannot {where}: {one_line(error)}") from None
     try:
         yield
     finally:
@@ -89,6 +91,10 @@ def _signals_to(end: SearchEnd, console: Console) -> Iterator[None]:
 class RecordEvents(tune.Callback):  # type: ignore[misc]
     """Passes what Ray Tune reports on to the recorder, and to whoever watches."""
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Nothing: Ray pickles it for a restore of its own, which this project does from the run directory instead."""
+        return {}
+
     def __init__(self, recorder: Recorder, progress: Progress, epochs: int) -> None:
         self.recorder, self.progress, self.epochs = recorder, progress, epochs
 
@@ -96,7 +102,9 @@ class RecordEvents(tune.Callback):  # type: ignore[misc]
         params = {name: value for name, value in trial.config.items() if name != "trial"}
         self.recorder.start(trial.config["trial"], params)
 
-    def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any) -> None:
+    def on_trial_result(
+        self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
+    ) -> None:
         if "failure" not in result:
             row = {column: result[column] for column in EPOCH_COLUMNS if column in result}
             self.recorder.epoch(trial.config["trial"], row, result["worker"])
@@ -141,6 +149,7 @@ def run_search(plan: Plan, data: Split, run: RunDirectory, console: Console) -> 
             storage_path=str(run.path),
             callbacks=[RecordEvents(recorder, progress, plan.epochs), TBXLoggerCallback()],
             stop=end,
+            checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),  # best/ has what is worth keeping
             verbose=0,
         ),
     )

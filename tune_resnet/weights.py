@@ -13,11 +13,13 @@ from safetensors.torch import save_file
 
 from tune_resnet.augment import Normalise
 from tune_resnet.data import Split
+from tune_resnet.errors import UserError
 from tune_resnet.model import ResNet9
+from tune_resnet.text import one_line
 
 
-class ModelFileError(RuntimeError):
-    """A model file that cannot be read; the message is one line for the user."""
+class ModelFileError(UserError):
+    """A model file that cannot be read."""
 
 
 @dataclass(frozen=True)
@@ -52,5 +54,5 @@ def load_model(path: Path) -> TrainedModel:
     except FileNotFoundError:
         raise ModelFileError(f"there is no model at {path}") from None
     except (OSError, SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise ModelFileError(f"{path} is not a model of ours: {' '.join(str(error).split())}") from None
+        raise ModelFileError(f"{path} is not a model of ours: {one_line(error)}") from None
     return TrainedModel(network.eval(), normalise, classes)

@@ -1,0 +1,158 @@
+"""`python -m tune_resnet.search`: a spec becomes a run directory. See `--help`.
+
+Only light modules are imported before the command line is known to be right.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+
+from tune_resnet.errors import UserError
+from tune_resnet.options import Options, parse_options
+
+if TYPE_CHECKING:
+    from tune_resnet.data import Dataset
+    from tune_resnet.outlook import Outlook
+    from tune_resnet.records import RunDirectory
+
+_PIPE_WIDTH = 1000  # characters, so that no column is cut where output is not a terminal
+_TOP = 10  # trials in the table at the end
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command line; the exit code: 0 done, 1 nothing finished, 2 bad input, 128 + n ended by signal n."""
+    started = time.time()
+    console = Console(width=None if sys.stdout.isatty() else _PIPE_WIDTH, highlight=False, markup=False)
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    try:
+        options = parse_options(sys.argv[1:] if arguments is None else arguments)
+        command = _baseline if options.baseline else _search
+        return command(options, console, started)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
+
+
+def _search(options: Options, console: Console, started: float) -> int:
+    path = _free_path(options)
+    # Before Ray: where there are no data, the message comes at once.
+    from tune_resnet.data import load_dataset, search_split
+
+    dataset = load_dataset(options.spec.data)
+    split = search_split(dataset, options.spec.data)
+
+    from tune_resnet.plan import make_plan
+    from tune_resnet.tuning import ray_cluster, run_search
+
+    with ray_cluster(options.address):
+        plan = make_plan(options.spec, split)
+        _say(console, plan.lines())
+        if options.dry_run:
+            return 0
+        run = _new_run(path, plan, dataset, started)
+        ended_by = run_search(plan, split, run, console)
+    return _conclude(run, console, started, ended_by)
+
+
+def _baseline(options: Options, console: Console, started: float) -> int:
+    path = _free_path(options)
+    from tune_resnet.data import load_dataset
+
+    dataset = load_dataset(options.spec.data)
+
+    from tune_resnet.baseline import plan_baseline, run_baseline
+
+    plan = plan_baseline(options.spec, dataset)
+    _say(console, plan.lines())
+    if options.dry_run:
+        return 0
+    run = _new_run(path, plan, dataset, started)
+    ended_by = None
+    try:
+        run_baseline(plan, dataset, run, console)
+    except KeyboardInterrupt:
+        ended_by = signal.SIGINT
+    return _conclude(run, console, started, ended_by)
+
+
+def _free_path(options: Options) -> Path:
+    """Where the run directory is going to be; RecordError where there is something already."""
+    from tune_resnet.records import RecordError
+
+    spec = options.spec
+    path = options.runs_dir / (spec.search.name or f"{spec.data.dataset}-{datetime.now():%Y%m%d-%H%M%S}")
+    if path.exists():
+        raise RecordError(f"{path} exists already: choose another --name, or remove it")
+    return path
+
+
+def _new_run(path: Path, plan: Outlook, dataset: Dataset, started: float) -> RunDirectory:
+    """The run directory, with what is known before the first trial."""
+    from tune_resnet.environment import describe_environment
+    from tune_resnet.records import RunDirectory
+
+    run = RunDirectory.create(path, plan.spec)
+    run.write_env(
+        {
+            **describe_environment(),
+            "device": plan.spec.resources.device,
+            "device_name": plan.device_name,
+            "precision": plan.spec.train.precision,
+            "concurrency": plan.concurrency,
+            "dataset": dataset.name,
+            "dataset_fingerprint": dataset.fingerprint,
+            "train_images": plan.train_images,
+            "held_out": plan.held_out,
+            "held_out_images": plan.held_out_images,
+            "started_at": started,
+        }
+    )
+    return run
+
+
+def _conclude(run: RunDirectory, console: Console, started: float, ended_by: int | None) -> int:
+    """Prints what was found and what to do next; the exit code."""
+    from tune_resnet.analysis import best_trials, comparison_sentence, load_run, ranked_table
+
+    frames = load_run(run.path)
+    ended = time.time()
+    run.write_env({**frames.env, "ended_at": ended, "wall_seconds": ended - started})
+    console.print()
+    console.print(ranked_table(frames, _TOP))
+    finished = not best_trials(frames, 1).empty
+    _say(console, ["", comparison_sentence(frames), ""])
+    _say(console, _next_commands(run, finished))
+    if ended_by is not None:
+        return 128 + ended_by
+    return 0 if finished else 1
+
+
+def _next_commands(run: RunDirectory, finished: bool) -> list[str]:
+    path = _relative(run.path)
+    lines = [f"run         {path}", f"look closer python -m tune_resnet.analysis {path}"]
+    if finished:
+        lines.append(f"use it      python -m tune_resnet.predict {path} IMAGE ...")
+    return lines
+
+
+def _relative(path: Path) -> Path:
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+
+
+def _say(console: Console, lines: Sequence[Any]) -> None:
+    for line in lines:
+        console.print(line, soft_wrap=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
