@@ -16,6 +16,7 @@ from tune_resnet.spec import (
     PRECISIONS,
     SAMPLERS,
     SCHEDULERS,
+    TUNABLE,
     SearchSpec,
     load_tables,
     spec_from_tables,
@@ -96,8 +97,7 @@ def parse_options(arguments: Sequence[str]) -> Options:
     parser = _parser()
     known, unknown = parser.parse_known_args(arguments)
     if unknown:
-        flags = [flag for action in parser._actions for flag in action.option_strings]
-        raise SpecError(f"unknown argument {unknown[0]!r}{nearest(unknown[0].partition('=')[0], flags)}")
+        raise SpecError(_about_unknown(unknown[0], parser))
     given = vars(known)
     settings = {key: value for key, value in given.items() if "." in key}
     return Options(
@@ -107,6 +107,16 @@ def parse_options(arguments: Sequence[str]) -> Options:
         runs_dir=given.get("runs_dir", Path("runs")),
         address=given.get("address"),
     )
+
+
+def _about_unknown(argument: str, parser: argparse.ArgumentParser) -> str:
+    name = argument.partition("=")[0].lstrip("-")
+    setting = name.replace("-", "_")
+    if argument.startswith("--") and setting in TUNABLE:
+        return f"there is no --{name}: set train.{setting} and space.{setting} in a TOML file (--experiment)"
+    flags = [flag.lstrip("-") for action in parser._actions for flag in action.option_strings]
+    close = nearest(name, flags).replace("'", "'--", 1) if argument.startswith("-") else ""
+    return f"unknown argument {argument!r}{close}"
 
 
 def _resolve(experiment: Path | None, settings: dict[str, Any]) -> SearchSpec:

@@ -37,7 +37,7 @@ def make_sampler(spec: SearchSpec) -> BaseSampler:
         if spec.search.sampler == "gp":
             return GPSampler(seed=seed)
         if spec.search.sampler == "cmaes":
-            return CmaEsSampler(seed=seed, x0=spec.reference)
+            return CmaEsSampler(seed=seed)
     return RandomSampler(seed=seed)
 
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from tune_resnet.augment import DeviceImages, Normalise, crop_and_flip, draw_crops, to_device
+from tune_resnet.augment import Normalise, crop_and_flip, draw_crops, to_device
 from tune_resnet.data import Split
 from tune_resnet.device import choose_precision, seeded
 from tune_resnet.model import ResNet9
@@ -83,7 +83,8 @@ class TrainingRun:
         self.train_images = to_device(data.train, self.device)
         self.held_out = to_device(data.held_out, self.device)
         self.normalise = Normalise(data.mean, data.std, self.device)
-        network = ResNet9(len(data.classes), (model or ModelSpec()).width)
+        with seeded(spec.seed, self.device):  # the first weights are drawn on creation; `reset` draws them anew
+            network = ResNet9(len(data.classes), (model or ModelSpec()).width)
         self.model = network.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.reset(spec)
 
@@ -116,20 +117,20 @@ class TrainingRun:
             raise IndexError(f"all {self.spec.epochs} epochs are done")
         epoch = self.epochs_done + 1
         started = time.perf_counter()
-        train_loss = self._train(epoch)
-        loss, accuracy = self._evaluate(self.held_out)
+        train_loss_sum = self._train(epoch)
+        loss_sum, correct_sum = self._evaluate()
         # The epoch's one transfer that waits for the device.
-        train_loss_value, loss_value, accuracy_value = torch.stack([train_loss, loss, accuracy]).tolist()
+        train_loss, loss, correct = torch.stack([train_loss_sum, loss_sum, correct_sum]).tolist()
         seconds = time.perf_counter() - started
-        if not (math.isfinite(train_loss_value) and math.isfinite(loss_value)):
+        if not (math.isfinite(train_loss) and math.isfinite(loss)):
             raise NonFiniteLoss(epoch, self.last)
         self.epochs_done = epoch
         self.last = EpochMetrics(
             epoch=epoch,
             lr=self.lr_at(epoch * self.steps_per_epoch - 1),
-            train_loss=train_loss_value,
-            loss=loss_value,
-            accuracy=accuracy_value,
+            train_loss=train_loss / len(self.train_images),
+            loss=loss / len(self.held_out),
+            accuracy=correct / len(self.held_out),
             seconds=seconds,
             images_per_second=len(self.train_images) / seconds,
         )
@@ -161,7 +162,7 @@ class TrainingRun:
             self.epochs_done = self.last.epoch
 
     def _train(self, epoch: int) -> Tensor:
-        """Trains one epoch; the mean loss over its images, a scalar still on the device."""
+        """Trains one epoch; the sum of its images' losses, a scalar still on the device."""
         self.model.train()
         count, size = len(self.train_images), self.spec.batch_size
         seed = epoch_seed(self.spec.seed, epoch)
@@ -177,7 +178,7 @@ class TrainingRun:
                     images, self.train_images.labels[order[rows]], (epoch - 1) * self.steps_per_epoch + step
                 )
                 loss_sum += loss * len(images)
-        return loss_sum / count
+        return loss_sum
 
     def _step(self, images: Tensor, labels: Tensor, step: int) -> Tensor:
         """One optimizer step on uint8 images (B, 3, H, W); the batch's mean loss, detached."""
@@ -198,18 +199,18 @@ class TrainingRun:
         return logits.float()
 
     @torch.inference_mode()
-    def _evaluate(self, data: DeviceImages) -> tuple[Tensor, Tensor]:
-        """Mean cross-entropy and accuracy over a set, scalars still on the device."""
+    def _evaluate(self) -> tuple[Tensor, Tensor]:
+        """Sum of cross-entropies and number of right answers on the held-out images, scalars still on the device."""
         self.model.eval()
         loss_sum = torch.zeros((), device=self.device)
         correct = torch.zeros((), device=self.device)
         for images, labels in zip(
-            data.images.split(_EVALUATION_BATCH), data.labels.split(_EVALUATION_BATCH), strict=True
+            self.held_out.images.split(_EVALUATION_BATCH), self.held_out.labels.split(_EVALUATION_BATCH), strict=True
         ):
             logits = self._logits(images)
             loss_sum += functional.cross_entropy(logits, labels, reduction="sum")
             correct += (logits.argmax(1) == labels).sum()
-        return loss_sum / len(data), correct / len(data)
+        return loss_sum, correct
 
 
 def epoch_seed(seed: int, epoch: int) -> int:

@@ -1,0 +1,23 @@
+# `make quickstart` and `make test` do all the set-up themselves, once, in an environment of their own.
+
+VENV = .venv
+PYTHON = $(VENV)/bin/python
+
+.PHONY: quickstart test
+.DELETE_ON_ERROR:
+
+quickstart: $(VENV)/installed
+	$(PYTHON) -m tune_resnet.search --experiment experiments/quickstart.toml
+
+test: $(VENV)/installed
+	$(PYTHON) -m ruff format --check .
+	$(PYTHON) -m ruff check .
+	$(PYTHON) -m mypy
+	$(PYTHON) -m pytest
+
+# --without-pip and --python: some systems' python3 has pip, but not the copy of it that venv would put there.
+$(VENV)/installed: pyproject.toml constraints.txt
+	@echo "Installing PyTorch, Ray, Optuna and the rest into $(VENV): once, a few minutes, about 6 GB."
+	python3 -m venv --without-pip $(VENV)
+	python3 -m pip --python $(PYTHON) install --constraint constraints.txt --editable '.[test]'
+	@touch $@

@@ -1,0 +1,97 @@
+"""The early-stopping rules, without Ray and through Ray's eyes."""
+
+from __future__ import annotations
+
+import math
+from types import SimpleNamespace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tune_resnet.records import REFERENCE_TRIAL
+from tune_resnet.scheduler import Asha, EarlyStopping, MedianRule, RunAll, stopping_rule
+from tune_resnet.spec import SchedulerSpec, SearchSpec, TrainSpec
+
+many = settings(derandomize=True, deadline=None, max_examples=200)
+values = st.lists(st.floats(-10, 10), min_size=1, max_size=40)
+
+
+@many
+@given(values=values, factor=st.sampled_from([2.0, 3.0, 4.0]))
+def test_asha_lets_through_the_best_share_of_those_seen_so_far(values: list[float], factor: float) -> None:
+    rule = Asha((1,), factor)
+    for trial, value in enumerate(values):
+        seen = sorted(values[: trial + 1], reverse=True)
+        cut = seen[math.ceil(len(seen) / factor) - 1]
+        assert rule.should_stop(trial, 1, value) == (value < cut)
+
+
+def test_asha_acts_at_its_rungs_only() -> None:
+    rule = Asha((1, 4), 2)
+    assert [rule.should_stop(0, epoch, 1.0) for epoch in range(1, 9)] == [False] * 8
+    assert [rule.should_stop(1, epoch, 0.0) for epoch in range(1, 9)] == [epoch in (1, 4) for epoch in range(1, 9)]
+
+
+def test_asha_halves_a_worsening_series_to_its_first() -> None:
+    rule = Asha((1,), 2)
+    assert [rule.should_stop(trial, 1, -trial) for trial in range(6)] == [False, True, True, True, True, True]
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("rule", [Asha((2,), 2), MedianRule(1), RunAll()])
+def test_no_rule_is_fooled_by_what_is_not_finite(rule: Asha | MedianRule | RunAll, value: float) -> None:
+    assert rule.should_stop(0, 1, value)
+    assert rule.should_stop(0, 2, value)
+    assert not rule.should_stop(1, 2, 0.5)
+
+
+def test_asha_does_not_count_what_is_not_finite() -> None:
+    rule = Asha((1,), 2)
+    for trial in range(10):
+        rule.should_stop(trial, 1, math.nan)
+    rule.should_stop(10, 1, 0.9)
+    assert rule.should_stop(11, 1, 0.1)
+
+
+def test_the_median_rule_waits_for_three_others_and_for_the_grace_epochs() -> None:
+    rule = MedianRule(2)
+    for trial, level in enumerate((0.5, 0.6, 0.7)):
+        for epoch in (1, 2, 3):
+            assert not rule.should_stop(trial, epoch, level)
+    assert not rule.should_stop(3, 1, 0.1)
+    assert rule.should_stop(3, 2, 0.2)
+    assert not rule.should_stop(4, 2, 0.6)  # level with the median of 0.5, 0.6 and 0.7
+
+
+def test_the_median_rule_compares_the_best_value_with_running_means() -> None:
+    rule = MedianRule(1)
+    for trial in range(3):
+        for epoch, value in ((1, 0.0), (2, 1.0)):
+            rule.should_stop(trial, epoch, value)  # running mean at epoch 2: 0.5
+    assert not rule.should_stop(3, 1, 0.6)
+    assert not rule.should_stop(3, 2, 0.1)  # its best is still 0.6
+
+
+@pytest.mark.parametrize(("name", "kind"), [("asha", Asha), ("median", MedianRule), ("none", RunAll)])
+def test_a_spec_names_its_rule(name: str, kind: type) -> None:
+    assert isinstance(stopping_rule(SearchSpec(scheduler=SchedulerSpec(name=name))), kind)
+
+
+def decisions(signal: str, reports: list[tuple[int, dict[str, float]]]) -> list[str]:
+    spec = SearchSpec(scheduler=SchedulerSpec(signal=signal), train=TrainSpec(epochs=8))
+    scheduler = EarlyStopping(spec)
+    return [
+        scheduler.on_trial_result(None, SimpleNamespace(config={"trial": trial}), {"epoch": 1, **result})
+        for trial, result in reports
+    ]
+
+
+def test_ray_is_told_to_stop_losers_but_never_the_reference() -> None:
+    reports = [(1, {"val_accuracy": 0.8}), (2, {"val_accuracy": 0.3}), (REFERENCE_TRIAL, {"val_accuracy": 0.1})]
+    assert decisions("val_accuracy", reports) == ["CONTINUE", "STOP", "CONTINUE"]
+
+
+def test_of_losses_the_lower_one_wins() -> None:
+    assert decisions("train_loss", [(1, {"train_loss": 1.0}), (2, {"train_loss": 2.0})]) == ["CONTINUE", "STOP"]
+    assert decisions("val_loss", [(1, {"val_loss": 2.0}), (2, {"val_loss": 1.0})]) == ["CONTINUE", "CONTINUE"]
