@@ -245,4 +245,6 @@ class Recorder:
         self.run.keep_best(row.trial, dataclasses.replace(self.spec, train=winner))
 
     def _write(self) -> None:
-        self.run.write_trials(list(self.trials.values()))
+        self.run.write_trials(
+            [self.trials[number] for number in sorted(self.trials)]
+        )  # they may start in another order

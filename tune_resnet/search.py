@@ -80,8 +80,8 @@ def _baseline(options: Options, console: Console, started: float) -> int:
     ended_by = None
     try:
         run_baseline(plan, dataset, run, console)
-    except KeyboardInterrupt:
-        ended_by = signal.SIGINT
+    except (KeyboardInterrupt, SystemExit) as end:
+        ended_by = signal.SIGINT if isinstance(end, KeyboardInterrupt) else signal.SIGTERM
     return _conclude(run, console, started, ended_by)
 
 

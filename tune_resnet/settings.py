@@ -71,8 +71,7 @@ def _check_limits(name: str, value: Any, limits: Mapping[str, Any]) -> None:
     if value is None:
         return
     if "choices" in limits and value not in limits["choices"]:
-        known = ", ".join(limits["choices"])
-        raise SpecError(f"{name} must be one of {known}; got {shown(value)}{nearest(value, limits['choices'])}")
+        raise SpecError(f"{name} must be one of {', '.join(limits['choices'])}; got {shown(value)}")
     for key, holds, words in (
         ("gt", operator.gt, "greater than"),
         ("ge", operator.ge, "at least"),

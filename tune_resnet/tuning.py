@@ -8,10 +8,12 @@ import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import ray
-from ray import tune
+from ray import cloudpickle, tune
+from ray.exceptions import RayActorError
 from ray.tune.logger import TBXLoggerCallback
 from rich.console import Console
 
@@ -41,10 +43,10 @@ class ClusterError(UserError):
 def ray_cluster(address: str | None) -> Iterator[None]:
     """Ray for the time of the block: a local one, or the cluster at `address`."""
     os.environ.update(_RAY_SETTINGS)
-    logging.getLogger("ray").setLevel(logging.ERROR)
+    logging.getLogger("ray").setLevel(logging.CRITICAL)  # what fails is said by our own lines
     local = {} if address else {"include_dashboard": False}
     try:
-        ray.init(address=address or "local", logging_level=logging.ERROR, log_to_driver=False, **local)
+        ray.init(address=address or "local", logging_level=logging.CRITICAL, log_to_driver=False, **local)
     except (ConnectionError, RuntimeError, ValueError) as error:
         where = f"join the Ray cluster at {address}" if address else "start Ray"
         raise ClusterError(f"cannot {where}: {one_line(error)}") from None
@@ -115,13 +117,23 @@ class RecordEvents(tune.Callback):  # type: ignore[misc]
         self._ended(trial, ending(result.get("epoch", 0), self.epochs, failure), failure or "")
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        lines = [line for line in str(trial.get_error()).splitlines() if line.strip()]
-        self._ended(trial, FAILED, lines[-1] if lines else "unknown error")
+        self._ended(trial, FAILED, _reason(trial))
 
     def _ended(self, trial: Any, state: str, error: str) -> None:
         number = trial.config["trial"]
         self.recorder.end(number, state, error)
         self.progress.trial_ended(number)
+
+
+def _reason(trial: Any) -> str:
+    """Why a trial failed, in a few words. Ray leaves the exception in a file of this process's own session folder."""
+    if trial.pickled_error_file is None:
+        return "an error inside Ray"
+    error = cloudpickle.loads(Path(trial.pickled_error_file).read_bytes())
+    if isinstance(error, RayActorError):
+        return "its process died (killed, or out of memory)"
+    cause = getattr(error, "cause", error)
+    return f"{type(cause).__name__}: {cause}"
 
 
 def run_search(plan: Plan, data: Split, run: RunDirectory, console: Console) -> int | None:

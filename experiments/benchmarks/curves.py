@@ -9,15 +9,17 @@ whatever way: only the runs in progress are lost.
 
 from __future__ import annotations
 
+import argparse
 import functools
 import json
+import math
 import multiprocessing
 import os
 import shutil
+import sys
 import threading
 import time
-import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -30,7 +32,12 @@ from scipy.stats import qmc  # type: ignore[import-untyped]
 from signals import WatchedRun
 
 from tune_resnet.data import Split, load_dataset, search_split
-from tune_resnet.spec import DEFAULT_SPACE, DataSpec, SearchSpec
+from tune_resnet.device import choose_precision, device_name
+from tune_resnet.environment import describe_environment
+from tune_resnet.errors import UserError
+from tune_resnet.records import write_whole
+from tune_resnet.spec import DEFAULT_SPACE, DataSpec, ModelSpec, SearchSpec, TrainSpec
+from tune_resnet.text import duration, percent
 from tune_resnet.train import NonFiniteLoss
 
 DESIGN_SEED = 0
@@ -73,13 +80,18 @@ def planned(configurations: int, epochs: int) -> list[Run]:
     ]
 
 
-def record(run: Run, hyperparameters: dict[str, float], spec: SearchSpec, parts: Path) -> None:
-    """Trains one run and leaves its rows, one per epoch, as a file of `parts`, whole or not at all."""
-    train = replace(spec.train, **hyperparameters, seed=run.seed, epochs=run.epochs)
+def record(run: Run, hyperparameters: dict[str, float], spec: SearchSpec, parts: Path) -> float:
+    """Trains one run and leaves its rows, one per epoch, as a file of `parts`, whole or not at all.
+
+    Returns:
+        The last epoch's validation accuracy, in [0, 1]; NaN where the run failed.
+    """
+    train = replace(spec.train, **hyperparameters, seed=run.seed, epochs=run.epochs)  # type: ignore[arg-type]
     watched = WatchedRun(train, _split(spec.data), spec.model)
     known = {"configuration": run.configuration, "seed": run.seed, "total_epochs": run.epochs, **hyperparameters}
-    table = pd.DataFrame([known | row for row in _rows(watched)])
-    _write_table(table, parts / f"{run.configuration}-{run.seed}-{run.epochs}.parquet")
+    rows = [known | row for row in _rows(watched)]
+    _write_table(pd.DataFrame(rows), parts / f"{run.configuration}-{run.seed}-{run.epochs}.parquet")
+    return float(rows[-1].get("val_accuracy", math.nan))
 
 
 def _rows(watched: WatchedRun) -> Iterator[dict[str, Any]]:
@@ -117,17 +129,18 @@ def _write_table(table: pd.DataFrame, path: Path) -> None:
     temporary.replace(path)
 
 
-def _train_all(runs: list[Run], spec: SearchSpec, configurations: int, workers: int, out: Path) -> Iterator[Run]:
-    """Trains the runs in separate processes of one thread each; yields each one when its file is there."""
+def _train_all(
+    runs: list[Run], spec: SearchSpec, configurations: int, workers: int, out: Path
+) -> Iterator[tuple[Run, float]]:
+    """Trains the runs in processes of one thread each; yields each one, with what `record` gives, when it is done."""
     parts = out / "parts"
-    parts.mkdir()
+    parts.mkdir(exist_ok=True)
     points = design(configurations)
     pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=_start_worker)
     try:
         futures = {pool.submit(record, run, points[run.configuration], spec, parts): run for run in runs}
         for future in as_completed(futures):
-            future.result()
-            yield futures[future]
+            yield futures[future], future.result()
     finally:
         pool.shutdown(cancel_futures=True)  # on an error, too: what is queued does not start
 
@@ -145,13 +158,82 @@ def _end_with_parent() -> None:
     os._exit(1)
 
 
-class _Environment:
-    """OUT/env.json: what the runs have in common, and the time they took over all starts of the command."""
+def main() -> None:
+    options = _options()
+    try:
+        _record_all(options)
+    except UserError as error:
+        sys.exit(f"error: {error}")
 
-    def __init__(self, out: Path, spec: SearchSpec, fingerprint: str, workers: int) -> None:
-        self.path = out / "env.json"
-        self.started = time.perf_counter()
-        tables = tomllib.loads(spec.to_toml())
-        del tables["data"]["data_dir"]  # another copy of the same images is as good
-        before = json.loads(self.path.read_text()) if self.path.exists() else {"wall_seconds": 0.0}
-        self.wall_before = before["wall_seconds"]
+
+def _record_all(options: argparse.Namespace) -> None:
+    spec = SearchSpec(
+        data=DataSpec(
+            dataset="folder", data_dir=options.data_dir, limit_train=options.limit_train, validation_fraction=1 / 6
+        ),
+        model=ModelSpec(width=options.width),
+        train=TrainSpec(epochs=options.epochs),
+    )
+    out: Path = options.out
+    out.mkdir(parents=True, exist_ok=True)
+    env = _environment(spec, options.workers)
+    wall_before = _wall_seconds_so_far(out, env)
+    done = {Run(*key) for key in merge(out)[KEY].drop_duplicates().itertuples(index=False)}
+    runs = [run for run in planned(options.configurations, options.epochs) if run not in done]
+    print(f"{len(done)} runs are recorded, {len(runs)} are left", flush=True)
+    started = time.perf_counter()
+    epochs_left = epochs_in_all = sum(run.epochs for run in runs)
+    for run, accuracy in _train_all(runs, spec, options.configurations, options.workers, out):
+        elapsed = time.perf_counter() - started
+        write_whole(out / "env.json", json.dumps({**env, "wall_seconds": wall_before + elapsed}, indent=2) + "\n")
+        epochs_left -= run.epochs
+        eta = duration(elapsed / (epochs_in_all - epochs_left) * epochs_left)
+        print(
+            f"configuration {run.configuration}, seed {run.seed}, {run.epochs} epochs: "
+            f"validation accuracy {percent(accuracy)}; about {eta} left",
+            flush=True,
+        )
+    print(f"{len(merge(out))} rows are in {out / 'curves.parquet'}")
+
+
+def _environment(spec: SearchSpec, workers: int) -> dict[str, Any]:
+    cpu = torch.device("cpu")
+    return {
+        **describe_environment(),
+        "command": " ".join(["python experiments/benchmarks/curves.py", *sys.argv[1:]]),
+        "processor": device_name(cpu),
+        "workers": workers,
+        "precision": choose_precision(spec.train.precision, cpu),
+        "data": replace(spec.data, data_dir=None).to_table(),  # another copy of the same images is as good
+        "model": spec.model.to_table(),
+        "train": spec.train.to_table(),
+        "dataset_fingerprint": load_dataset(spec.data).fingerprint,
+    }
+
+
+def _wall_seconds_so_far(out: Path, env: Mapping[str, Any]) -> float:
+    """What earlier starts took; UserError where they recorded something that does not belong in one table with this."""
+    file = out / "env.json"
+    if not file.exists():
+        return 0.0
+    before = json.loads(file.read_text())
+    for name in ("precision", "data", "model", "train", "dataset_fingerprint"):
+        if before[name] != env[name]:
+            raise UserError(f"{file} says that {name} was {before[name]}, not {env[name]}: choose another --out")
+    return float(before["wall_seconds"])
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data-dir", required=True, help="folder that holds train/CLASS/IMAGE")
+    parser.add_argument("--out", type=Path, required=True, help="folder for curves.parquet and env.json")
+    parser.add_argument("--limit-train", type=int, default=12_000, help="images, of which a sixth is for validation")
+    parser.add_argument("--width", type=int, default=16, help="channels of the first convolution")
+    parser.add_argument("--epochs", type=int, default=8, help="of a full run")
+    parser.add_argument("--configurations", type=int, default=64, help="the reference included")
+    parser.add_argument("--workers", type=int, default=2, help="processes, of one thread each")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,58 @@
+"""What a plan promises before a search starts."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tune_resnet.plan import _fit, expected_epochs
+from tune_resnet.spec import BudgetSpec, SchedulerSpec, SearchSpec, TrainSpec
+from tune_resnet.text import duration
+
+
+def spec(trials: int, epochs: int, scheduler: str) -> SearchSpec:
+    return SearchSpec(
+        train=TrainSpec(epochs=epochs),
+        search=BudgetSpec(num_samples=trials),
+        scheduler=SchedulerSpec(name=scheduler),
+    )
+
+
+@settings(derandomize=True, deadline=None, max_examples=20)
+@given(trials=st.integers(1, 40), epochs=st.integers(1, 12), scheduler=st.sampled_from(["asha", "median", "none"]))
+def test_expected_epochs_lie_between_one_each_and_all(trials: int, epochs: int, scheduler: str) -> None:
+    expected = expected_epochs(spec(trials, epochs, scheduler))
+    assert epochs + trials - 1 <= expected <= trials * epochs  # the reference is never stopped
+    if scheduler == "none" or trials == 1:
+        assert expected == trials * epochs
+
+
+def test_asha_is_expected_to_save_more_than_half_of_a_large_search() -> None:
+    assert expected_epochs(spec(200, 8, "asha")) < 0.5 * 1600
+
+
+@pytest.mark.parametrize(
+    ("node", "cpus", "gpus", "trials"),
+    [
+        ({"CPU": 2}, 1, 0, 2),
+        ({"CPU": 2}, 0.3, 0, 6),
+        ({"CPU": 1}, 2, 0, 0),
+        ({"CPU": 16, "GPU": 2}, 1, 1, 2),
+        ({"CPU": 16, "GPU": 2}, 1, 0.5, 4),
+        ({"CPU": 16, "GPU": 2}, 1, 0.4, 4),  # 0.2 of each GPU stays free: no trial spans two
+        ({"CPU": 16, "GPU": 3}, 1, 2, 1),
+        ({"CPU": 3, "GPU": 2}, 1, 0.25, 3),
+        ({"CPU": 16}, 1, 1, 0),
+    ],
+)
+def test_how_many_trials_fit_on_a_node(node: dict[str, float], cpus: float, gpus: float, trials: int) -> None:
+    assert _fit(node, cpus, gpus) == trials
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(-3, "0s"), (0.4, "0s"), (59.4, "59s"), (59.6, "1m 00s"), (185, "3m 05s"), (3599.7, "1h 00m"), (7800, "2h 10m")],
+)
+def test_durations_read_well(seconds: float, text: str) -> None:
+    assert duration(seconds) == text

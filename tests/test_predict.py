@@ -1,0 +1,157 @@
+"""From a finished baseline to probabilities for image files."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+
+from tune_resnet import baseline
+from tune_resnet.analysis import load_run
+from tune_resnet.data import Dataset
+from tune_resnet.folder import read_image
+from tune_resnet.predict import main, probabilities
+from tune_resnet.search import main as search
+from tune_resnet.train import NonFiniteLoss
+from tune_resnet.weights import ModelFileError, load_model
+
+SMALL = ["--baseline", "--dataset", "digits", "--width", "8", "--device", "cpu", "--precision", "fp32", "--name", "it"]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A baseline on the digits, long enough to have learned them."""
+    runs = tmp_path_factory.mktemp("runs")
+    spec = runs / "digits.toml"
+    spec.write_text("[data]\nflip = false\n[train]\nbatch_size = 50\nepochs = 4\n")
+    assert search([*SMALL, "--experiment", str(spec), "--runs-dir", str(runs)]) == 0
+    return runs / "it"
+
+
+@pytest.fixture(scope="module")
+def test_files(run: Path, digits: Dataset) -> list[Path]:
+    """The first 30 test images as PNG files."""
+    assert digits.test is not None
+    paths = [run.parent / f"{number}.png" for number in range(30)]
+    for path, image in zip(paths, digits.test.images, strict=False):
+        Image.fromarray(image.transpose(1, 2, 0)).save(path)
+    return paths
+
+
+def test_the_baseline_is_a_run_like_any_other_judged_on_the_test_set(run: Path) -> None:
+    frames = load_run(run)
+    assert list(frames.trials["state"]) == ["finished"]
+    assert frames.trials["val_accuracy"].isna().all()
+    assert frames.epochs["val_loss"].isna().all()
+    assert list(frames.epochs["epoch"]) == [1, 2, 3, 4]
+    assert frames.epochs["test_accuracy"].iloc[-1] == frames.trials["test_accuracy"].iloc[0] > 0.9
+    assert frames.epochs[["lr", "train_loss", "test_loss", "images_per_second"]].notna().all(axis=None)
+    assert (frames.env["held_out"], frames.env["held_out_images"], frames.env["train_images"]) == ("test", 359, 1438)
+    assert not (run / "study.db").exists()
+    assert sorted(item.name for item in (run / "best").iterdir()) == ["model.safetensors", "spec.toml"]
+
+
+def test_probabilities_of_files_are_what_the_baseline_measured(
+    run: Path, test_files: list[Path], digits: Dataset
+) -> None:
+    assert digits.test is not None
+    model = load_model(run / "best" / "model.safetensors")
+    from_files = probabilities(model, np.stack([read_image(path) for path in test_files]))
+    from_arrays = probabilities(model, digits.test.images)
+    assert from_files.shape == (30, 10)
+    np.testing.assert_allclose(from_files, from_arrays[:30], atol=1e-5)
+    np.testing.assert_allclose(from_arrays.sum(1), 1, atol=1e-5)
+    accuracy = (from_arrays.argmax(1) == digits.test.labels).mean()
+    assert accuracy == load_run(run).trials["test_accuracy"].iloc[0]
+
+
+def test_batches_do_not_change_the_answer(run: Path, digits: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = load_model(run / "best" / "model.safetensors")
+    whole = probabilities(model, digits.train.images[:25])
+    monkeypatch.setattr("tune_resnet.predict._BATCH", 10)
+    np.testing.assert_allclose(probabilities(model, digits.train.images[:25]), whole, atol=1e-6)
+    assert probabilities(model, digits.train.images[:0]).shape == (0, 10)
+
+
+def test_the_command_prints_the_likeliest_classes(
+    run: Path, test_files: list[Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([str(run), *map(str, test_files[:2])]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 2
+    assert lines[0].startswith(f"{test_files[0]}: ")
+    assert lines[0].count("%") == 3
+
+
+def test_as_csv_it_prints_every_class(run: Path, test_files: list[Path], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([str(run), "--csv", *map(str, test_files)]) == 0
+    rows = list(csv.reader(io.StringIO(capsys.readouterr().out)))
+    assert rows[0] == ["file", *"0123456789"]
+    assert [row[0] for row in rows[1:]] == [str(path) for path in test_files]
+    assert all(math.isclose(sum(map(float, row[1:])), 1, abs_tol=1e-5) for row in rows[1:])
+
+
+def test_wrong_input_is_one_line(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([str(tmp_path), "x.png"]) == 2
+    assert capsys.readouterr().err == f"error: there is no model at {tmp_path}/best/model.safetensors\n"
+    assert main([str(run), str(run / "env.json")]) == 2
+    assert capsys.readouterr().err == f"error: cannot read image {run}/env.json: not a known image format\n"
+
+
+@pytest.mark.parametrize("damage", ["empty", "cut", "text", "other model", "wrong shapes"])
+def test_what_is_no_model_of_ours_is_refused(run: Path, tmp_path: Path, damage: str) -> None:
+    whole = (run / "best" / "model.safetensors").read_bytes()
+    path = tmp_path / "model.safetensors"
+    about = {"tune_resnet": json.dumps({"classes": ["a", "b"], "mean": [0] * 3, "std": [1] * 3, "width": 4})}
+    if damage == "other model":
+        save_file({"x": torch.zeros(1)}, path)
+    elif damage == "wrong shapes":
+        save_file({"conv1.0.weight": torch.zeros(1)}, path, about)
+    else:
+        path.write_bytes({"empty": b"", "cut": whole[: len(whole) // 2], "text": b"no model at all"}[damage])
+    with pytest.raises(ModelFileError, match="is not a model of ours"):
+        load_model(path)
+
+
+def test_a_baseline_whose_loss_is_not_finite_is_failed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Diverging(baseline.TrainingRun):
+        def run_epoch(self) -> baseline.EpochMetrics:  # type: ignore[name-defined]
+            raise NonFiniteLoss(1, None)
+
+    monkeypatch.setattr(baseline, "TrainingRun", Diverging)
+    assert search([*SMALL, "--limit-train", "100", "--runs-dir", str(tmp_path)]) == 1
+    trials = load_run(tmp_path / "it").trials
+    assert (trials["state"].item(), trials["error"].item()) == ("failed", "the loss was not finite in epoch 1")
+    assert "the loss was not finite" in capsys.readouterr().out
+
+
+def test_an_interrupted_baseline_keeps_its_epochs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Interrupted(baseline.TrainingRun):
+        def run_epoch(self) -> baseline.EpochMetrics:  # type: ignore[name-defined]
+            if self.epochs_done == 2:
+                raise KeyboardInterrupt
+            return super().run_epoch()
+
+    monkeypatch.setattr(baseline, "TrainingRun", Interrupted)
+    assert search([*SMALL, "--limit-train", "100", "--runs-dir", str(tmp_path)]) == 130
+    frames = load_run(tmp_path / "it")
+    assert (frames.trials["state"].item(), len(frames.epochs)) == ("interrupted", 2)
+
+
+def test_a_dry_baseline_says_how_long_it_takes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert search([*SMALL, "--limit-train", "100", "--runs-dir", str(tmp_path), "--dry-run"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == ["data", "model", "reference", "device", "time"]
+    assert "100 training, 359 test images" in lines[0]
+    assert "images/s, from a few timed steps" in lines[-1]
+    assert list(tmp_path.iterdir()) == []
