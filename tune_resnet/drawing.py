@@ -96,7 +96,7 @@ def _headline(run: RunFrames, label: str) -> str:
     if RUNNING in counts:
         last = run.epochs["ended_at"].max()
         progress = "still running" + ("" if math.isnan(last) else f", last epoch {duration(time.time() - last)} ago")
-    trials = f"{len(run.trials):,} trials" + (f" ({states})" if states else "")
+    trials = f"{len(run.trials):,} trial{'s' * (len(run.trials) != 1)}" + (f" ({states})" if states else "")
     return f"{label}: {run.spec.data.dataset} on {device}, {trials}, {progress}"
 
 
