@@ -378,7 +378,7 @@ GOOD = [0.5] * EPOCHS
         ((GOOD[:1], INTERRUPTED), (GOOD, FINISHED), r"the reference was not finished \(interrupted\)"),
         (([0.5] * 3 + [math.nan], FINISHED), (GOOD, FINISHED), "the reference has no accuracy"),
         ((GOOD, FINISHED), (GOOD[:1], FAILED), "The reference reached 50.00% validation accuracy; no other"),
-        ((GOOD, FINISHED), (GOOD, FINISHED), "None of the 1 other finished trials beats the reference"),
+        ((GOOD, FINISHED), (GOOD, FINISHED), "No other trial beats the reference, which reached"),
     ],
 )
 def test_the_sentence_is_honest_when_there_is_no_gain(

@@ -98,7 +98,7 @@ BAD = [
     (["--dataset", "folder"], "data.dataset = 'folder' needs data.data_dir (--data-dir), the folder that holds train/"),
     (["--name", "a/b"], "search.name must be one folder's name (see --runs-dir for its place), got 'a/b'"),
     (["--name", ".."], "search.name must be one folder's name (see --runs-dir for its place), got '..'"),
-    (["--name", ""], "search.name must be valid Unicode without NUL and not empty, got ''"),
+    (["--name", ""], "search.name must not be empty or hold NUL, got ''"),
     (["--experiment", "/none.toml"], "cannot read /none.toml: No such file or directory"),
 ]  # fmt: skip
 

@@ -118,6 +118,8 @@ NASTY = (
     "\x00\x7f",
 )
 strings = st.sampled_from(NASTY) | st.text()
+paths = strings.filter(lambda text: text and "\0" not in text)
+names = paths.filter(lambda text: text not in (".", "..") and not set(text) & {"/", "\\"})
 
 
 def values_of(name: str, *, toml: bool = False) -> st.SearchStrategy[Any]:
@@ -131,7 +133,7 @@ def values_of(name: str, *, toml: bool = False) -> st.SearchStrategy[Any]:
     if bool in kinds:
         return st.booleans()
     if str in kinds:
-        values: st.SearchStrategy[Any] = strings
+        values: st.SearchStrategy[Any] = names if name == "search.name" else paths
     elif int in kinds:
         values = st.integers(low, high if high is not None else 2**63 - 1)
     else:
@@ -157,7 +159,7 @@ def domains(draw: st.DrawFn, name: str, reference: float) -> Domain:
 def specs(draw: st.DrawFn) -> SearchSpec:
     parts = {name: draw(sections(cls)) for name, cls in SECTIONS.items()}
     if parts["data"].dataset == "folder" and parts["data"].data_dir is None:
-        parts["data"] = replace(parts["data"], data_dir=draw(strings))
+        parts["data"] = replace(parts["data"], data_dir=draw(paths))
     varied = draw(st.lists(st.sampled_from(TUNABLE), min_size=1, unique=True))
     train = replace(parts["train"], **{name: min(getattr(parts["train"], name), 9.0) for name in TUNABLE})
     space = {name: draw(domains(name, getattr(train, name))) for name in varied}
@@ -345,6 +347,22 @@ def test_a_folder_data_set_needs_its_folder() -> None:
 
 def test_a_path_that_is_not_unicode_is_an_error_since_toml_cannot_hold_it() -> None:
     assert message_of({"data": {"data_dir": "caf\udce9"}}) == "data.data_dir must be valid Unicode, got 'caf\\udce9'"
+
+
+@pytest.mark.parametrize("path", ["", "a\0b"])
+def test_a_path_that_no_system_takes_is_an_error(path: str) -> None:
+    assert message_of({"data": {"data_dir": path}}) == f"data.data_dir must not be empty or hold NUL, got {path!r}"
+
+
+@pytest.mark.parametrize("name", ["a/b", "..", ".", "a\\b", "/"])
+def test_a_runs_name_is_one_folders_name(name: str) -> None:
+    assert "search.name must be one folder's name" in message_of({"search": {"name": name}})
+
+
+def test_a_byte_order_mark_is_no_part_of_a_spec(tmp_path: Path) -> None:
+    path = tmp_path / "a.toml"
+    path.write_text("\ufeff[model]\nwidth = 8\n", encoding="utf-8")
+    assert load_spec(path).model.width == 8
 
 
 # --- whatever a file may hold ----------------------------------------------------------------------------------------

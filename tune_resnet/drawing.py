@@ -61,7 +61,7 @@ def comparison_sentence(frames: RunFrames) -> str:
     if found.finished == 1:
         return f"The reference reached {best}; no other trial has finished."
     if found.best_trial == REFERENCE_TRIAL:
-        return f"None of the {found.finished - 1:,} other finished trials beats the reference, which reached {best}."
+        return f"No other trial beats the reference, which reached {best} ({found.finished - 1:,} others finished)."
     images = "the same images" if found.images is None else f"the same {found.images:,} images"
     error = ""
     if found.standard_error is not None:

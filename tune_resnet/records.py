@@ -32,7 +32,6 @@ from typing import Any
 
 from tune_resnet.errors import UserError
 from tune_resnet.spec import SearchSpec
-from tune_resnet.text import one_line
 
 RUNNING, FINISHED, STOPPED, FAILED, INTERRUPTED = "running", "finished", "stopped", "failed", "interrupted"
 
@@ -221,7 +220,7 @@ class Recorder:
     def end(self, trial: int, state: str, error: str = "") -> None:
         """A trial has ended in one of the four final states."""
         row = self.trials[trial]
-        row.state, row.error, row.ended_at = state, one_line(error), time.time()
+        row.state, row.error, row.ended_at = state, " ".join(error.split()), time.time()
         if state == FINISHED:
             self._keep_or_delete_model(row)
         self._write()

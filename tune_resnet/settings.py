@@ -22,9 +22,9 @@ def setting(default: Any, **limits: Any) -> Any:
     return field(default=default, metadata=limits)
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
+def nearest(name: str, known: Iterable[str], cutoff: float = 0.5) -> str:
     """`" (did you mean 'x'?)"` for the known name closest to `name`, or an empty string."""
-    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    close = difflib.get_close_matches(name, list(known), n=1, cutoff=cutoff)
     return f" (did you mean {close[0]!r}?)" if close else ""
 
 
@@ -58,9 +58,10 @@ def _coerce(name: str, value: Any, kind: Any) -> Any:
         raise SpecError(f"{name} must be {_KIND_NAMES[wanted]}, got {shown(value)}")
     if wanted is float and not math.isfinite(value):
         raise SpecError(f"{name} must be a finite number, got {shown(value)}")
-    if wanted is str and (not value or any(c == "\0" or "\ud800" <= c <= "\udfff" for c in value)):
-        # surrogates come from a path that is not UTF-8
-        raise SpecError(f"{name} must be valid Unicode without NUL and not empty, got {shown(value)}")
+    if wanted is str and any("\ud800" <= c <= "\udfff" for c in value):  # from a path that is not UTF-8
+        raise SpecError(f"{name} must be valid Unicode, got {shown(value)}")
+    if wanted is str and (not value or "\0" in value):
+        raise SpecError(f"{name} must not be empty or hold NUL, got {shown(value)}")
     return value
 
 
@@ -71,7 +72,8 @@ def _check_limits(name: str, value: Any, limits: Mapping[str, Any]) -> None:
     if value is None:
         return
     if "choices" in limits and value not in limits["choices"]:
-        raise SpecError(f"{name} must be one of {', '.join(limits['choices'])}; got {shown(value)}")
+        close = nearest(value.strip().lower(), limits["choices"], cutoff=0.7)  # gpu is not nearly cpu
+        raise SpecError(f"{name} must be one of {', '.join(limits['choices'])}; got {shown(value)}{close}")
     for key, holds, words in (
         ("gt", operator.gt, "greater than"),
         ("ge", operator.ge, "at least"),
