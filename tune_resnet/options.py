@@ -67,19 +67,19 @@ def _parser() -> argparse.ArgumentParser:
     what.add_argument("--dry-run", action="store_true", help="print the plan and its estimated time, then stop")
     what.add_argument("--num-samples", type=int, dest="search.num_samples", metavar="N", help="trials (default 32)")
     what.add_argument("--time-budget", type=_seconds, dest="search.time_budget", metavar="T", help="90s, 30m or 1.5h")
-    what.add_argument("--sampler", dest="search.sampler", help="|".join(SAMPLERS))
-    what.add_argument("--scheduler", dest="scheduler.name", help="|".join(SCHEDULERS))
+    what.add_argument("--sampler", dest="search.sampler", metavar="NAME", help="|".join(SAMPLERS))
+    what.add_argument("--scheduler", dest="scheduler.name", metavar="NAME", help="|".join(SCHEDULERS))
     what.add_argument("--epochs", type=int, dest="train.epochs", metavar="N", help="per trial (default 8)")
     what.add_argument("--width", type=int, dest="model.width", metavar="N", help="ResNet9 channels (default 64)")
     what.add_argument("--seed", type=int, dest="train.seed", metavar="N", help="of training and sampler (default 0)")
     data = parser.add_argument_group("data")
-    data.add_argument("--dataset", dest="data.dataset", help="|".join(DATASETS))
+    data.add_argument("--dataset", dest="data.dataset", metavar="NAME", help="|".join(DATASETS))
     data.add_argument("--data-dir", dest="data.data_dir", metavar="DIR", help="holds train/<class>/*, or CIFAR-10")
     data.add_argument("--limit-train", type=int, dest="data.limit_train", metavar="N", help="training images used")
     where = parser.add_argument_group("where and how")
-    where.add_argument("--device", dest="resources.device", help="|".join(DEVICES))
-    where.add_argument("--precision", dest="train.precision", help="|".join(PRECISIONS))
-    where.add_argument("--cpus-per-trial", type=float, dest="resources.cpus_per_trial", metavar="N")
+    where.add_argument("--device", dest="resources.device", metavar="NAME", help="|".join(DEVICES))
+    where.add_argument("--precision", dest="train.precision", metavar="NAME", help="|".join(PRECISIONS))
+    where.add_argument("--cpus-per-trial", type=float, dest="resources.cpus_per_trial", metavar="N", help="default 1")
     where.add_argument(
         "--gpus-per-trial", type=float, dest="resources.gpus_per_trial", metavar="N", help="0.5: two share one"
     )
@@ -87,7 +87,7 @@ def _parser() -> argparse.ArgumentParser:
         "--max-concurrent", type=int, dest="resources.max_concurrent", metavar="N", help="trials at once"
     )
     where.add_argument("--address", metavar="HOST:PORT", help="join this Ray cluster instead of starting one here")
-    where.add_argument("--name", dest="search.name", help="of the run directory (default: data set and time)")
+    where.add_argument("--name", dest="search.name", metavar="NAME", help="the run directory (default: data set, time)")
     where.add_argument("--runs-dir", type=Path, metavar="DIR", help="holds run directories (default runs)")
     return parser
 

@@ -16,7 +16,8 @@ from tune_resnet.plan import Plan
 from tune_resnet.records import FINISHED, REFERENCE_TRIAL, RUNNING, Recorder, TrialRow
 from tune_resnet.text import duration, percent
 
-_MOST_ROWS = 12  # of running trials, so that the table fits a small terminal
+_COLUMNS = ("trial", "state", "epochs", "val_acc", "max_lr", "weight_decay", "grad_clip")
+_BEST_ROWS, _RUNNING_ROWS = 5, 12  # so that the table fits a small terminal
 
 
 class Progress:
@@ -94,20 +95,26 @@ class Progress:
     def _table(self) -> RenderableType:
         rows = self._rows()
         ended = sum(row.state != RUNNING for row in rows)
-        table = Table("trial", "epoch", "val accuracy", "max_lr", "weight_decay", "grad_clip", box=None, pad_edge=False)
+        head = Text(f"{ended} of {self.plan.trials} trials ended; {self._standing()}; {self._clock()}")
+        bar = Table.grid()  # a bar on its own leaves its line open
+        bar.add_row(ProgressBar(total=self.plan.trials, completed=ended, width=60))
+        table = Table(
+            "trial", "state", "epochs", "val_acc", "max_lr", "weight_decay", "grad_clip", box=None, pad_edge=False
+        )
         for row in _shown(rows):
-            name = "reference" if row.trial == REFERENCE_TRIAL else str(row.trial)
             table.add_row(
-                name,
+                "reference" if row.trial == REFERENCE_TRIAL else str(row.trial),
+                row.state,
                 f"{row.epochs}/{self.plan.epochs}",
                 percent(row.val_accuracy),
-                f"{row.max_lr:.4f}",
+                f"{row.max_lr:#.3g}",
                 f"{row.weight_decay:.1e}",
-                f"{row.grad_clip:.3f}",
+                f"{row.grad_clip:#.3g}",
             )
-        head = Text(f"{ended} of {self.plan.trials} trials ended; {self._standing()}; {self._clock()}")
-        return Group(head, ProgressBar(total=self.plan.trials, completed=ended, width=60), table)
+        return Group(head, bar, table)
 
 
 def _shown(rows: Iterable[TrialRow]) -> list[TrialRow]:
-    return [row for row in rows if row.state == RUNNING][:_MOST_ROWS]
+    """The best finished trials, then the running ones."""
+    finished = sorted((row for row in rows if row.state == FINISHED), key=lambda row: -row.val_accuracy)
+    return finished[:_BEST_ROWS] + [row for row in rows if row.state == RUNNING][:_RUNNING_ROWS]

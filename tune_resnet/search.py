@@ -9,6 +9,7 @@ import signal
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -51,11 +52,13 @@ def _search(options: Options, console: Console, started: float) -> int:
     dataset = load_dataset(options.spec.data)
     split = search_split(dataset, options.spec.data)
 
-    from tune_resnet.plan import make_plan
-    from tune_resnet.tuning import ray_cluster, run_search
+    with ExitStack() as stack:
+        with console.status("starting Ray and timing a few steps"):
+            from tune_resnet.plan import make_plan
+            from tune_resnet.tuning import ray_cluster, run_search
 
-    with ray_cluster(options.address):
-        plan = make_plan(options.spec, split)
+            stack.enter_context(ray_cluster(options.address))
+            plan = make_plan(options.spec, split)
         _say(console, plan.lines())
         if options.dry_run:
             return 0
@@ -70,9 +73,10 @@ def _baseline(options: Options, console: Console, started: float) -> int:
 
     dataset = load_dataset(options.spec.data)
 
-    from tune_resnet.baseline import plan_baseline, run_baseline
+    with console.status("timing a few steps"):
+        from tune_resnet.baseline import plan_baseline, run_baseline
 
-    plan = plan_baseline(options.spec, dataset)
+        plan = plan_baseline(options.spec, dataset)
     _say(console, plan.lines())
     if options.dry_run:
         return 0
