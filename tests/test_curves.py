@@ -16,6 +16,7 @@ import pandas as pd
 import pytest
 import torch
 from PIL import Image
+from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from tune_resnet.data import Dataset, Split
 from tune_resnet.spec import DEFAULT_SPACE, DataSpec, ModelSpec, SearchSpec, TrainSpec
@@ -144,7 +145,7 @@ def test_the_cool_down_runs_the_rate_to_zero_over_a_part_of_an_epoch(split: Spli
         if optimizer is watched.bench.optimizer:
             rates.append(optimizer.param_groups[0]["lr"])
 
-    hook = torch.optim.optimizer.register_optimizer_step_pre_hook(note)
+    hook = register_optimizer_step_pre_hook(note)
     row = watched.watched_epoch()
     hook.remove()
     assert rates == pytest.approx([row["lr"] * share for share in (0.8, 0.6, 0.4, 0.2)])

@@ -85,8 +85,8 @@ class Progress:
         if not finished:
             return "none finished yet"
         best = max(finished, key=lambda row: row.val_accuracy)
-        reference = self.recorder.trials[REFERENCE_TRIAL]
-        beside = f", reference {percent(reference.val_accuracy)}" if reference.state == FINISHED else ""
+        reference = self.recorder.trials.get(REFERENCE_TRIAL)  # another trial may be quicker to start
+        beside = f", reference {percent(reference.val_accuracy)}" if reference in finished else ""
         return f"best {percent(best.val_accuracy)} (trial {best.trial}){beside}"
 
     def _clock(self) -> str:

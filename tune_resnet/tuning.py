@@ -126,9 +126,9 @@ class RecordEvents(tune.Callback):  # type: ignore[misc]
 
 
 def _reason(trial: Any) -> str:
-    """Why a trial failed, in a few words. Ray leaves the exception in a file of this process's own session folder."""
-    if trial.pickled_error_file is None:
-        return "an error inside Ray"
+    """Why a trial failed, in a few words. Ray leaves the exception in files of this process's own session folder."""
+    if trial.pickled_error_file is None:  # it did not come from the trial's process, but from Ray or from us
+        return Path(trial.error_file).read_text().strip().rpartition("\n")[2]
     error = cloudpickle.loads(Path(trial.pickled_error_file).read_bytes())
     if isinstance(error, RayActorError):
         return "its process died (killed, or out of memory)"
