@@ -42,15 +42,18 @@ def make_sampler(spec: SearchSpec) -> BaseSampler:
 
 
 class OptunaSearcher(Searcher):  # type: ignore[misc]
-    """Proposes configurations; the reference first. Each is a dict of hyperparameters plus `trial`, its number."""
+    """Proposes configurations; the reference first. Each is a dict of hyperparameters plus `trial`, its number.
 
-    def __init__(self, spec: SearchSpec, study_db: Path) -> None:
+    The study is kept in the file `study_db`, or in memory where that is None.
+    """
+
+    def __init__(self, spec: SearchSpec, study_db: Path | None) -> None:
         super().__init__()
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self.epochs = spec.train.epochs
         self.study = optuna.create_study(
             study_name=STUDY_NAME,
-            storage=f"sqlite:///{study_db}",
+            storage=f"sqlite:///{study_db}" if study_db else None,
             sampler=make_sampler(spec),
             direction="maximize",
         )
