@@ -293,6 +293,16 @@ def test_closing_twice_changes_nothing(recorder: Recorder) -> None:
 # --- the winner ------------------------------------------------------------------------------------------------------
 
 
+def test_a_model_whose_trial_was_cut_off_before_it_reported_is_deleted(recorder: Recorder) -> None:
+    for trial in (0, 1):
+        recorder.start(trial, {})
+        recorder.run.model_of(trial).write_bytes(b"weights")
+    recorder.end(0, FAILED, "its process died")
+    recorder.close()
+    assert [row.state for row in recorder.trials.values()] == [FAILED, INTERRUPTED]
+    assert list(recorder.run.checkpoints.iterdir()) == []
+
+
 @pytest.mark.parametrize("held_out", ["val", "test"])
 @pytest.mark.parametrize(
     ("accuracies", "winner"),

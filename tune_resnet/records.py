@@ -221,8 +221,7 @@ class Recorder:
         """A trial has ended in one of the four final states."""
         row = self.trials[trial]
         row.state, row.error, row.ended_at = state, " ".join(error.split()), time.time()
-        if state == FINISHED:
-            self._keep_or_delete_model(row)
+        self._keep_or_delete_model(row)
         self._write()
 
     def close(self) -> None:
@@ -230,11 +229,13 @@ class Recorder:
         for row in self.trials.values():
             if row.state == RUNNING:
                 row.state, row.ended_at = INTERRUPTED, time.time()
+                self._keep_or_delete_model(row)
         self._write()
 
     def _keep_or_delete_model(self, row: TrialRow) -> None:
         accuracy = row.test_accuracy if math.isnan(row.val_accuracy) else row.val_accuracy
-        if not accuracy > self._best_so_far:  # NaN is never the best
+        if row.state != FINISHED or not accuracy > self._best_so_far:  # NaN is never the best
+            # A trial that was cut off may have left its model, but not reported it.
             self.run.model_of(row.trial).unlink(missing_ok=True)
             return
         self._best_so_far = accuracy
