@@ -70,13 +70,13 @@ def design(count: int) -> list[dict[str, float]]:
 
 
 def planned(configurations: int, epochs: int) -> list[Run]:
-    """All runs, in an order that makes an unfinished table useful: every configuration, then cycles, then seeds."""
+    """All runs, in an order that makes an unfinished table useful: every configuration, then more seeds, then cycles."""
     first, *others = SEEDS
     numbers = range(configurations)
     return [
         *(Run(number, first, epochs) for number in numbers),
+        *(Run(number, seed, epochs) for seed in others for number in numbers[:SEVERAL_SEEDS]),
         *(Run(number, first, cycle) for number in numbers[:COMPRESSED] for cycle in CYCLES if cycle < epochs),
-        *(Run(number, seed, epochs) for number in numbers[:SEVERAL_SEEDS] for seed in others),
     ]
 
 
