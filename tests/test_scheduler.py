@@ -38,6 +38,19 @@ def test_asha_halves_a_worsening_series_to_its_first() -> None:
     assert [rule.should_stop(trial, 1, -trial) for trial in range(6)] == [False, True, True, True, True, True]
 
 
+def test_what_lies_within_the_margin_of_the_cut_goes_on() -> None:
+    spec = SearchSpec(scheduler=SchedulerSpec(margin=0.1), train=TrainSpec(epochs=4))
+    rule = stopping_rule(spec)
+    assert [rule.should_stop(trial, 1, value) for trial, value in enumerate([0.5, 0.5, 0.39, 0.41])] == [
+        False, False, True, False,
+    ]  # fmt: skip
+    median = MedianRule(1, margin=0.1)
+    for trial in range(3):
+        median.should_stop(trial, 1, 0.5)
+    assert not median.should_stop(3, 1, 0.41)
+    assert median.should_stop(4, 1, 0.39)
+
+
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 @pytest.mark.parametrize("rule", [Asha((2,), 2), MedianRule(1), RunAll()])
 def test_no_rule_is_fooled_by_what_is_not_finite(rule: Asha | MedianRule | RunAll, value: float) -> None:

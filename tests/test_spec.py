@@ -201,6 +201,7 @@ LIMITS: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
     "search.time_budget": ((TINY, 1e308), (0, -60)),
     "scheduler.grace_epochs": ((1, 2**63 - 1), (0,)),
     "scheduler.reduction_factor": ((1.0000001, 1000), (1, 0, 1000.1)),
+    "scheduler.margin": ((0, 1e308), (-0.01,)),
     "resources.cpus_per_trial": ((TINY, 4096), (0, -1, 4097)),
     "resources.gpus_per_trial": ((0, 64), (-0.5, 65)),
     "resources.max_concurrent": ((1, 2**63 - 1), (0, -1)),

@@ -9,12 +9,19 @@ from __future__ import annotations
 import math
 import statistics
 from collections import defaultdict
+from collections.abc import Mapping
 from typing import Any, Protocol
 
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
 from tune_resnet.records import REFERENCE_TRIAL
 from tune_resnet.spec import SearchSpec, rung_epochs
+
+
+def quality(signal: str, result: Mapping[str, Any]) -> float:
+    """A signal's value in an epoch's row, turned so that higher is better."""
+    value = float(result[signal])
+    return -value if signal.endswith("loss") else value
 
 
 class StoppingRule(Protocol):
@@ -29,11 +36,13 @@ class Asha:
     Tuning", 2020, arXiv:1810.05934).
 
     At each rung a trial goes on if it is among the best 1 / `reduction_factor` (rounded up) of all that have reached
-    the rung so far. A value that is not finite never goes on, and never counts.
+    the rung so far, or within `margin` of them: what lies within noise of the cut is not stopped. A value that is not
+    finite never goes on, and never counts.
     """
 
-    def __init__(self, rungs: tuple[int, ...], reduction_factor: float) -> None:
+    def __init__(self, rungs: tuple[int, ...], reduction_factor: float, margin: float = 0.0) -> None:
         self.reduction_factor = reduction_factor
+        self.margin = margin
         self.values: dict[int, dict[int, float]] = {epoch: {} for epoch in rungs}
 
     def should_stop(self, trial: int, epoch: int, value: float) -> bool:
@@ -43,20 +52,22 @@ class Asha:
             return False
         rung = self.values[epoch]
         rung[trial] = value
-        better = sum(other > value for other in rung.values())
+        better = sum(other > value + self.margin for other in rung.values())
         return better >= math.ceil(len(rung) / self.reduction_factor)
 
 
 class MedianRule:
     """Stops a trial whose best value so far is below the median of the others' running means up to the same epoch.
 
-    From `grace_epochs` on and against at least three others. Golovin et al., "Google Vizier", KDD 2017, section 3.2.2.
+    By more than `margin`, from `grace_epochs` on, against at least three others. Golovin et al., "Google Vizier", KDD
+    2017, section 3.2.2.
     """
 
     least_others = 3
 
-    def __init__(self, grace_epochs: int) -> None:
+    def __init__(self, grace_epochs: int, margin: float = 0.0) -> None:
         self.grace_epochs = grace_epochs
+        self.margin = margin
         self.curves: defaultdict[int, dict[int, float]] = defaultdict(dict)
 
     def should_stop(self, trial: int, epoch: int, value: float) -> bool:
@@ -70,7 +81,7 @@ class MedianRule:
         ]
         if epoch < self.grace_epochs or len(means) < self.least_others:
             return False
-        return max(self.curves[trial].values()) < statistics.median(means)
+        return max(self.curves[trial].values()) + self.margin < statistics.median(means)
 
 
 class RunAll:
@@ -84,9 +95,9 @@ def stopping_rule(spec: SearchSpec) -> StoppingRule:
     """The rule that a spec names."""
     scheduler = spec.scheduler
     if scheduler.name == "asha":
-        return Asha(rung_epochs(scheduler, spec.train.epochs), scheduler.reduction_factor)
+        return Asha(rung_epochs(scheduler, spec.train.epochs), scheduler.reduction_factor, scheduler.margin)
     if scheduler.name == "median":
-        return MedianRule(scheduler.grace_epochs)
+        return MedianRule(scheduler.grace_epochs, scheduler.margin)
     return RunAll()
 
 
@@ -98,10 +109,9 @@ class EarlyStopping(FIFOScheduler):  # type: ignore[misc]
         super().__init__()
         self.rule = stopping_rule(spec)
         self.signal = spec.scheduler.signal
-        self.sign = -1.0 if self.signal.endswith("loss") else 1.0
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         number = trial.config["trial"]
-        stop = self.rule.should_stop(number, result["epoch"], self.sign * result[self.signal])
+        stop = self.rule.should_stop(number, result["epoch"], quality(self.signal, result))
         go_on = not stop or number == REFERENCE_TRIAL
         return str(TrialScheduler.CONTINUE if go_on else TrialScheduler.STOP)

@@ -106,6 +106,7 @@ class SchedulerSpec(Section):
     grace_epochs: int = setting(1, ge=1)  # first epoch at which a trial may be stopped
     reduction_factor: float = setting(2, gt=1, le=1000)  # asha: 1 of this many goes on from each rung
     signal: str = setting("val_accuracy", choices=SIGNALS)  # the epochs.csv column that trials are compared on
+    margin: float = setting(0.0, ge=0)  # in the signal's unit: what is worse than the cut by no more goes on (noise)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from scipy.stats import qmc  # type: ignore[import-untyped]
+from scipy.stats import qmc
 from signals import WatchedRun
 
 from tune_resnet.data import Split, load_dataset, search_split
@@ -70,7 +70,7 @@ def design(count: int) -> list[dict[str, float]]:
 
 
 def planned(configurations: int, epochs: int) -> list[Run]:
-    """All runs, in an order that makes an unfinished table useful: every configuration, then more seeds, then cycles."""
+    """All runs, in an order that makes an unfinished table useful: all configurations, then more seeds, then cycles."""
     first, *others = SEEDS
     numbers = range(configurations)
     return [
