@@ -14,13 +14,14 @@ import tune_resnet
 
 # highest first: a module imports only from lines below its own
 LAYERS = (
-    ("report", "confirm", "predict", "search"),
+    ("report", "predict", "search"),
+    ("confirm",),  # search starts it, and imports it only then
     ("tuning", "baseline"),
     ("progress", "analysis"),
     ("plan", "drawing"),
-    ("outlook", "findings"),
-    ("trainable", "searcher", "scheduler", "options", "frames"),
-    ("train", "weights", "reading"),
+    ("outlook", "findings", "verdict"),
+    ("trainable", "pool", "searcher", "options", "frames"),
+    ("train", "weights", "reading", "paired", "scheduler"),
     ("augment",),
     ("records", "data", "model", "schedule", "device", "environment"),
     ("folder", "spec"),
@@ -29,7 +30,7 @@ LAYERS = (
     ("text",),
 )
 MAY_IMPORT = {
-    "ray": {"trainable", "searcher", "scheduler", "progress", "tuning", "plan", "search", "confirm"},
+    "ray": {"trainable", "searcher", "scheduler", "progress", "tuning", "plan", "pool", "search"},
     "optuna": {"searcher", "search", "report", "findings"},
 }
 # not while they are imported themselves; inside a function is fine

@@ -53,6 +53,17 @@ def test_flags_override_the_file(tmp_path: Path) -> None:
     assert (spec.search.num_samples, spec.search.sampler, spec.train.max_lr) == (9, "gp", 0.02)
 
 
+def test_a_run_to_confirm_brings_its_spec(tmp_path: Path) -> None:
+    (tmp_path / "spec.toml").write_text(
+        "[search]\nnum_samples = 7\n[resources]\ndevice = 'cpu'\ngpus_per_trial = 0.0\n"
+    )
+    options = parse_options(["--resume", str(tmp_path), "--confirm", "5", "--max-concurrent", "1"])
+    assert (options.confirm, options.resume) == (5, tmp_path)
+    assert (options.spec.search.num_samples, options.spec.resources.max_concurrent) == (7, 1)
+    options = parse_options(["--resume", str(tmp_path), "--confirm", "5", "--device", "cuda"])
+    assert options.spec.resources.gpus_per_trial is None
+
+
 def test_a_folder_spec_may_leave_the_folder_to_the_command_line(tmp_path: Path) -> None:
     file = tmp_path / "a.toml"
     file.write_text("[data]\ndataset = 'folder'\n")
@@ -99,6 +110,14 @@ BAD = [
     (["--name", "a/b"], "search.name must be one folder's name (see --runs-dir for its place), got 'a/b'"),
     (["--name", ".."], "search.name must be one folder's name (see --runs-dir for its place), got '..'"),
     (["--name", ""], "search.name must not be empty or hold NUL, got ''"),
+    (["--confirm", "1"], "--confirm must be at least 2 seeds, got 1"),
+    (["--confirm", "2", "--baseline"], "--confirm needs a search's winner: --baseline has none"),
+    (["--resume", "x"], "--resume so far needs --confirm N: an ended run can be confirmed, not extended"),
+    (["--resume", "x", "--confirm", "2"], "cannot read x/spec.toml: No such file or directory"),
+    (
+        ["--resume", "x", "--confirm", "2", "--num-samples", "3"],
+        "--num-samples does not go with --resume: the run's own spec.toml says what it is",
+    ),
     (["--experiment", "/none.toml"], "cannot read /none.toml: No such file or directory"),
 ]  # fmt: skip
 
@@ -132,7 +151,8 @@ def test_help_is_quick_and_names_every_flag() -> None:
     assert time.monotonic() - started < 10  # a loaded machine; the goal of one second is in the benchmarks
     flags = (
         "experiment num-samples baseline dataset data-dir limit-train width epochs scheduler sampler cpus-per-trial "
-        "gpus-per-trial max-concurrent time-budget seed device precision name runs-dir address dry-run"
+        "gpus-per-trial max-concurrent time-budget seed device precision name runs-dir address dry-run "
+        "confirm resume"
     )
     for flag in flags.split():
         assert f"--{flag} " in done.stdout or f"--{flag}\n" in done.stdout, flag

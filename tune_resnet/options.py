@@ -27,6 +27,12 @@ Hyperparameters (learning rate, weight decay, gradient clip) and their bounds ar
 see experiments/*.toml. Flags override the file. Exit codes: 0 done, 1 the search failed, 2 bad input,
 130 interrupted (Ctrl-C), 143 terminated."""
 
+LEAST_SEEDS = 2  # to confirm with: fewer have no spread
+_WITH_RESUME = {  # a run's own spec says what it is; these say where its images are and how to train
+    "resume", "confirm", "address", "data.data_dir", "resources.device", "resources.cpus_per_trial",
+    "resources.gpus_per_trial", "resources.max_concurrent",
+}  # fmt: skip
+
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
@@ -34,6 +40,8 @@ class Options:
 
     spec: SearchSpec
     baseline: bool
+    confirm: int | None  # paired seeds
+    resume: Path | None  # the run directory to confirm; None: a new run's
     dry_run: bool
     runs_dir: Path
     address: str | None
@@ -64,6 +72,10 @@ def _parser() -> argparse.ArgumentParser:
     what = parser.add_argument_group("what to run")
     what.add_argument("--experiment", type=Path, metavar="FILE.toml", help="settings to start from")
     what.add_argument("--baseline", action="store_true", help="one run of the reference on the full training set")
+    what.add_argument(
+        "--confirm", type=int, metavar="N", help="then winner and reference again with N seeds, on the test set"
+    )
+    what.add_argument("--resume", type=Path, metavar="RUN", help="with --confirm: the winner of this run directory")
     what.add_argument("--dry-run", action="store_true", help="print the plan and its estimated time, then stop")
     what.add_argument("--num-samples", type=int, dest="search.num_samples", metavar="N", help="trials (default 32)")
     what.add_argument("--time-budget", type=_seconds, dest="search.time_budget", metavar="T", help="90s, 30m or 1.5h")
@@ -99,14 +111,43 @@ def parse_options(arguments: Sequence[str]) -> Options:
     if unknown:
         raise SpecError(_about_unknown(unknown[0], parser))
     given = vars(known)
+    _check_together(given)
     settings = {key: value for key, value in given.items() if "." in key}
+    if "resume" in given and "resources.device" in settings:
+        settings.setdefault("resources.gpus_per_trial", None)  # the run's own share is of the device it had
     return Options(
-        spec=_resolve(given.get("experiment"), settings),
+        spec=_resolve(_spec_file(given), settings),
         baseline=given.get("baseline", False),
+        confirm=given.get("confirm"),
+        resume=given.get("resume"),
         dry_run=given.get("dry_run", False),
         runs_dir=given.get("runs_dir", Path("runs")),
         address=given.get("address"),
     )
+
+
+def _check_together(given: dict[str, Any]) -> None:
+    """SpecError where --confirm or --resume is wrong, or does not go with another flag."""
+    if "confirm" in given and given["confirm"] < LEAST_SEEDS:
+        raise SpecError(f"--confirm must be at least {LEAST_SEEDS} seeds, got {given['confirm']}")
+    if "confirm" in given and "baseline" in given:
+        raise SpecError("--confirm needs a search's winner: --baseline has none")
+    if "resume" not in given:
+        return
+    if "confirm" not in given:
+        raise SpecError("--resume so far needs --confirm N: an ended run can be confirmed, not extended")
+    for key in given:
+        if key not in _WITH_RESUME:
+            flag = key.rpartition(".")[2].replace("_", "-")
+            raise SpecError(f"--{flag} does not go with --resume: the run's own spec.toml says what it is")
+
+
+def _spec_file(given: dict[str, Any]) -> Path | None:
+    """The file that the settings start from."""
+    if "resume" not in given:
+        return given.get("experiment")
+    path: Path = given["resume"] / "spec.toml"
+    return path
 
 
 def _about_unknown(argument: str, parser: argparse.ArgumentParser) -> str:

@@ -9,6 +9,8 @@
       checkpoints/  models of trials that have just finished, until they become best/ or are deleted
       best/         model.safetensors and spec.toml of the winner
       ray/          Ray Tune's own folder, TensorBoard events included
+      confirm.csv   with --confirm: one row per training of winner or reference (columns: verdict.py)
+      confirm.json  the verdict
 
 A trial is `running`, and ends as `finished` (all its epochs), `stopped` (early), `failed` (error or non-finite loss) or
 `interrupted` (the search ended first).

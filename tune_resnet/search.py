@@ -35,6 +35,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     try:
         options = parse_options(sys.argv[1:] if arguments is None else arguments)
+        if options.resume and options.confirm:
+            return _confirm_ended(options.resume, options.confirm, options, console)
         command = _baseline if options.baseline else _search
         return command(options, console, started)
     except UserError as error:
@@ -51,6 +53,10 @@ def _search(options: Options, console: Console, started: float) -> int:
 
     dataset = load_dataset(options.spec.data)
     split = search_split(dataset, options.spec.data)
+    if options.confirm:
+        from tune_resnet.confirm import judging_images
+
+        judging_images(dataset)  # complains now, not after hours of searching
 
     with ExitStack() as stack:
         with console.status("starting Ray and timing a few steps"):
@@ -64,7 +70,22 @@ def _search(options: Options, console: Console, started: float) -> int:
             return 0
         run = _new_run(path, plan, dataset, started)
         ended_by = run_search(plan, split, run, console)
-    return _conclude(run, console, started, ended_by)
+    code = _conclude(run, console, started, ended_by)
+    if code or options.confirm is None:
+        return code
+    from tune_resnet.confirm import confirm
+
+    return confirm(run.path, plan.spec, dataset, options.confirm, options.address, console)
+
+
+def _confirm_ended(path: Path, count: int, options: Options, console: Console) -> int:
+    """Confirms a run that has ended."""
+    from tune_resnet.data import load_dataset
+
+    dataset = load_dataset(options.spec.data)
+    from tune_resnet.confirm import confirm
+
+    return confirm(path, options.spec, dataset, count, options.address, console)
 
 
 def _baseline(options: Options, console: Console, started: float) -> int:
@@ -133,17 +154,20 @@ def _conclude(run: RunDirectory, console: Console, started: float, ended_by: int
     run.write_env({**frames.env, "ended_at": ended, "wall_seconds": ended - started})
     console.print()
     console.print(ranked_table(frames, _TOP))
-    finished = not best_trials(frames, 1).empty
+    best = best_trials(frames, 1)
     _say(console, ["", comparison_sentence(frames), ""])
-    _say(console, _next_commands(run, finished))
+    _say(console, _next_commands(run, finished=not best.empty, beaten=not best["reference"].all()))
     if ended_by is not None:
         return 128 + ended_by
-    return 0 if finished else 1
+    return 1 if best.empty else 0
 
 
-def _next_commands(run: RunDirectory, finished: bool) -> list[str]:
+def _next_commands(run: RunDirectory, *, finished: bool, beaten: bool) -> list[str]:
+    """`beaten`: a trial is better than the reference."""
     path = _relative(run.path)
     lines = [f"run         {path}", f"look closer python -m tune_resnet.analysis {path}"]
+    if beaten:
+        lines.append(f"prove it    python -m tune_resnet.search --confirm 5 --resume {path}")
     if finished:
         lines.append(f"use it      python -m tune_resnet.predict {path} IMAGE ...")
     return lines

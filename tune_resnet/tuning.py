@@ -71,7 +71,7 @@ class SearchEnd(tune.Stopper):  # type: ignore[misc]
 
 
 @contextmanager
-def _signals_to(end: SearchEnd, console: Console) -> Iterator[None]:
+def signals_to(end: SearchEnd, console: Console) -> Iterator[None]:
     """The first SIGINT or SIGTERM ends the search in order; the second acts as it always does."""
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
@@ -166,7 +166,7 @@ def run_search(plan: Plan, data: Split, run: RunDirectory, console: Console) -> 
         ),
     )
     try:
-        with progress, _signals_to(end, console):
+        with progress, signals_to(end, console):
             tuner.fit()
     finally:
         searcher.close()
