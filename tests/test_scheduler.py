@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from tune_resnet.records import REFERENCE_TRIAL
 from tune_resnet.scheduler import Asha, EarlyStopping, MedianRule, RunAll, stopping_rule
-from tune_resnet.spec import SchedulerSpec, SearchSpec, TrainSpec
+from tune_resnet.spec import SchedulerSpec, SearchSpec, TrainSpec, rung_epochs
 
 many = settings(derandomize=True, deadline=None, max_examples=200)
 values = st.lists(st.floats(-10, 10), min_size=1, max_size=40)
@@ -39,7 +39,9 @@ def test_asha_halves_a_worsening_series_to_its_first() -> None:
 
 
 def test_what_lies_within_the_margin_of_the_cut_goes_on() -> None:
-    spec = SearchSpec(scheduler=SchedulerSpec(margin=0.1), train=TrainSpec(epochs=4))
+    spec = SearchSpec(
+        scheduler=SchedulerSpec(grace_epochs=1, reduction_factor=2, margin=0.1), train=TrainSpec(epochs=4)
+    )
     rule = stopping_rule(spec)
     assert [rule.should_stop(trial, 1, value) for trial, value in enumerate([0.5, 0.5, 0.39, 0.41])] == [
         False, False, True, False,
@@ -86,13 +88,20 @@ def test_the_median_rule_compares_the_best_value_with_running_means() -> None:
     assert not rule.should_stop(3, 2, 0.1)  # its best is still 0.6
 
 
+@pytest.mark.parametrize(("epochs", "rungs"), [(1, ()), (2, (1,)), (4, (2,)), (8, (3,)), (16, (6,)), (30, (11,))])
+def test_by_default_trials_are_judged_once_shortly_before_the_rates_peak(epochs: int, rungs: tuple[int, ...]) -> None:
+    assert rung_epochs(SchedulerSpec(), epochs) == rungs
+
+
 @pytest.mark.parametrize(("name", "kind"), [("asha", Asha), ("median", MedianRule), ("none", RunAll)])
 def test_a_spec_names_its_rule(name: str, kind: type) -> None:
     assert isinstance(stopping_rule(SearchSpec(scheduler=SchedulerSpec(name=name))), kind)
 
 
 def decisions(signal: str, reports: list[tuple[int, dict[str, float]]]) -> list[str]:
-    spec = SearchSpec(scheduler=SchedulerSpec(signal=signal), train=TrainSpec(epochs=8))
+    spec = SearchSpec(
+        scheduler=SchedulerSpec(signal=signal, grace_epochs=1, reduction_factor=2, margin=0), train=TrainSpec(epochs=8)
+    )
     scheduler = EarlyStopping(spec)
     return [
         scheduler.on_trial_result(None, SimpleNamespace(config={"trial": trial}), {"epoch": 1, **result})

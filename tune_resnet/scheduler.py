@@ -15,7 +15,7 @@ from typing import Any, Protocol
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
 from tune_resnet.records import REFERENCE_TRIAL
-from tune_resnet.spec import SearchSpec, rung_epochs
+from tune_resnet.spec import SearchSpec, first_rung, rung_epochs
 
 
 def quality(signal: str, result: Mapping[str, Any]) -> float:
@@ -97,7 +97,7 @@ def stopping_rule(spec: SearchSpec) -> StoppingRule:
     if scheduler.name == "asha":
         return Asha(rung_epochs(scheduler, spec.train.epochs), scheduler.reduction_factor, scheduler.margin)
     if scheduler.name == "median":
-        return MedianRule(scheduler.grace_epochs, scheduler.margin)
+        return MedianRule(first_rung(scheduler, spec.train.epochs), scheduler.margin)
     return RunAll()
 
 

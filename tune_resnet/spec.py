@@ -99,14 +99,14 @@ class BudgetSpec(Section):
 
 @dataclass(frozen=True, kw_only=True)
 class SchedulerSpec(Section):
-    """Early stopping."""
+    """Early stopping. The defaults are what experiments/LOG.md (2026-11-23) found to keep the winners."""
 
     section = "scheduler"
     name: str = setting("asha", choices=SCHEDULERS)
-    grace_epochs: int = setting(1, ge=1)  # first epoch at which a trial may be stopped
-    reduction_factor: float = setting(2, gt=1, le=1000)  # asha: 1 of this many goes on from each rung
-    signal: str = setting("val_accuracy", choices=SIGNALS)  # the epochs.csv column that trials are compared on
-    margin: float = setting(0.0, ge=0)  # in the signal's unit: what is worse than the cut by no more goes on (noise)
+    grace_epochs: int | None = setting(None, ge=1)  # first epoch at which a trial may be stopped; None: 3/8 of all
+    reduction_factor: float = setting(3, gt=1, le=1000)  # asha: 1 of this many goes on from each rung
+    signal: str = setting("train_loss", choices=SIGNALS)  # the epochs.csv column that trials are compared on
+    margin: float = setting(0.015, ge=0)  # in the signal's unit: what is worse than the cut by no more goes on (noise)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,19 +159,27 @@ class SearchSpec:
         return tomli_w.dumps({item.name: tables[item.name] for item in fields(self)})
 
 
+def first_rung(scheduler: SchedulerSpec, epochs: int) -> int:
+    """The first epoch at which a trial may be stopped.
+
+    By default shortly before the rate's peak, halfway: earlier a signal says little, and at the peak it says least.
+    """
+    return scheduler.grace_epochs or max(1, round(3 / 8 * epochs))
+
+
 def rung_epochs(scheduler: SchedulerSpec, epochs: int) -> tuple[int, ...]:
     """The epochs at which ASHA compares trials, in increasing order; none for other schedulers.
 
-    They are grace_epochs times each power of reduction_factor, rounded, below `epochs`.
+    They are the first rung times each power of reduction_factor, rounded, below `epochs`.
     """
-    grace, factor = scheduler.grace_epochs, scheduler.reduction_factor
+    first, factor = first_rung(scheduler, epochs), scheduler.reduction_factor
     rungs: list[int] = []
     power = 0
-    while scheduler.name == "asha" and (epoch := round(grace * factor**power)) < epochs:
+    while scheduler.name == "asha" and (epoch := round(first * factor**power)) < epochs:
         if not rungs or epoch > rungs[-1]:
             rungs.append(epoch)
         # A factor close to 1 takes very many powers to leave this epoch: go on with the last that is still in it.
-        power = max(power + 1, math.floor(math.log((epoch + 0.5) / grace) / math.log(factor)))
+        power = max(power + 1, math.floor(math.log((epoch + 0.5) / first) / math.log(factor)))
     return tuple(rungs)
 
 
