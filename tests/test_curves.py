@@ -79,7 +79,8 @@ def test_every_run_is_planned_once_and_every_configuration_first() -> None:
     runs = curves.planned(64, 8)
     assert len(runs) == len(set(runs)) == 64 + 24 * 3 + 16 * 2
     assert runs[:64] == [curves.Run(number, 0, 8) for number in range(64)]
-    assert {run.epochs for run in runs[64:136]} == {1, 2, 4}
+    assert {(run.epochs, run.seed) for run in runs[64:96]} == {(8, 1), (8, 2)}
+    assert {(run.epochs, run.seed) for run in runs[96:]} == {(1, 0), (2, 0), (4, 0)}
     assert len(curves.planned(2, 2)) == 2 + 2 * 1 + 2 * 2
 
 
