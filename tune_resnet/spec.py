@@ -106,7 +106,7 @@ class SchedulerSpec(Section):
     grace_epochs: int | None = setting(None, ge=1)  # first epoch at which a trial may be stopped; None: 3/8 of all
     reduction_factor: float = setting(3, gt=1, le=1000)  # asha: 1 of this many goes on from each rung
     signal: str = setting("train_loss", choices=SIGNALS)  # the epochs.csv column that trials are compared on
-    margin: float = setting(0.015, ge=0)  # in the signal's unit: what is worse than the cut by no more goes on (noise)
+    margin: float = setting(0.03, ge=0)  # in the signal's unit: what is worse than the cut by no more goes on (noise)
 
 
 @dataclass(frozen=True, kw_only=True)
