@@ -47,6 +47,9 @@ num_samples = 12
 sampler = "random"
 [scheduler]
 signal = "train_loss"
+grace_epochs = 1
+reduction_factor = 2
+margin = 0.0
 [resources]
 device = "cpu"
 """
