@@ -19,9 +19,10 @@ LAYERS = (
     ("tuning", "baseline"),
     ("progress", "analysis"),
     ("plan", "drawing"),
-    ("outlook", "findings", "verdict"),
+    ("outlook", "findings", "fidelity", "verdict"),
     ("trainable", "pool", "searcher", "options", "frames"),
-    ("train", "weights", "reading", "paired", "scheduler"),
+    ("train", "weights", "reading", "paired", "scheduler", "sampler"),
+    ("estimate",),
     ("augment",),
     ("records", "data", "model", "schedule", "device", "environment"),
     ("folder", "spec"),
@@ -31,7 +32,7 @@ LAYERS = (
 )
 MAY_IMPORT = {
     "ray": {"trainable", "searcher", "scheduler", "progress", "tuning", "plan", "pool", "search"},
-    "optuna": {"searcher", "search", "report", "findings"},
+    "optuna": {"searcher", "sampler", "search", "report", "findings"},
 }
 # not while they are imported themselves; inside a function is fine
 HEAVY = {"torch", "torchvision", "ray", "pandas", "optuna"}

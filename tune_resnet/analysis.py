@@ -12,14 +12,17 @@ from pathlib import Path
 
 from rich.console import Console
 
-from tune_resnet.drawing import comparison_sentence, print_overview, print_run, ranked_table, say
+from tune_resnet.drawing import comparison_sentence, print_fidelity, print_overview, print_run, ranked_table, say
+from tune_resnet.fidelity import fidelity, run_fidelity
 from tune_resnet.findings import (
     Comparison,
     best_trials,
     compare_to_reference,
+    estimates,
     importance,
     ranked_trials,
     rung_table,
+    winner,
 )
 from tune_resnet.frames import (
     RunFrames,
@@ -40,13 +43,17 @@ __all__ = [
     "best_trials",
     "compare_to_reference",
     "comparison_sentence",
+    "estimates",
+    "fidelity",
     "importance",
     "load_run",
     "main",
     "merge_runs",
     "ranked_table",
     "ranked_trials",
+    "run_fidelity",
     "rung_table",
+    "winner",
 ]
 
 _PIPE_WIDTH = 1000  # characters, so that no column is cut where output is not a terminal
@@ -70,6 +77,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print_run(console, run, label, options.top)
     if len(runs) > 1:
         print_overview(console, runs)
+    if options.fidelity:
+        for run, label in zip(runs, run_labels(runs), strict=True):
+            print_fidelity(console, run, label)
     for path in written:
         say(console, f"wrote {printable(path)}")
     return 0
@@ -81,6 +91,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="a run directory, as runs/NAME")
     parser.add_argument("--top", type=_positive, default=10, metavar="N", help="trials shown of each run (default 10)")
+    parser.add_argument("--fidelity", action="store_true", help="how far early signals could be trusted in each run")
     parser.add_argument("--csv", type=Path, metavar="DIR", help="write all trials and epochs there as CSV")
     parser.add_argument("--parquet", type=Path, metavar="DIR", help="write all trials and epochs there as Parquet")
     return parser

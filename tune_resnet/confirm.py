@@ -21,7 +21,7 @@ from tune_resnet.data import Dataset, Split, baseline_split
 from tune_resnet.drawing import say
 from tune_resnet.environment import describe_environment
 from tune_resnet.errors import UserError
-from tune_resnet.findings import best_trials
+from tune_resnet.findings import winner
 from tune_resnet.frames import load_run
 from tune_resnet.options import LEAST_SEEDS
 from tune_resnet.paired import analyse_pairs
@@ -99,16 +99,16 @@ def _prepare(path: Path, spec: SearchSpec, dataset: Dataset, count: int) -> _Con
     images, frames = judging_images(dataset), load_run(path)
     if frames.env.get("dataset_fingerprint") != dataset.fingerprint:
         raise ConfirmError(f"the images differ from those of {frames.name}: env.json has another dataset_fingerprint")
-    best = best_trials(frames, 1).to_dict("records")
-    if not best:
+    best = winner(frames)
+    if best is None:
         raise ConfirmError(f"{frames.name} has no finished trial to confirm")
-    if best[0]["reference"]:
+    if best["reference"]:
         return None
     return _Confirmation(
         path=frames.path,
         spec=spec,
-        trial=best[0]["trial"],
-        winner=replace(spec.train, **{name: best[0][name] for name in TUNABLE}),
+        trial=best["trial"],
+        winner=replace(spec.train, **{name: best[name] for name in TUNABLE}),
         seeds=tuple(spec.train.seed + SEED_OFFSET + number for number in range(count)),
         images=images,
     )

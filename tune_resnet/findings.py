@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Hashable
 from dataclasses import dataclass
+from typing import Any
 
 import pandas as pd
 
 from tune_resnet.frames import STATES, RunFrames, accuracy_column
 from tune_resnet.records import FINISHED, REFERENCE_TRIAL, STOPPED
-from tune_resnet.spec import rung_epochs
+from tune_resnet.spec import first_rung, rung_epochs
 
 LEAST_FOR_IMPORTANCE = 4  # finished trials
 LEAST_FOR_AGREEMENT = 3  # finished trials
@@ -26,7 +28,7 @@ RUNG_DTYPES = {
 
 
 def ranked_trials(frames: RunFrames) -> pd.DataFrame:
-    """All trials, the best first, with a last column `reference` (bool).
+    """All trials, the best first, with two more columns: `estimate`, see `estimates`, and `reference` (bool).
 
     Finished trials come first, by accuracy; then running, stopped, interrupted and failed ones, each by epochs done,
     then by accuracy. Equals are in order of their numbers.
@@ -41,7 +43,28 @@ def ranked_trials(frames: RunFrames) -> pd.DataFrame:
         }
     )
     ranked = trials.loc[keys.sort_values(list(keys.columns)).index].reset_index(drop=True)
-    return ranked.assign(reference=ranked["trial"] == REFERENCE_TRIAL)
+    estimate = ranked["trial"].map(estimates(frames))
+    return ranked.assign(estimate=estimate, reference=ranked["trial"] == REFERENCE_TRIAL)
+
+
+def estimates(frames: RunFrames) -> pd.Series:
+    """Of each finished trial, the accuracy in [0, 1] that its configuration is likely to have with any seed; else NaN.
+
+    `estimate.Estimate` of all the run's trials: it smooths over similar configurations and over early losses, so that
+    luck with the one seed counts less. As measured in a baseline, and for trials outside of the space.
+    """
+    from tune_resnet.estimate import estimated_accuracy, unit_points
+
+    trials, space = frames.trials.set_index("trial"), frames.spec.space
+    final = trials[accuracy_column(frames)].where(trials["state"] == FINISHED)
+    inside = pd.concat([trials[name].between(domain.low, domain.high) for name, domain in space.items()], axis=1)
+    known = trials[inside.all(axis=1)]  # a spec edited by hand may no longer contain its trials
+    if len(known) and accuracy_column(frames) == "val_accuracy":
+        rung = min(first_rung(frames.spec.scheduler, frames.spec.train.epochs), frames.spec.train.epochs)
+        early = frames.epochs[frames.epochs["epoch"] == rung].set_index("trial")["train_loss"].reindex(known.index)
+        points = unit_points(known[list(space)].to_dict("records"), space)
+        final[known.index] = estimated_accuracy(points, early.to_numpy(), final[known.index].to_numpy())
+    return final
 
 
 def best_trials(frames: RunFrames, n: int = 10) -> pd.DataFrame:
@@ -50,47 +73,57 @@ def best_trials(frames: RunFrames, n: int = 10) -> pd.DataFrame:
     return ranked[(ranked["state"] == FINISHED) & ranked[accuracy_column(frames)].notna()].head(n)
 
 
+def winner(frames: RunFrames) -> dict[Hashable, Any] | None:
+    """The finished trial with the highest estimate, keys as the columns of `ranked_trials`; None: none has finished."""
+    finished = best_trials(frames, len(frames.trials)).to_dict("records")
+    return max(finished, key=lambda row: row["estimate"], default=None)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """The best finished trial beside the reference; None is what is not known (yet).
+    """The winner beside the reference; None is what is not known (yet).
 
-    Both are judged on the same images and trained once, with one seed. The best is the highest of `finished` noisy
-    figures, so `gain` is biased upward (the winner's curse) until both are run again on fresh seeds.
+    Both are judged on the same images and trained once, with one seed. The winner was chosen among `finished` noisy
+    figures, so `gain` is biased upward (the winner's curse); `estimated_gain` less so, for the winner is the finished
+    trial with the highest estimate, see `estimates`.
     """
 
     finished: int  # trials with all their epochs
     judged_on: str  # "validation" or "test" images
     images: int | None  # how many
-    best_trial: int | None
-    best_accuracy: float | None  # in [0, 1]
+    winner: int | None
+    winner_accuracy: float | None  # in [0, 1]
     reference_state: str | None  # None: not started
     reference_accuracy: float | None  # in [0, 1]; None: not finished
     gain: float | None  # percentage points
+    estimated_gain: float | None  # percentage points
     standard_error: float | None  # of `gain`, percentage points; see `_standard_error`
 
 
 def compare_to_reference(frames: RunFrames) -> Comparison:
-    """The best finished trial against the reference of the same run."""
+    """The winner against the reference of the same run."""
     column = accuracy_column(frames)
-    finished = best_trials(frames, len(frames.trials)).set_index("trial")[column]
+    finished = best_trials(frames, len(frames.trials))
+    best = winner(frames)
+    reference = next((row for row in finished.to_dict("records") if row["reference"]), None)
     states = frames.trials.set_index("trial")["state"]
     images = frames.env.get("held_out_images")
     images = images if type(images) is int and images > 0 else None  # env.json may hold anything
-    best = float(finished.iloc[0]) if len(finished) else None
-    reference = float(finished[REFERENCE_TRIAL]) if REFERENCE_TRIAL in finished.index else None
-    gain = error = None
+    gain = estimated_gain = error = None
     if best is not None and reference is not None:
-        gain = 100 * (best - reference)
-        error = None if images is None else _standard_error(best, reference, images)
+        gain = 100 * (best[column] - reference[column])
+        estimated_gain = 100 * (best["estimate"] - reference["estimate"])
+        error = None if images is None else _standard_error(best[column], reference[column], images)
     return Comparison(
         finished=len(finished),
         judged_on="test" if column == "test_accuracy" else "validation",
         images=images,
-        best_trial=int(finished.index[0]) if len(finished) else None,
-        best_accuracy=best,
+        winner=None if best is None else int(best["trial"]),
+        winner_accuracy=None if best is None else float(best[column]),
         reference_state=states.get(REFERENCE_TRIAL),
-        reference_accuracy=reference,
+        reference_accuracy=None if reference is None else float(reference[column]),
         gain=gain,
+        estimated_gain=estimated_gain,
         standard_error=error,
     )
 

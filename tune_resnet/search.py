@@ -147,19 +147,19 @@ def _new_run(path: Path, plan: Outlook, dataset: Dataset, started: float) -> Run
 
 def _conclude(run: RunDirectory, console: Console, started: float, ended_by: int | None) -> int:
     """Prints what was found and what to do next; the exit code."""
-    from tune_resnet.analysis import best_trials, comparison_sentence, load_run, ranked_table
+    from tune_resnet.analysis import comparison_sentence, load_run, ranked_table, winner
 
     frames = load_run(run.path)
     ended = time.time()
     run.write_env({**frames.env, "ended_at": ended, "wall_seconds": ended - started})
     console.print()
     console.print(ranked_table(frames, _TOP))
-    best = best_trials(frames, 1)
+    best = winner(frames)
     _say(console, ["", comparison_sentence(frames), ""])
-    _say(console, _next_commands(run, finished=not best.empty, beaten=not best["reference"].all()))
+    _say(console, _next_commands(run, finished=best is not None, beaten=best is not None and not best["reference"]))
     if ended_by is not None:
         return 128 + ended_by
-    return 1 if best.empty else 0
+    return 1 if best is None else 0
 
 
 def _next_commands(run: RunDirectory, *, finished: bool, beaten: bool) -> list[str]:

@@ -18,8 +18,9 @@ from optuna.samplers import BaseSampler, CmaEsSampler, GPSampler, RandomSampler,
 from optuna.trial import TrialState
 from ray.tune.search import Searcher
 
-from tune_resnet.records import FINISHED, STOPPED, ending
-from tune_resnet.spec import SearchSpec
+from tune_resnet.records import FAILED, FINISHED, STOPPED, ending
+from tune_resnet.sampler import EARLY, MultiFidelitySampler, optuna_domain
+from tune_resnet.spec import SearchSpec, first_rung
 
 STUDY_NAME = "tune_resnet"
 
@@ -29,6 +30,8 @@ _TOLD = {FINISHED: TrialState.COMPLETE, STOPPED: TrialState.PRUNED}
 def make_sampler(spec: SearchSpec) -> BaseSampler:
     """The Optuna sampler that a spec names, seeded by the spec."""
     seed = spec.train.seed
+    if spec.search.sampler == "multifidelity":
+        return MultiFidelitySampler(spec.space, seed)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         if spec.search.sampler == "tpe":
@@ -51,6 +54,7 @@ class OptunaSearcher(Searcher):  # type: ignore[misc]
         super().__init__()
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self.epochs = spec.train.epochs
+        self.early_epoch = min(first_rung(spec.scheduler, self.epochs), self.epochs)
         self.study = optuna.create_study(
             study_name=STUDY_NAME,
             storage=f"sqlite:///{study_db}" if study_db else None,
@@ -59,8 +63,7 @@ class OptunaSearcher(Searcher):  # type: ignore[misc]
         )
         self.study.enqueue_trial(spec.reference)
         self.distributions: dict[str, optuna.distributions.BaseDistribution] = {
-            name: optuna.distributions.FloatDistribution(domain.low, domain.high, log=domain.log)
-            for name, domain in spec.space.items()
+            name: optuna_domain(domain) for name, domain in spec.space.items()
         }
         self.running: dict[str, optuna.Trial] = {}
 
@@ -70,8 +73,7 @@ class OptunaSearcher(Searcher):  # type: ignore[misc]
         return {"trial": trial.number, **trial.params}
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
-        if math.isfinite(result["val_accuracy"]):
-            self.running[trial_id].report(result["val_accuracy"], result["epoch"])
+        self._note(self.running[trial_id], result)
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         trial = self.running.pop(trial_id, None)
@@ -82,10 +84,18 @@ class OptunaSearcher(Searcher):  # type: ignore[misc]
             return
         state = ending(result["epoch"], self.epochs, result.get("failure"))
         if state in _TOLD:
-            # Ray does not pass a trial's last result to on_trial_result.
-            trial.report(result["val_accuracy"], result["epoch"])
+            self._note(trial, result)  # Ray does not pass a trial's last result to on_trial_result.
+        if state == FAILED:
+            trial.set_user_attr(EARLY, math.inf)
         value = result["val_accuracy"] if state == FINISHED else None
         self.study.tell(trial, value, state=_TOLD.get(state, TrialState.FAIL))
+
+    def _note(self, trial: optuna.Trial, result: dict[str, Any]) -> None:
+        """What an epoch's result tells the study."""
+        if math.isfinite(result["val_accuracy"]):
+            trial.report(result["val_accuracy"], result["epoch"])
+        if result["epoch"] == self.early_epoch:
+            trial.set_user_attr(EARLY, result["train_loss"])
 
     def __getstate__(self) -> dict[str, Any]:
         """Nothing: Ray pickles it for a restore of its own, which this project does from the run directory instead."""

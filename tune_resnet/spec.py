@@ -22,7 +22,7 @@ DATASETS = ("cifar10", "folder", "digits")
 SCHEDULES = ("linear-exponential", "cosine")
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 DEVICES = ("auto", "cpu", "cuda")
-SAMPLERS = ("tpe", "gp", "cmaes", "random")
+SAMPLERS = ("multifidelity", "tpe", "gp", "cmaes", "random")
 SCHEDULERS = ("asha", "median", "none")
 SIGNALS = ("val_accuracy", "val_loss", "train_loss")
 TUNABLE = ("max_lr", "weight_decay", "grad_clip")
@@ -80,6 +80,18 @@ class Domain(Section):
         if self.log and self.low <= 0:
             raise SpecError(f"space low must be greater than 0 on a log scale, got {self.low}")
 
+    def share(self, value: float) -> float:
+        """Where a value lies between low (0) and high (1), on the domain's scale."""
+        if self.log:
+            return math.log(value / self.low) / math.log(self.high / self.low)
+        return (value - self.low) / (self.high - self.low)
+
+    def value(self, share: float) -> float:
+        """What lies at a share in [0, 1], on the domain's scale; never outside the domain."""
+        width = self.high - self.low
+        found = self.low * (self.high / self.low) ** share if self.log else self.low + share * width
+        return min(max(found, self.low), self.high)
+
 
 @dataclass(frozen=True, kw_only=True)
 class BudgetSpec(Section):
@@ -87,7 +99,7 @@ class BudgetSpec(Section):
 
     section = "search"
     num_samples: int = setting(32, ge=1, le=1_000_000)  # trials, the reference included
-    sampler: str = setting("tpe", choices=SAMPLERS)
+    sampler: str = setting("multifidelity", choices=SAMPLERS)
     time_budget: float | None = setting(None, gt=0)  # seconds; None: no bound
     name: str | None = None  # the run directory's name; None: dataset and start time
 
@@ -106,7 +118,7 @@ class SchedulerSpec(Section):
     grace_epochs: int | None = setting(None, ge=1)  # first epoch at which a trial may be stopped; None: 3/8 of all
     reduction_factor: float = setting(3, gt=1, le=1000)  # asha: 1 of this many goes on from each rung
     signal: str = setting("train_loss", choices=SIGNALS)  # the epochs.csv column that trials are compared on
-    margin: float = setting(0.03, ge=0)  # in the signal's unit: what is worse than the cut by no more goes on (noise)
+    margin: float = setting(0.012, ge=0)  # in the signal's unit: what is worse than the cut by no more goes on (noise)
 
 
 @dataclass(frozen=True, kw_only=True)

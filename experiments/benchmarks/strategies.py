@@ -1,0 +1,206 @@
+"""Search strategies behind one interface: ours and its peers, each asked and told as its own package would do it.
+
+All of them begin with the reference, as a user would have it.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from functools import partial
+from types import SimpleNamespace
+from typing import Any
+
+import optuna
+from optuna.pruners import BasePruner, HyperbandPruner, NopPruner, SuccessiveHalvingPruner
+from optuna.samplers import BaseSampler, GPSampler, RandomSampler, TPESampler
+from optuna.trial import TrialState
+from ray.tune.result import TRAINING_ITERATION
+from ray.tune.schedulers import AsyncHyperBandScheduler, TrialScheduler
+from ray.tune.search import Searcher
+from ray.tune.search.optuna import OptunaSearch
+
+from tune_resnet.estimate import estimated_accuracy
+from tune_resnet.sampler import observations
+from tune_resnet.scheduler import EarlyStopping
+from tune_resnet.searcher import OptunaSearcher
+from tune_resnet.spec import BudgetSpec, SchedulerSpec, SearchSpec, TrainSpec
+
+Configuration = Mapping[str, float]
+METRIC = "val_accuracy"
+
+_SPACE = SearchSpec().space
+_REFERENCE = SearchSpec().reference
+_DISTRIBUTIONS: dict[str, optuna.distributions.BaseDistribution] = {
+    name: optuna.distributions.FloatDistribution(domain.low, domain.high, log=domain.log)
+    for name, domain in _SPACE.items()
+}
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A trial that ran all of its epochs."""
+
+    number: int
+    configuration: Configuration
+    result: Mapping[str, Any]  # of the last epoch
+
+
+class Strategy(ABC):
+    """Proposes configurations, and decides after each epoch of a trial whether it goes on."""
+
+    @abstractmethod
+    def ask(self, number: int) -> Configuration:
+        """The configuration of trial `number`; trials are numbered 0, 1, ... in the order they start in."""
+
+    @abstractmethod
+    def report(self, number: int, result: Mapping[str, Any]) -> bool:
+        """Takes in a row of epochs.csv, the columns `epoch` and signals; whether the trial goes on if it can."""
+
+    def choose(self, finished: Sequence[Finished]) -> Finished:
+        """The trial whose configuration would be used if the search ended now: the best as it was measured."""
+        return max(finished, key=lambda trial: trial.result[METRIC])
+
+
+class OptunaAlone(Strategy):
+    """An Optuna study, used as its tutorial does: report, should_prune, tell."""
+
+    def __init__(self, sampler: BaseSampler, pruner: BasePruner, epochs: int, name: str) -> None:
+        # Hyperband draws a trial's bracket from the study's name, which is random by default.
+        self.study = optuna.create_study(study_name=name, sampler=sampler, pruner=pruner, direction="maximize")
+        self.study.enqueue_trial(_REFERENCE)
+        self.epochs = epochs
+        self.trials: dict[int, optuna.Trial] = {}
+
+    def ask(self, number: int) -> Configuration:
+        self.trials[number] = self.study.ask(_DISTRIBUTIONS)
+        return self.trials[number].params
+
+    def report(self, number: int, result: Mapping[str, Any]) -> bool:
+        trial, value = self.trials[number], result[METRIC]
+        trial.report(value, result["epoch"])
+        if result["epoch"] == self.epochs:
+            self.study.tell(trial, value)
+            return False
+        if trial.should_prune():
+            self.study.tell(trial, state=TrialState.PRUNED)
+            return False
+        return True
+
+
+class OnRay(Strategy):
+    """A Ray Tune searcher and scheduler, called as Ray's TuneController does."""
+
+    def __init__(self, searcher: Searcher, scheduler: TrialScheduler, epochs: int) -> None:
+        self.searcher, self.scheduler, self.epochs = searcher, scheduler, epochs
+        self.trials: dict[int, SimpleNamespace] = {}
+
+    def ask(self, number: int) -> Configuration:
+        config = self.searcher.suggest(str(number))
+        self.trials[number] = SimpleNamespace(trial_id=str(number), config=config)
+        self.scheduler.on_trial_add(None, self.trials[number])
+        return {name: config[name] for name in _SPACE}
+
+    def report(self, number: int, result: Mapping[str, Any]) -> bool:
+        trial, row = self.trials[number], {**result, TRAINING_ITERATION: result["epoch"]}
+        done = result["epoch"] == self.epochs  # the trial says so itself, and the scheduler is not asked
+        if done or self.scheduler.on_trial_result(None, trial, row) == TrialScheduler.STOP:
+            self.scheduler.on_trial_complete(None, trial, row)
+            self.searcher.on_trial_complete(trial.trial_id, row)
+            return False
+        self.searcher.on_trial_result(trial.trial_id, row)
+        return True
+
+
+class Ours(OnRay):
+    """This project's search, as tuning.py sets it up; the winner is chosen as `findings.recommended` does."""
+
+    def __init__(self, search: BudgetSpec, scheduler: SchedulerSpec, seed: int, epochs: int) -> None:
+        spec = SearchSpec(train=TrainSpec(epochs=epochs, seed=seed), search=search, scheduler=scheduler)
+        super().__init__(OptunaSearcher(spec, None), EarlyStopping(spec), epochs)
+
+    def choose(self, finished: Sequence[Finished]) -> Finished:
+        trials = [trial for trial in self.searcher.study.get_trials(deepcopy=False) if trial.params]
+        estimated = estimated_accuracy(*observations(trials, _SPACE))
+        place = {trial.number: estimate for trial, estimate in zip(trials, estimated, strict=True)}
+        return max(finished, key=lambda trial: place[trial.number])
+
+
+class OnSyneTune(Strategy):
+    """A scheduler of Syne Tune's, called as its Tuner does.
+
+    It comes from an environment of its own (pip install . 'syne-tune==0.13.0' autograd): 0.13 is the last version with
+    MOBSTER and Hyper-Tune, and needs an older NumPy than the one this project is tested with.
+    """
+
+    def __init__(self, name: str, seed: int, epochs: int, **options: Any) -> None:
+        from syne_tune.config_space import loguniform  # type: ignore[import-not-found]
+        from syne_tune.optimizer import baselines  # type: ignore[import-not-found]
+
+        self.epochs = epochs
+        self.scheduler = getattr(baselines, name)(
+            {name: loguniform(domain.low, domain.high) for name, domain in _SPACE.items()},
+            metric=METRIC,
+            mode="max",
+            resource_attr="epoch",
+            max_t=epochs,
+            random_seed=seed,
+            points_to_evaluate=[_REFERENCE],
+            search_options={"debug_log": False},
+            **options,
+        )
+        self.trials: dict[int, Any] = {}
+
+    def ask(self, number: int) -> Configuration:
+        from syne_tune.backend.trial_status import Trial  # type: ignore[import-not-found]
+
+        config = self.scheduler.suggest(number).config
+        self.trials[number] = Trial(trial_id=number, config=config, creation_time=datetime.min)
+        self.scheduler.on_trial_add(self.trials[number])
+        return {name: config[name] for name in _SPACE}
+
+    def report(self, number: int, result: Mapping[str, Any]) -> bool:
+        decision = self.scheduler.on_trial_result(self.trials[number], dict(result))
+        if result["epoch"] == self.epochs:
+            self.scheduler.on_trial_complete(self.trials[number], dict(result))
+        return decision == "CONTINUE"
+
+
+Make = Callable[[int, int], Strategy]  # (seed, epochs of a whole trial) -> a fresh search
+
+
+def optuna_alone(
+    sampler: Callable[..., BaseSampler], pruner: Callable[[], BasePruner], seed: int, epochs: int
+) -> Strategy:
+    return OptunaAlone(sampler(seed=seed), pruner(), epochs, name=f"search {seed}")
+
+
+def plain_ray(seed: int, epochs: int) -> Strategy:
+    """What Ray's documentation shows, with its defaults."""
+    searcher = OptunaSearch(_DISTRIBUTIONS, metric=METRIC, mode="max", points_to_evaluate=[_REFERENCE], seed=seed)
+    return OnRay(searcher, AsyncHyperBandScheduler(metric=METRIC, mode="max", max_t=epochs), epochs)
+
+
+STOPPING = {
+    "loss": SchedulerSpec(),
+    "accuracy": SchedulerSpec(signal="val_accuracy", grace_epochs=1, reduction_factor=2, margin=0),
+    "none": SchedulerSpec(name="none"),
+}
+STRATEGIES: dict[str, Make] = {
+    "ours": partial(Ours, BudgetSpec(), SchedulerSpec()),
+    "random": partial(optuna_alone, RandomSampler, NopPruner),
+    "ray": plain_ray,
+    "optuna-tpe": partial(optuna_alone, TPESampler, NopPruner),
+    "optuna-gp": partial(optuna_alone, GPSampler, NopPruner),
+    "optuna-hyperband": partial(optuna_alone, TPESampler, HyperbandPruner),
+    "optuna-halving": partial(optuna_alone, TPESampler, SuccessiveHalvingPruner),
+    "syne-asha": partial(OnSyneTune, "ASHA"),
+    "syne-mobster": partial(OnSyneTune, "MOBSTER"),
+    "syne-hypertune": partial(OnSyneTune, "HyperTune", brackets=4),  # it is meant for several; three rungs give 3
+} | {
+    f"ours-{sampler}-{stopping}": partial(Ours, BudgetSpec(sampler=sampler), scheduler)
+    for sampler in ("multifidelity", "tpe", "gp")
+    for stopping, scheduler in STOPPING.items()
+}

@@ -1,0 +1,178 @@
+"""A surrogate of training: whole learning curves of any configuration, learnt from the recorded ones."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from functools import cached_property
+
+import numpy as np
+import pandas as pd
+from scipy.special import expit, logit
+from scipy.stats import qmc
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.gaussian_process import GaussianProcessRegressor
+from sklearn.gaussian_process.kernels import ConstantKernel, Matern, WhiteKernel
+from sklearn.model_selection import GroupKFold
+
+from tune_resnet.spec import DEFAULT_SPACE, SearchSpec
+
+OUTPUTS = ("val_accuracy", "val_loss", "train_loss", "ema33_val_accuracy")
+COMPONENTS = 8  # 4 to 12 are equally good; a process per output and epoch predicts the worst corners less well
+LENGTHS = (0.3, 20)  # length scales, of the space's width: a shorter one would learn the noise of 64 configurations
+LEAST_REPEATED = 4  # configurations with several seeds, below which seed noise is taken from the fit's residuals
+FOLDS = 10
+_SEARCHED = 2**16  # Sobol points among which the optimum is
+_NOISE_DRAWS = 300
+
+
+class Surrogate:
+    """Curves of any configuration: a smooth mean, and seed noise that is correlated over epochs and outputs.
+
+    The logarithms of losses and the logits of accuracies, at all epochs, are projected on their leading principal
+    components. Each component is a Gaussian process over the logarithms of the hyperparameters, with a Matern 5/2
+    kernel, a length scale per hyperparameter and white noise (Rasmussen and Williams, "Gaussian Processes for Machine
+    Learning", 2006, equations 2.25 and 4.17; its parameters by 5.8).
+
+    Args:
+        runs: rows of the table that curves.py records, as `comparable_runs` gives them. Those that failed are left out:
+            where training diverges, the surrogate is too friendly.
+    """
+
+    def __init__(self, runs: pd.DataFrame) -> None:
+        self.epochs = int(runs["epoch"].max())
+        wide = runs.pivot(index=["configuration", "seed"], columns="epoch", values=list(OUTPUTS)).dropna()
+        lines = wide.apply(lambda column: _line(column.name[0], column))
+        hyperparameters = runs.groupby(["configuration", "seed"])[list(DEFAULT_SPACE)].first()
+        points = unit_points(hyperparameters.loc[lines.index])
+        self._centre, self._spread = lines.mean().to_numpy(), lines.std().to_numpy()
+        standard = (lines - self._centre) / self._spread
+        _, strengths, directions = np.linalg.svd(standard, full_matrices=False)
+        scales = strengths[:COMPONENTS, None] / np.sqrt(len(standard))  # a component's standard deviation
+        self._directions = directions[:COMPONENTS] * scales
+        scores = standard.to_numpy() @ (directions[:COMPONENTS] / scales).T
+        self._processes = [_fitted(points, score) for score in scores.T]
+        self._noise = _noise(standard, standard - self._standard_mean(points))
+
+    def curve(self, configuration: Mapping[str, float], seed: int | tuple[int, ...] | None) -> dict[str, np.ndarray]:
+        """A training run: each output's values after epochs 1, 2, ... Equal seeds have equal noise, None has none."""
+        standard = self._standard_mean(_point(configuration))[0]
+        if seed is not None:
+            standard = standard + np.random.default_rng(seed).standard_normal(len(self._noise)) @ self._noise
+        lines = (standard * self._spread + self._centre).reshape(len(OUTPUTS), self.epochs)
+        return {name: _from_line(name, line) for name, line in zip(OUTPUTS, lines, strict=True)}
+
+    def quality(self, configuration: Mapping[str, float]) -> float:
+        """The true quality: validation accuracy after the last epoch without seed noise, in [0, 1]."""
+        return float(self._qualities(_point(configuration))[0])
+
+    @cached_property
+    def optimum(self) -> float:
+        """The highest true quality in the default space, in [0, 1]."""
+        return float(self._qualities(qmc.Sobol(len(DEFAULT_SPACE), rng=0).random(_SEARCHED)).max())
+
+    def _qualities(self, points: np.ndarray) -> np.ndarray:
+        last = (OUTPUTS.index("val_accuracy") + 1) * self.epochs - 1
+        return np.asarray(expit(self._standard_mean(points)[:, last] * self._spread[last] + self._centre[last]))
+
+    def _standard_mean(self, points: np.ndarray) -> np.ndarray:
+        """Points of the unit cube -> standardised lines, (points, outputs x epochs)."""
+        return np.column_stack([process.predict(points) for process in self._processes]) @ self._directions
+
+
+def comparable_runs(curves: pd.DataFrame) -> pd.DataFrame:
+    """The rows of all runs of the longest cycle, with outputs as if all of them had one seed, the average one.
+
+    A seed's weights and order of images shift the curves of all configurations alike, the training loss of the first
+    epoch by 5%. Trials of one search share a seed, so that none has an advantage from it.
+    """
+    runs = curves[curves["total_epochs"] == curves["total_epochs"].max()]
+    lines = pd.DataFrame({name: _line(name, runs[name]) for name in OUTPUTS})
+    of_configuration = lines.groupby([runs["configuration"], runs["epoch"]])
+    deviations = (lines - of_configuration.transform("mean"))[of_configuration.transform("size") > 1]
+    effects = deviations.reindex(lines.index).groupby([runs["seed"], runs["epoch"]]).transform("mean").fillna(0)
+    return runs.assign(**{name: _from_line(name, lines[name] - effects[name]) for name in OUTPUTS})
+
+
+def unit_points(configurations: pd.DataFrame) -> np.ndarray:
+    """Configurations (rows) on a log scale: the default space becomes the unit cube."""
+    low, high = (np.array([getattr(domain, end) for domain in DEFAULT_SPACE.values()]) for end in ("low", "high"))
+    return np.asarray(np.log(configurations[list(DEFAULT_SPACE)].to_numpy() / low) / np.log(high / low))
+
+
+def cross_validate(runs: pd.DataFrame) -> pd.DataFrame:
+    """How well the surrogate predicts `comparable_runs` of configurations that it has not seen.
+
+    Returns:
+        One row per output and epoch: the correlations `pearson` and `spearman` of its mean with what was recorded;
+        `rmse`, of which seed noise is a part; and `noise`, the surrogate's own standard deviation of that noise at the
+        reference. The last two are in the output's own unit.
+    """
+    folds = GroupKFold(FOLDS, shuffle=True, random_state=0).split(runs, groups=runs["configuration"])
+    predicted = pd.concat([_predictions(Surrogate(runs.iloc[train]), runs.iloc[test]) for train, test in folds])
+    both = runs.merge(predicted, on=["configuration", "epoch"], suffixes=("", "_predicted"))
+    surrogate = Surrogate(runs)
+    drawn = pd.concat([_table(surrogate, SearchSpec().reference, seed) for seed in range(_NOISE_DRAWS)])
+    noise = drawn.groupby("epoch")[list(OUTPUTS)].std()
+    return pd.DataFrame(
+        [
+            {"output": name, "epoch": epoch}
+            | _agreement(rows[name], rows[f"{name}_predicted"])
+            | {"noise": noise.loc[epoch, name]}
+            for name in OUTPUTS
+            for epoch, rows in both.groupby("epoch")
+        ]
+    )
+
+
+def _predictions(surrogate: Surrogate, runs: pd.DataFrame) -> pd.DataFrame:
+    """The surrogate's means for the configurations of these runs."""
+    configurations = runs.groupby("configuration")[list(DEFAULT_SPACE)].first().to_dict("index")
+    return pd.concat([_table(surrogate, row).assign(configuration=number) for number, row in configurations.items()])
+
+
+def _table(surrogate: Surrogate, configuration: Mapping[str, float], seed: int | None = None) -> pd.DataFrame:
+    return pd.DataFrame(surrogate.curve(configuration, seed)).assign(epoch=range(1, surrogate.epochs + 1))
+
+
+def _agreement(recorded: pd.Series, predicted: pd.Series) -> dict[str, float]:
+    return {
+        "pearson": recorded.corr(predicted),
+        "spearman": recorded.rank().corr(predicted.rank()),
+        "rmse": float(np.sqrt(((recorded - predicted) ** 2).mean())),
+    }
+
+
+def _noise(standard: pd.DataFrame, residuals: pd.DataFrame) -> np.ndarray:
+    """Rows whose sum, each times an independent standard normal number, is a draw of seed noise.
+
+    They are the runs' deviations from their configuration's mean where enough configurations have several seeds. Else
+    they are the fit's residuals, which lack what the fit took for signal and hold what it missed.
+    """
+    repeated = standard[standard.groupby("configuration").transform("size") > 1]
+    configurations, seeds = (repeated.index.unique(level) for level in ("configuration", "seed"))
+    if len(configurations) < LEAST_REPEATED:
+        return residuals.to_numpy() / np.sqrt(len(residuals))
+    freedom = len(repeated) - len(configurations) - (len(seeds) - 1)  # means of configurations and of seeds are known
+    return (repeated - repeated.groupby("configuration").transform("mean")).to_numpy() / np.sqrt(freedom)
+
+
+def _fitted(points: np.ndarray, score: np.ndarray) -> GaussianProcessRegressor:
+    smooth = ConstantKernel(1, (0.05, 100)) * Matern([0.5] * len(DEFAULT_SPACE), LENGTHS, nu=2.5)
+    process = GaussianProcessRegressor(smooth + WhiteKernel(0.1, (1e-3, 2)))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # parameters that end at their bounds: those are meant
+        return process.fit(points, score)
+
+
+def _point(configuration: Mapping[str, float]) -> np.ndarray:
+    return unit_points(pd.DataFrame([configuration]))
+
+
+def _line(name: str, values: pd.Series) -> pd.Series:
+    """From an output's own scale to the whole real line."""
+    return logit(values) if name.endswith("accuracy") else np.log(values)
+
+
+def _from_line(name: str, values: np.ndarray) -> np.ndarray:
+    return expit(values) if name.endswith("accuracy") else np.exp(values)
