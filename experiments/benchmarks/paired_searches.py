@@ -47,7 +47,8 @@ def run_search(set_up: str, seed: int, options: argparse.Namespace) -> Path:
     if not path.exists():
         command = [
             sys.executable, "-m", "tune_resnet.search", "--experiment", str(HERE / f"paired_{set_up}.toml"),
-            "--data-dir", str(options.data_dir), "--seed", str(seed), "--runs-dir", str(path.parent), "--name", path.name,
+            "--data-dir", str(options.data_dir), "--seed", str(seed), "--runs-dir", str(path.parent),
+            "--name", path.name,
         ]  # fmt: skip
         subprocess.run(command, check=True)
     return path
