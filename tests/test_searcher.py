@@ -11,6 +11,7 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
+from tune_resnet.sampler import EARLY
 from tune_resnet.searcher import STUDY_NAME, OptunaSearcher
 from tune_resnet.spec import SAMPLERS, BudgetSpec, Domain, SearchSpec, TrainSpec
 
@@ -22,7 +23,7 @@ def study_of(path: Path) -> optuna.Study:
 
 
 def result(epoch: int, accuracy: float, **more: Any) -> dict[str, Any]:
-    return {"epoch": epoch, "val_accuracy": accuracy, **more}
+    return {"epoch": epoch, "val_accuracy": accuracy, "train_loss": 1 - accuracy, **more}
 
 
 def run_trial(searcher: OptunaSearcher, name: str, accuracies: list[float], **last: Any) -> dict[str, Any]:
@@ -56,6 +57,16 @@ def test_every_ending_is_told_as_what_it_is(tmp_path: Path) -> None:
     assert trials[0].intermediate_values == {1: 0.3, 2: 0.5, 3: 0.7}
     assert trials[1].intermediate_values == {1: 0.2, 2: 0.4}
     assert trials[6].intermediate_values == {1: 0.4}
+    diverged = {EARLY: math.inf}
+    assert [trial.user_attrs for trial in trials] == [
+        {EARLY: 0.7},
+        {EARLY: 0.8},
+        diverged,
+        diverged,
+        {},
+        {},
+        {EARLY: 0.6},
+    ]
 
 
 def test_a_trial_that_ended_twice_is_told_once(tmp_path: Path) -> None:

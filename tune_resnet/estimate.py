@@ -22,7 +22,7 @@ from tune_resnet.spec import Domain
 
 Floats = NDArray[np.float64]
 
-LEAST_FINISHED = 2  # trials, below which the best as measured is as good a choice as any
+LEAST_FINISHED = 4  # trials, below which the best as measured is as good a choice as any
 _OFFSET = 1e-3  # added to an error before its logarithm, so that the last few images are not everything
 _REACH = 3  # interquartile ranges below the median: what is worse counts as so bad, else one failure outweighs all
 _MOST = 200  # trials that a process learns from, those of the highest signals: its time grows with their third power
@@ -69,7 +69,7 @@ def estimated_accuracy(points: Floats, early: Floats, final: Floats) -> Floats:
     """Of each trial that has finished, what its configuration's accuracy is likely to be; NaN for the others.
 
     This is what a winner is chosen by: the highest of many noisy figures owes its place to noise in good part. Fewer
-    than two finished trials are left as they were measured. Arguments as of `Estimate`.
+    than four finished trials are left as they were measured. Arguments as of `Estimate`.
     """
     finished = ~np.isnan(final)
     estimated = final.copy()

@@ -77,7 +77,8 @@ class MultiFidelitySampler(BaseSampler):
 
     def _candidates(self, best: Floats, rng: np.random.Generator) -> Floats:
         near = [rng.normal(best, deviation, (count, len(best))) for count, deviation in _NEAR_CANDIDATES]
-        return np.clip(np.vstack([rng.random((_SPREAD_CANDIDATES, len(best))), *near]), 0, 1)
+        inside = 1 - np.abs(1 - np.abs(np.vstack(near)) % 2)  # reflected: clipped ones would repeat a corner exactly
+        return np.vstack([rng.random((_SPREAD_CANDIDATES, len(best))), inside])
 
 
 def observations(trials: Sequence[FrozenTrial], space: Mapping[str, Domain]) -> tuple[Floats, Floats, Floats]:
