@@ -12,6 +12,7 @@ import fidelity_table
 import numpy as np
 import pandas as pd
 import pytest
+import stopping_rules
 from scipy.stats import spearmanr
 from test_analysis import Build
 
@@ -253,6 +254,9 @@ def test_the_command_line_says_where_there_is_too_little(tmp_path: Path, capsys:
     assert all("at least 4 finished trials" in line and len(line) <= 100 for line in lines)
 
 
+OTHER_SIGNALS = ("batch_stats_val_loss", "ema33_val_accuracy", "ema33_reestimated_val_loss", "cool_down_val_loss")
+
+
 # --- the recorded curves ---------------------------------------------------------------------------------------------
 
 
@@ -265,8 +269,7 @@ def curves_of(configuration: int, seed: int, epochs: int) -> list[dict[str, obje
             "epoch": epoch,
             "train_loss": 1 - configuration / RUNS + 0.1 * seed,
             "val_loss": 1.0,
-            "ema33_val_loss": 1.0,
-            "cool_down_val_loss": 1.0,
+            **dict.fromkeys(OTHER_SIGNALS, 1.0),
             "val_accuracy": (configuration if epoch == epochs else RUNS - configuration) / 100 + 0.1 * seed,
             "seconds_train": 2.0,
             "seconds_val": 200.0 if configuration == 3 else 0.5,  # a pause
@@ -285,7 +288,8 @@ def curves() -> pd.DataFrame:
 
 @pytest.fixture
 def few_orders(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fidelity_table, "ORDERS", 50)
+    monkeypatch.setattr(stopping_rules, "ORDERS", 50)
+    monkeypatch.setattr(stopping_rules, "RESAMPLES", 20)
 
 
 def test_the_final_quality_is_a_mean_over_seeds_without_failures(curves: pd.DataFrame) -> None:
@@ -308,30 +312,29 @@ def test_signals_of_recorded_curves(curves: pd.DataFrame) -> None:
 
 
 def test_rules_on_recorded_curves(curves: pd.DataFrame, few_orders: None) -> None:
-    rules = fidelity_table.all_tables(curves[curves["seed"] == 0])["rules"].set_index("rule")
-    assert rules.loc["none"].tolist() == [1, 1, 1, 0]
+    rules = fidelity_table.all_tables(curves)["rules"].set_index("rule")
+    assert rules.loc["none", ["epochs_share", "best_survives", "top_kept", "regret"]].tolist() == [1, 1, 1, 0]
     truthful = rules.loc["train_loss, rungs 1, 2, 1 in 2"]
     assert (truthful["best_survives"], truthful["regret"]) == (1, 0)
     assert truthful["epochs_share"] < 0.9
     assert rules.loc["val_accuracy, rungs 1, 2, 4, 1 in 2", "regret"] > 0
-    assert len(rules) == len(fidelity_table.RULES)  # without seeds, no margin is known
-
-
-def test_a_margin_comes_from_the_noise_over_seeds(curves: pd.DataFrame, few_orders: None) -> None:
-    tables = fidelity_table.all_tables(curves)
-    noise = tables["noise"].set_index("epoch")
-    assert noise["train_loss"].tolist() == pytest.approx([0.1 / np.sqrt(2)] * 5)
-    assert noise["configurations"].tolist() == [3] * 5
-    margins = [rule for rule in tables["rules"]["rule"] if "margin" in rule]
-    assert "train_loss, rungs 1, 2, 1 in 2, margin 0.0707" in margins
-    assert not any(rule.startswith("cool_down") for rule in margins)  # which does not vary with the seed
 
 
 def test_a_failed_configuration_is_stopped_or_comes_last(curves: pd.DataFrame, few_orders: None) -> None:
     left = curves[(curves["configuration"] != RUNS - 1) | (curves["epoch"] < 3)]
     rules = fidelity_table.all_tables(left)["rules"].set_index("rule")
-    assert rules.loc["none"].tolist() == [1, 1, 1, 0]
+    assert rules.loc["none", "regret"] == 0
     assert rules.notna().all(axis=None)
+
+
+def test_noise_is_known_with_and_without_what_a_seed_does_to_all(curves: pd.DataFrame) -> None:
+    shifted = curves.assign(val_loss=curves["configuration"] * curves["seed"] / 100)
+    noise = fidelity_table.noise_table(shifted).set_index("common", append=True)
+    assert noise["configurations"].tolist() == [3] * 10
+    assert noise.xs(True, level="common")["train_loss"].tolist() == pytest.approx([0.1 / np.sqrt(2)] * 5)
+    assert noise.xs(False, level="common")["train_loss"].tolist() == pytest.approx([0] * 5)
+    assert noise.xs(False, level="common")["val_loss"].tolist() == pytest.approx([0.01 / np.sqrt(2)] * 5)
+    assert fidelity_table.noise_table(curves[curves["seed"] == 0]).empty
 
 
 def test_what_signals_cost_is_not_distorted_by_a_pause(curves: pd.DataFrame) -> None:

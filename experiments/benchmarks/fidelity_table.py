@@ -8,9 +8,10 @@ prints and writes four tables:
     fidelity.csv  `tune_resnet.analysis.fidelity` of each signal of the runs with seed 0, at each epoch before the last;
                   `cycle_val_accuracy` is the final accuracy of complete runs of so many epochs
     rules.csv     stopping rules replayed over random orders of all configurations: share of all epochs spent, how often
-                  the best configuration survives, share of the true top 10% that is kept, regret in percentage points
-    noise.csv     standard deviation over seeds of each signal at each epoch, mean over the configurations that have
-                  several; at the last epoch, val_accuracy is the final quality
+                  the best configuration survives, share of the true top 10% that is kept, regret in percentage points;
+                  90% bootstrap intervals over configurations
+    noise.csv     standard deviation over seeds of each signal at each epoch, with and without what a seed does to all
+                  configurations alike; at the last epoch, val_accuracy is the final quality
     cost.csv      seconds of each family of signals per second of training, median over all recorded epochs
 
 The final quality is the validation accuracy after the last epoch, a mean over seeds where there are several. A
@@ -23,35 +24,19 @@ import argparse
 import json
 import sys
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from stopping_rules import Rule, qualities, replay, signal_names
+from stopping_rules import rules_table, signal_names
 
 from tune_resnet.environment import describe_environment
 from tune_resnet.errors import UserError
-from tune_resnet.fidelity import fidelity, signs, true_top
+from tune_resnet.fidelity import fidelity, signs
 from tune_resnet.records import write_whole
 from tune_resnet.text import one_line
 
-ORDERS = 2000  # random orders of the configurations, the same ones for every rule
 CYCLE = "cycle_val_accuracy"
-RULES = {
-    "none": Rule("val_accuracy", ()),
-    **{
-        str(rule): rule
-        for rule in (
-            Rule("val_accuracy", (1, 2, 4)),
-            Rule("val_accuracy", (4,)),
-            Rule("train_loss", (1, 2)),
-            Rule("train_loss", (1, 2, 4)),
-            Rule("ema33_val_loss", (1, 2)),
-            Rule("cool_down_val_loss", (2,)),
-        )
-    },
-}
 
 
 def full_length(curves: pd.DataFrame) -> pd.DataFrame:
@@ -84,38 +69,26 @@ def _cycle_fidelity(curves: pd.DataFrame, final: pd.Series) -> Iterator[pd.DataF
         yield fidelity(ends, final[final.index.isin(runs["configuration"])], {CYCLE: 1})
 
 
-def rule_row(name: str, rule: Rule, table: pd.DataFrame, final: pd.Series) -> dict[str, object]:
-    """A rule's mean figures over random orders; `table`: its signal (configuration x epoch), higher is better."""
-    rng = np.random.default_rng(0)
-    quality = np.nan_to_num(final)
-    top = true_top(final.to_numpy(), np.ones((1, len(final)), dtype="int64"))[0]
-    figures = []
-    for _ in range(ORDERS):
-        epochs, finished = replay(rule, table, rng.permutation(len(final)))
-        finished = finished.astype("int64")  # where all were stopped, it is an empty array of floats
-        regret = quality.max() - quality[finished].max(initial=0)
-        figures.append((epochs / table.size, regret == 0, top[finished].sum() / top.sum(), 100 * regret))
-    means = np.mean(figures, axis=0)
-    return {"rule": name, **dict(zip(("epochs_share", "best_survives", "top_kept", "regret"), means, strict=True))}
-
-
-def rules_table(curves: pd.DataFrame, final: pd.Series, noise: pd.DataFrame) -> pd.DataFrame:
-    """One row per rule, and one with a margin of the signal's noise, mean over the rungs, where that is known."""
-    tables, _ = qualities(curves)
-    rules = dict(RULES)
-    for rule in RULES.values():
-        margin = float(noise.reindex(rule.rungs)[rule.signal].mean())
-        if margin > 0:  # NaN: no rungs, or no seeds
-            patient = replace(rule, margin=round(margin, 4))
-            rules[str(patient)] = patient
-    return pd.DataFrame([rule_row(name, rule, tables[rule.signal], final) for name, rule in rules.items()])
-
-
 def noise_table(curves: pd.DataFrame) -> pd.DataFrame:
-    """One row per epoch, which is the index; no rows while no configuration has a second seed."""
-    deviations = full_length(curves).groupby(["configuration", "epoch"])[signal_names(curves)].std().dropna(how="all")
-    by_epoch = deviations.groupby("epoch")
-    return by_epoch.mean().assign(configurations=by_epoch.size())
+    """Standard deviation of each signal over seeds, root mean square over the configurations that have all seeds.
+
+    Two rows per epoch, which is the index: `common` true with all that a seed does; false without what it does to all
+    configurations alike, which is what trials of one search, that share a seed, differ by. No rows without seeds.
+    """
+    full, signals = full_length(curves).set_index(["configuration", "seed", "epoch"]), signal_names(curves)
+    seeds = full.index.unique("seed")
+    repeated = full[full.groupby(["configuration", "epoch"])["failed"].transform("size") == len(seeds)][signals]
+    count = repeated.index.unique("configuration").size
+    if len(seeds) < 2 or count < 2:
+        return pd.DataFrame()
+    deviations = repeated - repeated.groupby(["configuration", "epoch"]).transform("mean")
+    apart = deviations - deviations.groupby(["seed", "epoch"]).transform("mean")
+    freedom = count * (len(seeds) - 1)  # of the deviations at an epoch; without the common effect, a seed's mean less
+    tables = [
+        np.sqrt((values**2).groupby("epoch").sum() / degrees).assign(common=common, configurations=count)
+        for common, values, degrees in ((True, deviations, freedom), (False, apart, freedom - (len(seeds) - 1)))
+    ]
+    return pd.concat(tables)
 
 
 def cost_table(curves: pd.DataFrame) -> pd.DataFrame:
@@ -127,11 +100,11 @@ def cost_table(curves: pd.DataFrame) -> pd.DataFrame:
 
 def all_tables(curves: pd.DataFrame) -> dict[str, pd.DataFrame]:
     """Name of each table -> the table, as the module's description has them."""
-    final, noise = final_quality(curves), noise_table(curves)
+    final = final_quality(curves)
     return {
         "fidelity": signal_fidelity(curves, final),
-        "rules": rules_table(curves, final, noise),
-        "noise": noise.reset_index(),
+        "rules": rules_table(curves, final),
+        "noise": noise_table(curves).reset_index(),
         "cost": cost_table(curves),
     }
 
