@@ -19,8 +19,11 @@ LAYERS = (
     ("tuning", "baseline"),
     ("progress", "analysis"),
     ("plan", "drawing"),
-    ("outlook", "findings", "fidelity", "verdict"),
-    ("trainable", "pool", "searcher", "options", "frames"),
+    ("outlook", "verdict"),
+    ("searcher",),
+    ("warm_start",),
+    ("findings", "fidelity"),
+    ("trainable", "pool", "options", "frames"),
     ("train", "weights", "reading", "paired", "scheduler", "sampler"),
     ("estimate",),
     ("augment",),
@@ -32,7 +35,7 @@ LAYERS = (
 )
 MAY_IMPORT = {
     "ray": {"trainable", "searcher", "scheduler", "progress", "tuning", "plan", "pool", "search"},
-    "optuna": {"searcher", "sampler", "search", "report", "findings"},
+    "optuna": {"searcher", "sampler", "warm_start", "search", "report", "findings"},
 }
 # not while they are imported themselves; inside a function is fine
 HEAVY = {"torch", "torchvision", "ray", "pandas", "optuna"}

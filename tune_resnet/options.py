@@ -41,6 +41,7 @@ class Options:
     spec: SearchSpec
     baseline: bool
     confirm: int | None  # paired seeds
+    warm_start: list[Path]  # directories of earlier runs
     resume: Path | None  # the run directory to confirm; None: a new run's
     dry_run: bool
     runs_dir: Path
@@ -76,6 +77,9 @@ def _parser() -> argparse.ArgumentParser:
         "--confirm", type=int, metavar="N", help="then winner and reference again with N seeds, on the test set"
     )
     what.add_argument("--resume", type=Path, metavar="RUN", help="with --confirm: the winner of this run directory")
+    what.add_argument(
+        "--warm-start", type=Path, nargs="+", metavar="RUN", help="learn from earlier runs, or try their best first"
+    )
     what.add_argument("--dry-run", action="store_true", help="print the plan and its estimated time, then stop")
     what.add_argument("--num-samples", type=int, dest="search.num_samples", metavar="N", help="trials (default 32)")
     what.add_argument("--time-budget", type=_seconds, dest="search.time_budget", metavar="T", help="90s, 30m or 1.5h")
@@ -119,6 +123,7 @@ def parse_options(arguments: Sequence[str]) -> Options:
         spec=_resolve(_spec_file(given), settings),
         baseline=given.get("baseline", False),
         confirm=given.get("confirm"),
+        warm_start=given.get("warm_start", []),
         resume=given.get("resume"),
         dry_run=given.get("dry_run", False),
         runs_dir=given.get("runs_dir", Path("runs")),
@@ -132,6 +137,8 @@ def _check_together(given: dict[str, Any]) -> None:
         raise SpecError(f"--confirm must be at least {LEAST_SEEDS} seeds, got {given['confirm']}")
     if "confirm" in given and "baseline" in given:
         raise SpecError("--confirm needs a search's winner: --baseline has none")
+    if "warm_start" in given and "baseline" in given:
+        raise SpecError("--warm-start needs a search: --baseline proposes nothing")
     if "resume" not in given:
         return
     if "confirm" not in given:

@@ -62,14 +62,19 @@ def _search(options: Options, console: Console, started: float) -> int:
         with console.status("starting Ray and timing a few steps"):
             from tune_resnet.plan import make_plan
             from tune_resnet.tuning import ray_cluster, run_search
+            from tune_resnet.warm_start import warm_start
 
+            warm = warm_start(options.warm_start, options.spec, dataset.fingerprint)
             stack.enter_context(ray_cluster(options.address))
             plan = make_plan(options.spec, split)
         _say(console, plan.lines())
+        if options.warm_start:
+            known, first = len(warm.trials), len(warm.configurations)
+            _say(console, [f"warm start  {known} trials known, {first} configurations to try first"])
         if options.dry_run:
             return 0
         run = _new_run(path, plan, dataset, started)
-        ended_by = run_search(plan, split, run, console)
+        ended_by = run_search(plan, split, run, warm, console)
     code = _conclude(run, console, started, ended_by)
     if code or options.confirm is None:
         return code

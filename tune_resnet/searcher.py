@@ -21,6 +21,7 @@ from ray.tune.search import Searcher
 from tune_resnet.records import FAILED, FINISHED, STOPPED, ending
 from tune_resnet.sampler import EARLY, MultiFidelitySampler, optuna_domain
 from tune_resnet.spec import SearchSpec, first_rung
+from tune_resnet.warm_start import WarmStart
 
 STUDY_NAME = "tune_resnet"
 
@@ -47,10 +48,11 @@ def make_sampler(spec: SearchSpec) -> BaseSampler:
 class OptunaSearcher(Searcher):  # type: ignore[misc]
     """Proposes configurations; the reference first. Each is a dict of hyperparameters plus `trial`, its number.
 
-    The study is kept in the file `study_db`, or in memory where that is None.
+    The study is kept in the file `study_db`, or in memory where that is None. It begins with what a warm start gives,
+    whose trials have no number of this search.
     """
 
-    def __init__(self, spec: SearchSpec, study_db: Path | None) -> None:
+    def __init__(self, spec: SearchSpec, study_db: Path | None, warm: WarmStart | None = None) -> None:
         super().__init__()
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self.epochs = spec.train.epochs
@@ -61,7 +63,11 @@ class OptunaSearcher(Searcher):  # type: ignore[misc]
             sampler=make_sampler(spec),
             direction="maximize",
         )
-        self.study.enqueue_trial(spec.reference)
+        warm = warm or WarmStart()
+        self.study.add_trials(warm.trials)
+        self.earlier = len(warm.trials)
+        for configuration in (spec.reference, *warm.configurations):
+            self.study.enqueue_trial(configuration)
         self.distributions: dict[str, optuna.distributions.BaseDistribution] = {
             name: optuna_domain(domain) for name, domain in spec.space.items()
         }
@@ -70,7 +76,7 @@ class OptunaSearcher(Searcher):  # type: ignore[misc]
     def suggest(self, trial_id: str) -> dict[str, Any]:
         trial = self.study.ask(self.distributions)
         self.running[trial_id] = trial
-        return {"trial": trial.number, **trial.params}
+        return {"trial": trial.number - self.earlier, **trial.params}
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         self._note(self.running[trial_id], result)

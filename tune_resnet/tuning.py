@@ -26,6 +26,7 @@ from tune_resnet.scheduler import EarlyStopping
 from tune_resnet.searcher import OptunaSearcher
 from tune_resnet.text import one_line
 from tune_resnet.trainable import TrialTrainable
+from tune_resnet.warm_start import WarmStart
 
 _RAY_SETTINGS = {
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # ours also hears SIGTERM, and tells the caller which it was
@@ -136,11 +137,11 @@ def _reason(trial: Any) -> str:
     return f"{type(cause).__name__}: {cause}"
 
 
-def run_search(plan: Plan, data: Split, run: RunDirectory, console: Console) -> int | None:
+def run_search(plan: Plan, data: Split, run: RunDirectory, warm: WarmStart, console: Console) -> int | None:
     """Runs the search to its end. Returns the signal that ended it early, or None."""
     spec = plan.spec
     recorder = Recorder(run, spec)
-    searcher = OptunaSearcher(spec, run.study_db)
+    searcher = OptunaSearcher(spec, run.study_db, warm)
     end = SearchEnd(spec.search.time_budget)
     progress = Progress(recorder, plan, console)
     tuner = tune.Tuner(

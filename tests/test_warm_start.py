@@ -1,0 +1,82 @@
+"""What a search learns from earlier runs."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from optuna.trial import TrialState
+from test_analysis import EPOCHS, SPEC, Build
+
+from tune_resnet.errors import UserError
+from tune_resnet.records import FAILED, FINISHED, STOPPED
+from tune_resnet.sampler import EARLY
+from tune_resnet.searcher import OptunaSearcher
+from tune_resnet.spec import Domain, ModelSpec
+from tune_resnet.warm_start import WarmStart, warm_start
+
+
+@pytest.fixture
+def earlier(tmp_path: Path) -> Build:
+    build = Build(tmp_path / "earlier")
+    build.trial([0.3, 0.4, 0.5, 0.6], FINISHED)
+    for number in range(5):
+        build.trial([0.3, 0.4, 0.5, 0.6 + number / 100], FINISHED, max_lr=0.01 + number / 100)
+    build.trial([0.2, 0.3], STOPPED, max_lr=0.002)
+    build.trial([0.2], STOPPED, max_lr=0.09)
+    build.trial([0.2], FAILED, error="no")
+    build.directory.write_env({"dataset_fingerprint": "these images"})
+    return build
+
+
+def test_trials_of_the_same_task_are_known(earlier: Build) -> None:
+    spec = replace(SPEC, train=replace(SPEC.train, seed=7))  # another seed is no other task
+    warm = warm_start([earlier.directory.path], spec, "these images")
+    states = [TrialState.COMPLETE] * 6 + [TrialState.PRUNED] * 2
+    assert [trial.state for trial in warm.trials] == states
+    assert warm.configurations == []
+    assert warm.trials[5].value == 0.64
+    assert [trial.user_attrs[EARLY] for trial in warm.trials[5:]] == pytest.approx([0.7, 0.8, 0.8])
+
+    searcher = OptunaSearcher(spec, None, warm)
+    configs = [searcher.suggest(str(number)) for number in range(3)]
+    assert configs[0] == {"trial": 0, **spec.reference}
+    assert [config["trial"] for config in configs] == [0, 1, 2]
+
+
+@pytest.mark.parametrize("change", ["images", "width", "epochs"])
+def test_of_another_task_the_best_are_tried_first(earlier: Build, change: str) -> None:
+    spec = SPEC
+    if change == "width":
+        spec = replace(spec, model=ModelSpec(width=spec.model.width + 1))
+    if change == "epochs":
+        spec = replace(spec, train=replace(spec.train, epochs=EPOCHS + 1))
+    warm = warm_start([earlier.directory.path], spec, "others" if change == "images" else "these images")
+    assert warm.trials == []
+    assert len(warm.configurations) == 3
+    assert all(configuration["max_lr"] > 0.01 for configuration in warm.configurations)
+
+    searcher = OptunaSearcher(spec, None, warm)
+    configs = [searcher.suggest(str(number)) for number in range(5)]
+    assert configs[0] == {"trial": 0, **spec.reference}
+    assert configs[1:4] == [{"trial": n, **c} for n, c in enumerate(warm.configurations, start=1)]
+    assert configs[4]["trial"] == 4
+
+
+def test_what_lies_outside_of_the_space_is_left_out(earlier: Build) -> None:
+    space = {**SPEC.space, "max_lr": Domain(low=0.009, high=0.035)}
+    warm = warm_start([earlier.directory.path], replace(SPEC, space=space), "these images")
+    assert [trial.params["max_lr"] for trial in warm.trials] == pytest.approx([0.01, 0.01, 0.02, 0.03])
+
+
+def test_a_run_without_anything_to_learn_from_is_refused(tmp_path: Path) -> None:
+    build = Build(tmp_path / "empty")
+    build.trial([math.nan], FAILED, error="no")
+    with pytest.raises(UserError, match="empty has no trial in this search's space to start from"):
+        warm_start([build.directory.path], SPEC, "")
+
+
+def test_no_earlier_run_is_no_warm_start(earlier: Build) -> None:
+    assert warm_start([], SPEC, "") == WarmStart()

@@ -1,0 +1,84 @@
+"""What earlier runs give a search: all their trials where the task was the same, else their best ones to try first."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.distributions import BaseDistribution
+from optuna.trial import FrozenTrial, TrialState
+
+from tune_resnet.errors import UserError
+from tune_resnet.findings import best_trials
+from tune_resnet.frames import RunFrames, load_run
+from tune_resnet.records import FINISHED, REFERENCE_TRIAL, STOPPED
+from tune_resnet.sampler import EARLY, optuna_domain
+from tune_resnet.spec import SearchSpec, first_rung
+
+_TRIED_FIRST = 3  # of each run whose task was another one
+
+_STATES = {FINISHED: TrialState.COMPLETE, STOPPED: TrialState.PRUNED}
+
+
+@dataclass
+class WarmStart:
+    """Earlier trials that count as if they were this search's, and configurations to try first."""
+
+    trials: list[FrozenTrial] = field(default_factory=list)
+    configurations: list[dict[str, float]] = field(default_factory=list)
+
+
+def warm_start(paths: Sequence[Path], spec: SearchSpec, fingerprint: str) -> WarmStart:
+    """What the runs in these directories are worth for a search of `spec` on the images with this fingerprint.
+
+    Raises:
+        UserError: a run has no finished or stopped trial inside of the space, or is no run.
+    """
+    found = WarmStart()
+    for path in paths:
+        frames = load_run(path)
+        trials = _trials(frames, spec)
+        if not trials:
+            raise UserError(f"{frames.name} has no trial in this search's space to start from")
+        if _task(frames.spec) == _task(spec) and frames.env.get("dataset_fingerprint") == fingerprint:
+            found.trials += trials
+        else:
+            found.configurations += _best(frames, spec)
+    return found
+
+
+def _task(spec: SearchSpec) -> tuple[Any, ...]:
+    """What trials must have in common for their results to be comparable; a seed is noise."""
+    train = replace(spec.train, seed=0, precision="auto", **dict.fromkeys(spec.space, 1.0))  # type: ignore[arg-type]
+    return replace(spec.data, data_dir=None), spec.model, train
+
+
+def _inside(row: Mapping[Any, Any], spec: SearchSpec) -> bool:
+    return all(domain.low <= row[name] <= domain.high for name, domain in spec.space.items())
+
+
+def _trials(frames: RunFrames, spec: SearchSpec) -> list[FrozenTrial]:
+    rung = min(first_rung(spec.scheduler, spec.train.epochs), spec.train.epochs)
+    early = frames.epochs[frames.epochs["epoch"] == rung].set_index("trial")["train_loss"]
+    distributions: dict[str, BaseDistribution] = {name: optuna_domain(at) for name, at in spec.space.items()}
+    return [
+        optuna.trial.create_trial(
+            state=_STATES[row["state"]],
+            params={name: row[name] for name in spec.space},
+            distributions=distributions,
+            value=row["val_accuracy"] if row["state"] == FINISHED else None,
+            intermediate_values={row["epochs"]: row["val_accuracy"]},
+            user_attrs={EARLY: float(early[row["trial"]])} if row["trial"] in early.index else {},
+        )
+        for row in frames.trials.to_dict("records")
+        if row["state"] in _STATES and row["val_accuracy"] == row["val_accuracy"] and _inside(row, spec)
+    ]
+
+
+def _best(frames: RunFrames, spec: SearchSpec) -> list[dict[str, float]]:
+    ranked = best_trials(frames, len(frames.trials)).sort_values("estimate", ascending=False, kind="stable")
+    rows = [row for row in ranked.to_dict("records") if row["trial"] != REFERENCE_TRIAL and _inside(row, spec)]
+    return [{name: row[name] for name in spec.space} for row in rows[:_TRIED_FIRST]]
