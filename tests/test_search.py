@@ -174,7 +174,7 @@ def test_a_dry_run_prints_the_plan_and_leaves_nothing(tmp_path: Path, capsys: py
 
 @pytest.mark.slow
 def test_a_time_budget_ends_the_search_with_everything_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    arguments = [*SMALL, "--epochs", "40", "--num-samples", "500", "--time-budget", "8s"]
+    arguments = [*SMALL, "--epochs", "40", "--num-samples", "500", "--time-budget", "15s"]
     search = in_process(arguments, tmp_path, capsys)
     assert_consistent(search.path)
     trials = table(search.path / "trials.csv")
