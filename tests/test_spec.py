@@ -454,3 +454,68 @@ def test_a_path_with_a_line_break_does_not_break_the_message(tmp_path: Path) -> 
     with pytest.raises(SpecError) as caught:
         load_spec(tmp_path / "a\nb.toml")
     assert is_one_line(str(caught.value))
+
+
+# --- a domain's scale ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("domain", "value", "share"),
+    [
+        (Domain(low=1e-3, high=1e-1), 1e-2, 0.5),
+        (Domain(low=1e-6, high=1e-2), 1e-5, 0.25),
+        (Domain(low=0, high=4, log=False), 1, 0.25),
+        (Domain(low=-1, high=3, log=False), 0, 0.25),
+    ],
+)
+def test_a_share_is_a_place_on_the_domains_scale(domain: Domain, value: float, share: float) -> None:
+    assert domain.share(value) == pytest.approx(share)
+    assert domain.value(share) == pytest.approx(value, abs=1e-12)
+
+
+@st.composite
+def searchable(draw: st.DrawFn) -> Domain:
+    """A domain of any hyperparameter whose bounds differ by more than rounding."""
+    log = draw(st.booleans())
+    low = draw(st.floats(1e-12 if log else 0, 100))
+    return Domain(low=low, high=draw(st.floats(low * 1.001 + 1e-12, 1e6)), log=log)
+
+
+@many
+@given(domain=searchable(), share=st.floats(0, 1))
+@example(domain=Domain(low=1e-3, high=1e-1), share=1.0)
+@example(domain=Domain(low=0, high=0.3, log=False), share=1.0)
+def test_shares_and_values_are_each_others_inverse_and_stay_inside(domain: Domain, share: float) -> None:
+    value = domain.value(share)
+    assert domain.low <= value <= domain.high
+    assert domain.share(value) == pytest.approx(share, abs=1e-9)
+    assert domain.value(domain.share(value)) == pytest.approx(value, rel=1e-9, abs=1e-15 * domain.high)
+
+
+@many
+@given(domain=searchable(), shares=st.tuples(st.floats(0, 1), st.floats(0, 1)))
+def test_a_greater_share_is_no_smaller_value(domain: Domain, shares: tuple[float, float]) -> None:
+    assert domain.value(min(shares)) <= domain.value(max(shares))
+
+
+@many
+@given(domain=searchable())
+def test_the_ends_of_a_domain_are_the_shares_0_and_1(domain: Domain) -> None:
+    assert (domain.share(domain.low), domain.share(domain.high)) == (0, 1)
+    assert (domain.value(0), domain.value(1)) == pytest.approx((domain.low, domain.high), rel=1e-9)
+
+
+@pytest.mark.parametrize(
+    "domain",
+    [
+        Domain(low=TINY, high=1e6),
+        Domain(low=1e-310, high=100),
+        Domain(low=1e-2, high=math.nextafter(1e-2, 1)),
+        Domain(low=0.1, high=math.nextafter(0.1, 1), log=False),
+    ],
+)
+def test_very_wide_and_very_narrow_domains_have_finite_shares_within_0_and_1(domain: Domain) -> None:
+    for value in (domain.low, domain.value(0.3), domain.high):
+        assert domain.low <= value <= domain.high
+        assert 0 <= domain.share(value) <= 1
+    assert (domain.share(domain.low), domain.share(domain.high)) == (0, 1)

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 from dataclasses import asdict, replace
@@ -46,7 +47,7 @@ def run_search(set_up: str, seed: int, options: argparse.Namespace) -> Path:
     path: Path = options.out / "runs" / f"{set_up}-{seed}"
     if not path.exists():
         command = [
-            sys.executable, "-m", "tune_resnet.search", "--experiment", str(HERE / f"paired_{set_up}.toml"),
+            sys.executable, "-m", "tune_resnet.search", "--experiment", os.path.relpath(HERE / f"paired_{set_up}.toml"),
             "--data-dir", str(options.data_dir), "--seed", str(seed), "--runs-dir", str(path.parent),
             "--name", path.name,
         ]  # fmt: skip
