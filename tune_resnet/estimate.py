@@ -25,7 +25,8 @@ Floats = NDArray[np.float64]
 LEAST_FINISHED = 4  # trials, below which the best as measured is as good a choice as any
 _OFFSET = 1e-3  # added to an error before its logarithm, so that the last few images are not everything
 _REACH = 3  # interquartile ranges below the median: what is worse counts as so bad, else one failure outweighs all
-_MOST = 200  # trials that a process learns from, those of the highest signals: its time grows with their third power
+_FAR = 0.5  # on the log scale, the least that a diverged trial is below the median, and a perfect one may be above it
+_MOST = 200  # trials that a process learns from: its time grows with their third power
 _PRIOR_SLOPE, _PRIOR_TRIALS = 1, 4  # the multiple expected, and how many trials with the usual spread that counts
 
 
@@ -40,18 +41,21 @@ class Estimate:
     """
 
     def __init__(self, points: Floats, early: Floats, final: Floats) -> None:
+        if np.isnan(early).all():
+            early = np.ones_like(early)  # it says nothing
         seen, finished = ~np.isnan(early), ~np.isnan(final)
-        signal, quality = _clipped(-np.log(early[seen] + _OFFSET)), _clipped(-np.log(1 - final[finished] + _OFFSET))
-        strong = _highest(signal)
-        self._early = _Process(points[seen][strong], signal[strong], amplitude=1, noise=0.02)
+        signal = _clipped(-np.log(early[seen] + _OFFSET))
+        quality = _clipped(-np.log(1 - final[finished] + _OFFSET), above=True)
+        used = _most_telling(signal)
+        self._early = _Process(points[seen][used], signal[used], amplitude=1, noise=0.02)
         expected = self._early.mean_and_deviation(points[finished])[0]
         self._centre, self._level = expected.mean(), quality.mean()
         away, prior = expected - self._centre, _PRIOR_TRIALS * signal.var() + 1e-12
         slope = (away @ (quality - self._level) + prior * _PRIOR_SLOPE) / (away @ away + prior)
         self._slope = max(slope, 0.0)
         rest = quality - self._level - self._slope * away
-        strong = _highest(expected)  # not of the measured quality: that would choose the lucky ones
-        self._rest = _Process(points[finished][strong], rest[strong], amplitude=0.5, noise=0.3)
+        used = _most_telling(expected)  # not by the measured quality: that would choose the lucky ones
+        self._rest = _Process(points[finished][used], rest[used], amplitude=0.5, noise=0.3)
 
     def mean_and_deviation(self, points: Floats) -> tuple[Floats, Floats]:
         """Mean and standard deviation, without the noise of a single training, of -log(error): higher is better."""
@@ -86,7 +90,7 @@ def unit_points(configurations: Sequence[Mapping[Any, Any]], space: Mapping[str,
 class _Process:
     """A Gaussian process over standardised values: Matern 5/2, a length scale per dimension, white noise."""
 
-    _LENGTH, _BOUNDS = 0.6, (1e-4, 1e4)
+    _LENGTH, _BOUNDS = 0.6, (1e-7, 1e4)
     _LEAST_SPREAD = 0.015  # of values: what varies less is noise
 
     def __init__(self, points: Floats, values: Floats, amplitude: float, noise: float) -> None:
@@ -121,15 +125,21 @@ class _PosteriorMode(GaussianProcessRegressor):  # type: ignore[misc]
         return (found[0] - penalty, found[1] - away / deviations) if eval_gradient else found - penalty
 
 
-def _highest(signal: Floats) -> NDArray[np.intp]:
-    """Where the highest values are, at most `_MOST`."""
-    return np.asarray(np.sort(np.argsort(-signal, kind="stable")[:_MOST]))
+def _most_telling(signal: Floats) -> NDArray[np.intp]:
+    """Which values to learn from: all, or the highest half of `_MOST` and, to know where not to look, the lowest."""
+    order = np.argsort(signal, kind="stable")
+    if len(order) > _MOST:
+        order = np.concatenate([order[: _MOST // 2], order[-(_MOST // 2) :]])
+    return np.asarray(np.sort(order))
 
 
-def _clipped(values: Floats) -> Floats:
-    """Values without outliers below: these are raised to `_REACH` interquartile ranges below the median."""
+def _clipped(values: Floats, above: bool = False) -> Floats:
+    """Values without outliers below and, if asked for, above; see `_REACH` and `_FAR`."""
     known = values[np.isfinite(values)]
     if not len(known):
         return np.zeros_like(values)
     low, middle, high = np.quantile(known, [0.25, 0.5, 0.75])
-    return np.asarray(np.maximum(values, middle - _REACH * (high - low)))
+    reach = _REACH * (high - low)
+    far = max(reach, _FAR)
+    clipped = np.clip(values, middle - reach, middle + far if above else np.inf)
+    return np.where(np.isneginf(values), middle - far, clipped)

@@ -12,6 +12,7 @@ from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler, RandomSampler
 from optuna.trial import FrozenTrial, TrialState
 from scipy.stats import norm, qmc
+from threadpoolctl import threadpool_limits
 
 from tune_resnet.estimate import Estimate, Floats, unit_points
 from tune_resnet.spec import Domain
@@ -49,7 +50,10 @@ class MultiFidelitySampler(BaseSampler):
             if other.number != trial.number and other.params.keys() >= self.space.keys()
         ]
         finished = any(other.state == TrialState.COMPLETE for other in others)
-        share = self._best(others, trial.number) if finished and len(others) >= STARTUP_TRIALS else self._even(trial)
+        with threadpool_limits(1):  # small matrices, and the trials need the cores
+            share = (
+                self._best(others, trial.number) if finished and len(others) >= STARTUP_TRIALS else self._even(trial)
+            )
         return {name: domain.value(float(at)) for (name, domain), at in zip(self.space.items(), share, strict=True)}
 
     def sample_independent(

@@ -83,14 +83,21 @@ class Domain(Section):
     def share(self, value: float) -> float:
         """Where a value lies between low (0) and high (1), on the domain's scale."""
         if self.log:
-            return math.log(value / self.low) / math.log(self.high / self.low)
+            return _log_ratio(value, self.low) / _log_ratio(self.high, self.low)
         return (value - self.low) / (self.high - self.low)
 
     def value(self, share: float) -> float:
         """What lies at a share in [0, 1], on the domain's scale; never outside the domain."""
-        width = self.high - self.low
-        found = self.low * (self.high / self.low) ** share if self.log else self.low + share * width
+        if self.log:
+            found = math.exp(math.log(self.low) + share * _log_ratio(self.high, self.low))
+        else:
+            found = self.low + share * (self.high - self.low)
         return min(max(found, self.low), self.high)
+
+
+def _log_ratio(high: float, low: float) -> float:
+    """log(high / low), also where the quotient is too large for a float."""
+    return math.log(high / low) if high / low < math.inf else math.log(high) - math.log(low)
 
 
 @dataclass(frozen=True, kw_only=True)
