@@ -3,7 +3,7 @@
     pip install -e '.[picture]'
     python experiments/benchmarks/picture.py --results experiments/results --out experiments/results/finding.png
 
-from fidelity/fidelity.csv and efficiency*/summary.csv, as fidelity_table.py and search_efficiency.py leave them.
+from fidelity/fidelity.csv and the summary.csv of efficiency and efficiency-syne-tune-asha, as fidelity_table.py and search_efficiency.py leave them.
 """
 
 from __future__ import annotations
@@ -53,12 +53,13 @@ def draw_searches(axes: Axes, summary: pd.DataFrame) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--results", type=Path, required=True, help="holds fidelity/ and efficiency*/")
+    parser.add_argument("--results", type=Path, required=True, help="holds those folders")
     parser.add_argument("--out", type=Path, required=True, help="the PNG file")
     options = parser.parse_args()
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4), layout="constrained")
     draw_signals(left, pd.read_csv(options.results / "fidelity" / "fidelity.csv"))
-    draw_searches(right, pd.concat(map(pd.read_csv, options.results.glob("efficiency*/summary.csv"))))
+    replays = (options.results / name / "summary.csv" for name in ("efficiency", "efficiency-syne-tune-asha"))
+    draw_searches(right, pd.concat(map(pd.read_csv, replays)))
     figure.savefig(options.out, dpi=110, metadata={"Software": None})
 
 
