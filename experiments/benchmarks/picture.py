@@ -3,7 +3,8 @@
     pip install -e '.[picture]'
     python experiments/benchmarks/picture.py --results experiments/results --out experiments/results/finding.png
 
-from fidelity/fidelity.csv and the summary.csv of efficiency and efficiency-syne-tune-asha, as fidelity_table.py and search_efficiency.py leave them.
+from fidelity/fidelity.csv and the summary.csv of efficiency and efficiency-syne-tune-asha, as fidelity_table.py and
+search_efficiency.py leave them.
 """
 
 from __future__ import annotations
