@@ -22,6 +22,7 @@ from scipy import stats
 
 import tune_resnet
 from tune_resnet import data
+from tune_resnet.analysis import load_run, winner
 from tune_resnet.confirm import SEED_OFFSET
 from tune_resnet.data import Dataset
 from tune_resnet.paired import BETTER, NOT_DISTINGUISHABLE, WORSE, analyse_pairs
@@ -208,10 +209,11 @@ def test_a_confirmation_is_recorded_and_extended(run: Path, capsys: pytest.Captu
     )
     assert rows["error"].isna().all()
     assert rows["worker"].nunique() <= 2  # processes are reused
-    trials = pd.read_csv(run / "trials.csv").sort_values("val_accuracy", kind="stable", ascending=False)
-    for configuration, expected in ((REFERENCE, trials.loc[0]), (WINNER, trials.iloc[0])):
+    frames = load_run(run)
+    for configuration, expected in ((REFERENCE, frames.trials.loc[0].to_dict()), (WINNER, winner(frames))):
         mine = rows[rows["configuration"] == configuration]
-        assert (mine[list(TUNABLE)] == expected[list(TUNABLE)]).all(axis=None)
+        assert expected is not None
+        assert (mine[list(TUNABLE)] == [expected[name] for name in TUNABLE]).all(axis=None)
     summary = json.loads((run / "confirm.json").read_text())
     wide = rows.pivot(index="seed", columns="configuration", values="test_accuracy")
     assert summary["mean"] == pytest.approx(100 * (wide[WINNER] - wide[REFERENCE]).mean())
