@@ -346,7 +346,7 @@ def test_the_gain_over_the_reference(mixed: Build) -> None:
     assert found.standard_error == pytest.approx(100 * math.sqrt((0.9 * 0.1 + 0.8 * 0.2) / 500), rel=0.02)
     sentence = comparison_sentence(mixed.load())
     assert "90.00% validation accuracy, the reference 80.00%: +10.00 percentage points on the same 500" in sentence
-    assert "Chosen among 3 finished trials, it owes a part of that to luck" in sentence
+    assert "Chosen among 3 finished trials, it owes a part of that to luck. Fresh seeds" in sentence
 
 
 @pytest.mark.parametrize("images", [None, "many", 0, -1, 2.5, True])

@@ -43,6 +43,13 @@ def test_luck_alone_does_not_win(lucky: Build) -> None:
     assert f"Trial {found['trial']} reached {found['val_accuracy']:.2%}" in comparison_sentence(frames)
 
 
+def test_the_sentence_gives_the_smoothed_gain(lucky: Build) -> None:
+    gain = compare_to_reference(lucky.load()).estimated_gain
+    assert f"luck: smoothed over all trials the gain is about {gain:+.2f} points. Fresh" in comparison_sentence(
+        lucky.load()
+    )
+
+
 def test_only_finished_trials_have_an_estimate(lucky: Build) -> None:
     frames = lucky.load()
     found = estimates(frames)

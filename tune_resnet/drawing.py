@@ -76,11 +76,13 @@ def comparison_sentence(frames: RunFrames) -> str:
     error = ""
     if found.standard_error is not None:
         error = f"; standard error from the choice of images about {found.standard_error:.2f} points or less"
+    smoothed = ""
+    if found.estimated_gain != found.gain:  # equal where too few have finished
+        smoothed = f": smoothed over all trials the gain is about {found.estimated_gain:+.2f} points"
     return (
         f"Trial {found.winner} reached {best}, the reference {percent(found.reference_accuracy)}: "
         f"{found.gain:+.2f} percentage points on {images} (one seed each{error}). Chosen among {found.finished:,} "
-        f"finished trials, it owes a part of that to luck: smoothed over all trials the gain is about "
-        f"{found.estimated_gain:+.2f} points. Fresh seeds can prove it."
+        f"finished trials, it owes a part of that to luck{smoothed}. Fresh seeds can prove it."
     )
 
 
