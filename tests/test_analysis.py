@@ -47,7 +47,8 @@ from tune_resnet.records import (
     RunDirectory,
     TrialRow,
 )
-from tune_resnet.spec import DataSpec, Domain, SchedulerSpec, SearchSpec, TrainSpec, rung_epochs
+from tune_resnet.space import Domain
+from tune_resnet.spec import DataSpec, SchedulerSpec, SearchSpec, TrainSpec, rung_epochs
 
 many = settings(derandomize=True, deadline=None, max_examples=60)
 

@@ -21,7 +21,8 @@ from PIL import Image
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from tune_resnet.data import Dataset, Split
-from tune_resnet.spec import DEFAULT_SPACE, DataSpec, ModelSpec, SearchSpec, TrainSpec
+from tune_resnet.space import DEFAULT_SPACE
+from tune_resnet.spec import DataSpec, ModelSpec, SearchSpec, TrainSpec
 from tune_resnet.train import EpochMetrics, NonFiniteLoss, TrainingRun
 
 ROOT = Path(__file__).parents[1]

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from threadpoolctl import threadpool_limits
 
 from tune_resnet.estimate import LEAST_FINISHED, Estimate, Floats, estimated_accuracy, unit_points
-from tune_resnet.spec import Domain
+from tune_resnet.space import Domain
 
 NAN, INF = np.nan, np.inf
 

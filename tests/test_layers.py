@@ -29,6 +29,7 @@ LAYERS = (
     ("augment",),
     ("records", "data", "model", "schedule", "device", "environment"),
     ("folder", "spec"),
+    ("space",),
     ("settings",),
     ("errors",),
     ("text",),
@@ -41,6 +42,7 @@ MAY_IMPORT = {
 HEAVY = {"torch", "torchvision", "ray", "pandas", "optuna"}
 NOT_AT_IMPORT = {
     "settings": {"torch", "torchvision"},
+    "space": {"torch", "torchvision"},
     "spec": {"torch", "torchvision"},
     "records": {"torch", "torchvision"},
     "folder": {"torch", "torchvision"},

@@ -32,7 +32,8 @@ from tune_resnet.records import (
     ending,
     write_whole,
 )
-from tune_resnet.spec import DEFAULT_SPACE, BudgetSpec, SearchSpec, TrainSpec, load_spec
+from tune_resnet.space import DEFAULT_SPACE
+from tune_resnet.spec import BudgetSpec, SearchSpec, TrainSpec, load_spec
 
 SPEC = SearchSpec(train=TrainSpec(seed=7, epochs=3), search=BudgetSpec(name="a, b\n"))
 

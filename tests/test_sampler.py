@@ -16,7 +16,7 @@ from threadpoolctl import threadpool_limits
 
 from tune_resnet.estimate import Floats, unit_points
 from tune_resnet.sampler import EARLY, STARTUP_TRIALS, MultiFidelitySampler, observations, optuna_domain
-from tune_resnet.spec import DEFAULT_SPACE, Domain
+from tune_resnet.space import DEFAULT_SPACE, Domain
 
 SPACE = {"max_lr": Domain(low=1e-3, high=1e-1), "grad_clip": Domain(low=0, high=2, log=False)}
 BEST = np.array([0.8, 0.25])

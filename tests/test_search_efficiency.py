@@ -12,7 +12,7 @@ import pytest
 import search_efficiency
 from search_efficiency import epochs_to_target, simulate
 from strategies import STOPPING, STRATEGIES, Configuration, OnRay, OptunaAlone, Strategy
-from surrogate import OUTPUTS, Surrogate, comparable_runs, cross_validate, unit_points
+from surrogate import OUTPUTS, Surrogate, comparable_runs, cross_validate
 
 from tune_resnet.spec import SearchSpec
 
@@ -87,12 +87,6 @@ def test_what_a_seed_does_to_all_configurations_is_no_noise() -> None:
     means = runs.groupby("seed")["train_loss"].mean()
     assert means[0] == pytest.approx(means[1], rel=0.01)
     assert cross_validate(runs).set_index(["output", "epoch"]).loc[("train_loss", 1), "noise"] < 0.01
-
-
-def test_unit_points_span_the_space() -> None:
-    space = SearchSpec().space
-    ends = [{name: getattr(domain, end) for name, domain in space.items()} for end in ("low", "high")]
-    assert unit_points(pd.DataFrame(ends)) == pytest.approx(np.array([[0] * 3, [1] * 3]))
 
 
 def test_epochs_and_trials_are_counted_as_they_are_spent(surrogate: Surrogate) -> None:

@@ -13,7 +13,8 @@ from optuna.trial import TrialState
 
 from tune_resnet.sampler import EARLY
 from tune_resnet.searcher import STUDY_NAME, OptunaSearcher
-from tune_resnet.spec import SAMPLERS, BudgetSpec, Domain, SearchSpec, TrainSpec
+from tune_resnet.space import Domain
+from tune_resnet.spec import SAMPLERS, BudgetSpec, SearchSpec, TrainSpec
 
 SPEC = SearchSpec(train=TrainSpec(epochs=3))
 

@@ -16,12 +16,11 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tune_resnet.settings import SpecError
+from tune_resnet.space import DEFAULT_SPACE, Domain
 from tune_resnet.spec import (
-    DEFAULT_SPACE,
     TUNABLE,
     BudgetSpec,
     DataSpec,
-    Domain,
     ModelSpec,
     ResourceSpec,
     SchedulerSpec,

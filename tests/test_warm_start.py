@@ -14,7 +14,8 @@ from tune_resnet.errors import UserError
 from tune_resnet.records import FAILED, FINISHED, STOPPED
 from tune_resnet.sampler import EARLY
 from tune_resnet.searcher import OptunaSearcher
-from tune_resnet.spec import Domain, ModelSpec
+from tune_resnet.space import Domain
+from tune_resnet.spec import ModelSpec
 from tune_resnet.warm_start import WarmStart, warm_start
 
 

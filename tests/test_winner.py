@@ -12,7 +12,7 @@ from test_analysis import SPEC, Build
 
 from tune_resnet.analysis import best_trials, compare_to_reference, comparison_sentence, estimates, ranked_table, winner
 from tune_resnet.records import FAILED, FINISHED, STOPPED
-from tune_resnet.spec import DEFAULT_SPACE, Domain
+from tune_resnet.space import DEFAULT_SPACE, Domain
 
 LUCKY = 5
 

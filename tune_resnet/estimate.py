@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import ConstantKernel, Matern, WhiteKernel
 
-from tune_resnet.spec import Domain
+from tune_resnet.space import Domain
 
 Floats = NDArray[np.float64]
 

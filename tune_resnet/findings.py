@@ -11,7 +11,7 @@ import pandas as pd
 
 from tune_resnet.frames import STATES, RunFrames, accuracy_column
 from tune_resnet.records import FINISHED, REFERENCE_TRIAL, STOPPED
-from tune_resnet.spec import first_rung, rung_epochs
+from tune_resnet.spec import early_epoch, rung_epochs
 
 LEAST_FOR_IMPORTANCE = 4  # finished trials
 LEAST_FOR_AGREEMENT = 3  # finished trials
@@ -60,11 +60,15 @@ def estimates(frames: RunFrames) -> pd.Series:
     inside = pd.concat([trials[name].between(domain.low, domain.high) for name, domain in space.items()], axis=1)
     known = trials[inside.all(axis=1)]  # a spec edited by hand may no longer contain its trials
     if len(known) and accuracy_column(frames) == "val_accuracy":
-        rung = min(first_rung(frames.spec.scheduler, frames.spec.train.epochs), frames.spec.train.epochs)
-        early = frames.epochs[frames.epochs["epoch"] == rung].set_index("trial")["train_loss"].reindex(known.index)
+        early = early_losses(frames, early_epoch(frames.spec)).reindex(known.index)
         points = unit_points(known[list(space)].to_dict("records"), space)
         final[known.index] = estimated_accuracy(points, early.to_numpy(), final[known.index].to_numpy())
     return final
+
+
+def early_losses(frames: RunFrames, epoch: int) -> pd.Series:
+    """Training loss after an epoch, indexed by trial, of those that got so far."""
+    return frames.epochs[frames.epochs["epoch"] == epoch].set_index("trial")["train_loss"]
 
 
 def best_trials(frames: RunFrames, n: int = 10) -> pd.DataFrame:
@@ -75,7 +79,10 @@ def best_trials(frames: RunFrames, n: int = 10) -> pd.DataFrame:
 
 def winner(frames: RunFrames) -> dict[Hashable, Any] | None:
     """The finished trial with the highest estimate, keys as the columns of `ranked_trials`; None: none has finished."""
-    finished = best_trials(frames, len(frames.trials)).to_dict("records")
+    return _winner(best_trials(frames, len(frames.trials)).to_dict("records"))
+
+
+def _winner(finished: list[dict[Hashable, Any]]) -> dict[Hashable, Any] | None:
     return max(finished, key=lambda row: row["estimate"], default=None)
 
 
@@ -103,9 +110,9 @@ class Comparison:
 def compare_to_reference(frames: RunFrames) -> Comparison:
     """The winner against the reference of the same run."""
     column = accuracy_column(frames)
-    finished = best_trials(frames, len(frames.trials))
-    best = winner(frames)
-    reference = next((row for row in finished.to_dict("records") if row["reference"]), None)
+    finished = best_trials(frames, len(frames.trials)).to_dict("records")
+    best = _winner(finished)
+    reference = next((row for row in finished if row["reference"]), None)
     states = frames.trials.set_index("trial")["state"]
     images = frames.env.get("held_out_images")
     images = images if type(images) is int and images > 0 else None  # env.json may hold anything

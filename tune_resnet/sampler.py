@@ -15,7 +15,7 @@ from scipy.stats import norm, qmc
 from threadpoolctl import threadpool_limits
 
 from tune_resnet.estimate import Estimate, Floats, unit_points
-from tune_resnet.spec import Domain
+from tune_resnet.space import Domain
 
 EARLY = "early"  # user attribute of a study's trial: training loss after the first rung's epoch, infinite: it diverged
 

@@ -20,7 +20,7 @@ from ray.tune.search import Searcher
 
 from tune_resnet.records import FAILED, FINISHED, STOPPED, ending
 from tune_resnet.sampler import EARLY, MultiFidelitySampler, optuna_domain
-from tune_resnet.spec import SearchSpec, first_rung
+from tune_resnet.spec import SearchSpec, early_epoch
 from tune_resnet.warm_start import WarmStart
 
 STUDY_NAME = "tune_resnet"
@@ -56,7 +56,7 @@ class OptunaSearcher(Searcher):  # type: ignore[misc]
         super().__init__()
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self.epochs = spec.train.epochs
-        self.early_epoch = min(first_rung(spec.scheduler, self.epochs), self.epochs)
+        self.early_epoch = early_epoch(spec)
         self.study = optuna.create_study(
             study_name=STUDY_NAME,
             storage=f"sqlite:///{study_db}" if study_db else None,

@@ -16,7 +16,8 @@ from typing import Any
 
 import tomli_w
 
-from tune_resnet.settings import Section, SpecError, nearest, setting, shown
+from tune_resnet.settings import Section, SpecError, nearest, setting
+from tune_resnet.space import DEFAULT_SPACE, Domain, space_from_table
 
 DATASETS = ("cifar10", "folder", "digits")
 SCHEDULES = ("linear-exponential", "cosine")
@@ -65,42 +66,6 @@ class TrainSpec(Section):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Domain(Section):
-    """The interval a search draws one hyperparameter from."""
-
-    section = "space"
-    low: float
-    high: float
-    log: bool = True  # log-uniform; false: uniform
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.low >= self.high:
-            raise SpecError(f"space low must be below high, got {self.low} and {self.high}")
-        if self.log and self.low <= 0:
-            raise SpecError(f"space low must be greater than 0 on a log scale, got {self.low}")
-
-    def share(self, value: float) -> float:
-        """Where a value lies between low (0) and high (1), on the domain's scale."""
-        if self.log:
-            return _log_ratio(value, self.low) / _log_ratio(self.high, self.low)
-        return (value - self.low) / (self.high - self.low)
-
-    def value(self, share: float) -> float:
-        """What lies at a share in [0, 1], on the domain's scale; never outside the domain."""
-        if self.log:
-            found = math.exp(math.log(self.low) + share * _log_ratio(self.high, self.low))
-        else:
-            found = self.low + share * (self.high - self.low)
-        return min(max(found, self.low), self.high)
-
-
-def _log_ratio(high: float, low: float) -> float:
-    """log(high / low), also where the quotient is too large for a float."""
-    return math.log(high / low) if high / low < math.inf else math.log(high) - math.log(low)
-
-
-@dataclass(frozen=True, kw_only=True)
 class BudgetSpec(Section):
     """How much is searched, and who proposes."""
 
@@ -137,13 +102,6 @@ class ResourceSpec(Section):
     gpus_per_trial: float | None = setting(None, ge=0, le=64)  # None: one where the device is cuda, else none
     max_concurrent: int | None = setting(None, ge=1)  # None: as many as fit
     device: str = setting("auto", choices=DEVICES)
-
-
-DEFAULT_SPACE = {
-    "max_lr": Domain(low=1e-3, high=1e-1),
-    "weight_decay": Domain(low=1e-6, high=1e-2),
-    "grad_clip": Domain(low=1e-2, high=1.0),
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -184,6 +142,11 @@ def first_rung(scheduler: SchedulerSpec, epochs: int) -> int:
     By default shortly before the rate's peak, halfway: earlier a signal says little, and at the peak it says least.
     """
     return scheduler.grace_epochs or max(1, round(3 / 8 * epochs))
+
+
+def early_epoch(spec: SearchSpec) -> int:
+    """The epoch whose training loss tells the most about the end; see `estimate`."""
+    return min(first_rung(spec.scheduler, spec.train.epochs), spec.train.epochs)
 
 
 def rung_epochs(scheduler: SchedulerSpec, epochs: int) -> tuple[int, ...]:
@@ -232,26 +195,12 @@ def spec_from_tables(tables: Mapping[str, Any]) -> SearchSpec:
     parts: dict[str, Any] = {}
     for name, table in tables.items():
         if name == "space":
-            parts[name] = _space_from_table(table)
+            parts[name] = space_from_table(table)
         elif name in _SECTIONS:
             parts[name] = _SECTIONS[name].from_table(table)
         else:
             raise SpecError(f"unknown section [{name}]{nearest(name, [*_SECTIONS, 'space'])}")
     return SearchSpec(**parts)
-
-
-def _space_from_table(table: Any) -> dict[str, Domain]:
-    if not isinstance(table, Mapping):
-        raise SpecError(f"space must be a table, got {shown(table)}")
-    space = {}
-    for name, domain in table.items():
-        try:
-            space[name] = Domain.from_table(domain)
-        except TypeError:
-            raise SpecError(f"space.{name} needs both low and high") from None
-        except SpecError as error:
-            raise SpecError(f"space.{name}: {error}") from None
-    return space
 
 
 def load_tables(path: Path) -> dict[str, Any]:

@@ -12,11 +12,11 @@ from optuna.distributions import BaseDistribution
 from optuna.trial import FrozenTrial, TrialState
 
 from tune_resnet.errors import UserError
-from tune_resnet.findings import best_trials
+from tune_resnet.findings import best_trials, early_losses
 from tune_resnet.frames import RunFrames, load_run
 from tune_resnet.records import FINISHED, REFERENCE_TRIAL, STOPPED
 from tune_resnet.sampler import EARLY, optuna_domain
-from tune_resnet.spec import SearchSpec, first_rung
+from tune_resnet.spec import SearchSpec, early_epoch
 
 _TRIED_FIRST = 3  # of each run whose task was another one
 
@@ -61,8 +61,7 @@ def _inside(row: Mapping[Any, Any], spec: SearchSpec) -> bool:
 
 
 def _trials(frames: RunFrames, spec: SearchSpec) -> list[FrozenTrial]:
-    rung = min(first_rung(spec.scheduler, spec.train.epochs), spec.train.epochs)
-    early = frames.epochs[frames.epochs["epoch"] == rung].set_index("trial")["train_loss"]
+    early = early_losses(frames, early_epoch(spec))
     distributions: dict[str, BaseDistribution] = {name: optuna_domain(at) for name, at in spec.space.items()}
     return [
         optuna.trial.create_trial(

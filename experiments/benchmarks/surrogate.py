@@ -15,7 +15,9 @@ from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import ConstantKernel, Matern, WhiteKernel
 from sklearn.model_selection import GroupKFold
 
-from tune_resnet.spec import DEFAULT_SPACE, SearchSpec
+from tune_resnet.estimate import unit_points
+from tune_resnet.space import DEFAULT_SPACE
+from tune_resnet.spec import SearchSpec
 
 OUTPUTS = ("val_accuracy", "val_loss", "train_loss", "ema33_val_accuracy")
 COMPONENTS = 8  # 4 to 12 are equally good; a process per output and epoch predicts the worst corners less well
@@ -44,7 +46,7 @@ class Surrogate:
         wide = runs.pivot(index=["configuration", "seed"], columns="epoch", values=list(OUTPUTS)).dropna()
         lines = wide.apply(lambda column: _line(column.name[0], column))
         hyperparameters = runs.groupby(["configuration", "seed"])[list(DEFAULT_SPACE)].first()
-        points = unit_points(hyperparameters.loc[lines.index])
+        points = unit_points(hyperparameters.loc[lines.index].to_dict("records"), DEFAULT_SPACE)
         self._centre, self._spread = lines.mean().to_numpy(), lines.std().to_numpy()
         standard = (lines - self._centre) / self._spread
         _, strengths, directions = np.linalg.svd(standard, full_matrices=False)
@@ -92,12 +94,6 @@ def comparable_runs(curves: pd.DataFrame) -> pd.DataFrame:
     deviations = (lines - of_configuration.transform("mean"))[of_configuration.transform("size") > 1]
     effects = deviations.reindex(lines.index).groupby([runs["seed"], runs["epoch"]]).transform("mean").fillna(0)
     return runs.assign(**{name: _from_line(name, lines[name] - effects[name]) for name in OUTPUTS})
-
-
-def unit_points(configurations: pd.DataFrame) -> np.ndarray:
-    """Configurations (rows) on a log scale: the default space becomes the unit cube."""
-    low, high = (np.array([getattr(domain, end) for domain in DEFAULT_SPACE.values()]) for end in ("low", "high"))
-    return np.asarray(np.log(configurations[list(DEFAULT_SPACE)].to_numpy() / low) / np.log(high / low))
 
 
 def cross_validate(runs: pd.DataFrame) -> pd.DataFrame:
@@ -166,7 +162,7 @@ def _fitted(points: np.ndarray, score: np.ndarray) -> GaussianProcessRegressor:
 
 
 def _point(configuration: Mapping[str, float]) -> np.ndarray:
-    return unit_points(pd.DataFrame([configuration]))
+    return unit_points([configuration], DEFAULT_SPACE)
 
 
 def _line(name: str, values: pd.Series) -> pd.Series:
