@@ -43,6 +43,22 @@ def test_each_part_gives_the_documented_shape() -> None:
     assert list(shapes) == [name for name, _ in network.named_children()]
 
 
+def test_pooling_before_relu_gives_the_same_outputs_and_gradients() -> None:
+    torch.manual_seed(0)
+    network = ResNet9(10, 4)
+    block = list(network.conv2)
+    assert [type(layer) for layer in block[2:]] == [nn.MaxPool2d, nn.ReLU]
+    images = torch.randn(8, 4, 16, 16)
+    results = []
+    for layers in (block, [block[0], block[1], block[3], block[2]]):
+        chosen = images.clone().requires_grad_()
+        output = nn.Sequential(*layers)(chosen)
+        (output**2).sum().backward()
+        results.append((output, chosen.grad))
+    assert torch.equal(results[0][0], results[1][0])
+    assert torch.equal(results[0][1], results[1][1])
+
+
 @pytest.mark.parametrize(("classes", "width"), [(2, 1), (100, 8)])
 def test_width_and_classes_scale_the_network(classes: int, width: int) -> None:
     assert ResNet9(classes, width).eval()(torch.zeros(1, 3, 32, 32)).shape == (1, classes)

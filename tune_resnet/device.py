@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,6 +12,10 @@ import torch
 
 from tune_resnet.errors import UserError
 from tune_resnet.spec import ResourceSpec
+
+# Of glibc's malloc.h; see mallopt(3).
+_M_MMAP_MAX = -4  # mappings for large blocks: none
+_M_TRIM_THRESHOLD = -1  # free bytes from which the heap shrinks; -1: never
 
 
 class DeviceError(UserError):
@@ -40,6 +45,18 @@ def seeded(seed: int, device: torch.device) -> Iterator[None]:
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
         yield
+
+
+def keep_freed_memory() -> None:
+    """From now on this process reuses the memory that it frees, instead of returning it to the system.
+
+    A training step frees and takes gigabytes. By default glibc returns them each time, and the kernel clears every page
+    anew: a fifth of a step's time at width 64, batch 400.
+    """
+    if platform.libc_ver()[0] == "glibc":
+        libc = ctypes.CDLL(None)
+        libc.mallopt(_M_MMAP_MAX, 0)
+        libc.mallopt(_M_TRIM_THRESHOLD, -1)
 
 
 def gpus_per_trial(resources: ResourceSpec, device: str) -> float:

@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from tune_resnet.augment import Normalise, crop_and_flip, draw_crops, to_device
 from tune_resnet.data import Split
-from tune_resnet.device import choose_precision, seeded
+from tune_resnet.device import choose_precision, keep_freed_memory, seeded
 from tune_resnet.model import ResNet9
 from tune_resnet.schedule import one_cycle
 from tune_resnet.spec import ModelSpec, TrainSpec
@@ -79,6 +79,8 @@ class TrainingRun:
         flip: bool = True,
     ) -> None:
         self.device = torch.device(device)
+        if self.device.type == "cpu":
+            keep_freed_memory()
         self.flip = flip
         self.train_images = to_device(data.train, self.device)
         self.held_out = to_device(data.held_out, self.device)
