@@ -143,7 +143,7 @@ def test_the_cool_down_runs_the_rate_to_zero_over_a_part_of_an_epoch(split: Spli
 
     def note(optimizer: torch.optim.Optimizer, args: object, kwargs: object) -> None:
         if optimizer is watched.bench.optimizer:
-            rates.append(optimizer.param_groups[0]["lr"])
+            rates.append(float(optimizer.param_groups[0]["lr"]))
 
     hook = register_optimizer_step_pre_hook(note)
     row = watched.watched_epoch()

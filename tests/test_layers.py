@@ -27,7 +27,7 @@ LAYERS = (
     ("train", "weights", "reading", "paired", "scheduler", "sampler"),
     ("estimate",),
     ("augment",),
-    ("records", "data", "model", "schedule", "device", "environment"),
+    ("records", "data", "model", "schedule", "device", "environment", "recording"),
     ("folder", "spec"),
     ("space",),
     ("settings",),

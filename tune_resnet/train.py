@@ -5,18 +5,21 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 from tune_resnet.augment import Normalise, crop_and_flip, draw_crops, to_device
 from tune_resnet.data import Split
 from tune_resnet.device import choose_precision, keep_freed_memory, seeded
 from tune_resnet.model import ResNet9
+from tune_resnet.recording import RecordedStep
 from tune_resnet.schedule import one_cycle
 from tune_resnet.spec import ModelSpec, TrainSpec
 
@@ -88,21 +91,37 @@ class TrainingRun:
         with seeded(spec.seed, self.device):  # the first weights are drawn on creation; `reset` draws them anew
             network = ResNet9(len(data.classes), (model or ModelSpec()).width)
         self.model = network.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        # Tensors, so that a recorded step sees a new value.
+        self.lr, self.weight_decay, self.grad_clip = (torch.zeros((), device=self.device) for _ in range(3))
+        self.stream = torch.cuda.Stream(self.device) if self.device.type == "cuda" else None
         self.reset(spec)
 
     def reset(self, spec: TrainSpec) -> None:
-        """Starts another configuration: new weights from its seed, a new optimizer; data and buffers stay."""
+        """Starts another configuration: new weights from its seed, a new optimizer; data, buffers, recording stay."""
+        before = getattr(self, "spec", None)
         self.spec = spec
-        self.precision = choose_precision(spec.precision, self.device)
         self.epochs_done = 0
         self.last: EpochMetrics | None = None
         with seeded(spec.seed, self.device):
             self.model.initialise()
+        self.weight_decay.fill_(spec.weight_decay)
+        self.grad_clip.fill_(spec.grad_clip)
+        if before is None or (before.precision, before.batch_size) != (spec.precision, spec.batch_size):
+            self._prepare_step()
+        for state in self.optimizer.state.values():
+            for tensor in state.values():
+                tensor.zero_()  # in place: a recording knows these tensors by their address
+
+    def _prepare_step(self) -> None:
+        """Makes the optimizer for the model's parameters, and the step that updates them."""
+        self.precision = choose_precision(self.spec.precision, self.device)
+        on_gpu = self.device.type == "cuda"
         # Fused: one kernel for all parameters, and gradient scaling without a synchronisation per step.
-        self.optimizer = torch.optim.Adam(
-            self.model.parameters(), lr=spec.max_lr, weight_decay=spec.weight_decay, fused=True
-        )
+        self.optimizer = torch.optim.Adam(self.model.parameters(), lr=self.lr, fused=True, capturable=on_gpu)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision == "fp16")
+        # The gradient scaler decides on the CPU, which a recording does not replay.
+        recorded = on_gpu and self.precision != "fp16"
+        self._update: Callable[[Tensor, Tensor], Tensor] = RecordedStep(self._descend) if recorded else self._descend
 
     @property
     def steps_per_epoch(self) -> int:
@@ -119,10 +138,11 @@ class TrainingRun:
             raise IndexError(f"all {self.spec.epochs} epochs are done")
         epoch = self.epochs_done + 1
         started = time.perf_counter()
-        train_loss_sum = self._train(epoch)
-        loss_sum, correct_sum = self._evaluate()
-        # The epoch's one transfer that waits for the device.
-        train_loss, loss, correct = torch.stack([train_loss_sum, loss_sum, correct_sum]).tolist()
+        with self._on_stream():
+            train_loss_sum = self._train(epoch)
+            loss_sum, correct_sum = self._evaluate()
+            # The epoch's one transfer that waits for the device.
+            train_loss, loss, correct = torch.stack([train_loss_sum, loss_sum, correct_sum]).tolist()
         seconds = time.perf_counter() - started
         if not (math.isfinite(train_loss) and math.isfinite(loss)):
             raise NonFiniteLoss(epoch, self.last)
@@ -156,12 +176,21 @@ class TrainingRun:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continues the configuration and epoch that a `state_dict` was taken at."""
         self.reset(TrainSpec(**state["spec"]))
+        self._prepare_step()  # loading puts other tensors into the optimizer
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
+        self.optimizer.param_groups[0]["lr"] = self.lr
         self.scaler.load_state_dict(state["scaler"])
         if state["last"] is not None:
             self.last = EpochMetrics(**state["last"])
             self.epochs_done = self.last.epoch
+
+    def _on_stream(self) -> AbstractContextManager[None]:
+        """On a GPU a stream of this run's own: the default one cannot be recorded."""
+        if self.stream is None:
+            return nullcontext()
+        self.stream.wait_stream(torch.cuda.current_stream(self.device))
+        return torch.cuda.stream(self.stream)
 
     def _train(self, epoch: int) -> Tensor:
         """Trains one epoch; the sum of its images' losses, a scalar still on the device."""
@@ -183,14 +212,20 @@ class TrainingRun:
         return loss_sum
 
     def _step(self, images: Tensor, labels: Tensor, step: int) -> Tensor:
-        """One optimizer step on uint8 images (B, 3, H, W); the batch's mean loss, detached."""
+        """One optimizer step on uint8 images (B, 3, H, W); the batch's mean loss, detached, until the next step."""
+        self.lr.fill_(self.lr_at(step))
+        return self._update(images, labels)
+
+    def _descend(self, images: Tensor, labels: Tensor) -> Tensor:
+        """Adam with L2 weight decay on gradients clipped by value; the batch's mean loss, detached."""
         loss = functional.cross_entropy(self._logits(images), labels)
         self.optimizer.zero_grad()
         self.scaler.scale(loss).backward()
         self.scaler.unscale_(self.optimizer)
-        nn.utils.clip_grad_value_(self.model.parameters(), self.spec.grad_clip)
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.lr_at(step)
+        with torch.no_grad():
+            for parameter in self.model.parameters():
+                if parameter.grad is not None:
+                    parameter.grad.clamp_(-self.grad_clip, self.grad_clip).addcmul_(parameter, self.weight_decay)
         self.scaler.step(self.optimizer)
         self.scaler.update()
         return loss.detach()

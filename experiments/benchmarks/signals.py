@@ -152,6 +152,7 @@ class _Bench(TrainingRun):
         # The copy matters: Adam's load_state_dict keeps the very tensors it is given.
         state = copy.deepcopy(run.state_dict())
         self.model = copy.deepcopy(run.model)  # whatever was tried before may have changed more than weights
+        self._prepare_step()
         self.load_state_dict(state | {"spec": state["spec"] | {"seed": run.spec.seed + COOL_DOWN_SEED}})
         self.start_lr = lr
         self._train(run.epochs_done + 1)
