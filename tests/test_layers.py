@@ -27,7 +27,7 @@ LAYERS = (
     ("train", "weights", "reading", "paired", "scheduler", "sampler"),
     ("estimate",),
     ("augment",),
-    ("records", "data", "model", "schedule", "device", "environment", "recording"),
+    ("records", "data", "model", "schedule", "device", "environment", "recording", "checkpoint"),
     ("folder", "spec"),
     ("space",),
     ("settings",),

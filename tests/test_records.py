@@ -304,6 +304,22 @@ def test_a_model_whose_trial_was_cut_off_before_it_reported_is_deleted(recorder:
     assert list(recorder.run.checkpoints.iterdir()) == []
 
 
+def test_checkpoints_are_kept_of_running_and_interrupted_trials_only(recorder: Recorder) -> None:
+    def kept() -> list[str]:
+        return sorted(path.name for path in recorder.run.checkpoints.iterdir())
+
+    for trial in range(4):
+        recorder.start(trial, {})
+        recorder.run.checkpoint_of(trial).write_bytes(b"state")
+    recorder.end(0, STOPPED)
+    recorder.end(1, FAILED, "its process died")
+    assert kept() == ["trial-00002.pt", "trial-00003.pt"]
+    recorder.run.checkpoint_of(0).write_bytes(b"written after the end")
+    recorder.end(2, STOPPED)
+    recorder.close()
+    assert kept() == ["trial-00003.pt"]
+
+
 @pytest.mark.parametrize("held_out", ["val", "test"])
 @pytest.mark.parametrize(
     ("accuracies", "winner"),

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 from rich.console import Console
 
+from tune_resnet.checkpoint import Checkpoint
 from tune_resnet.data import Dataset, baseline_split
 from tune_resnet.device import choose_device
 from tune_resnet.outlook import Outlook, measure_speed
@@ -61,6 +62,7 @@ def run_baseline(plan: Baseline, dataset: Dataset, run: RunDirectory, console: C
     columns = "test" if plan.held_out == "test" else "val"
     recorder = Recorder(run, spec)
     recorder.start(REFERENCE_TRIAL, {})
+    checkpoint = Checkpoint(run.checkpoint_of(REFERENCE_TRIAL))
     worker = f"{platform.node()}:{os.getpid()}"
     try:
         training = TrainingRun(spec.train, data, spec.resources.device, spec.model, flip=spec.data.flip)
@@ -70,6 +72,7 @@ def run_baseline(plan: Baseline, dataset: Dataset, run: RunDirectory, console: C
             with console.status(f"epoch {training.epochs_done + 1}, about {duration(left)} left"):
                 metrics = training.run_epoch()
             recorder.epoch(REFERENCE_TRIAL, metrics.columns(columns), worker)
+            checkpoint.offer(training.state_dict, metrics.seconds)
             seconds_per_epoch = recorder.trials[REFERENCE_TRIAL].seconds / metrics.epoch
             left = (spec.train.epochs - metrics.epoch) * seconds_per_epoch
             console.print(
@@ -83,4 +86,5 @@ def run_baseline(plan: Baseline, dataset: Dataset, run: RunDirectory, console: C
     except NonFiniteLoss as error:
         recorder.end(REFERENCE_TRIAL, FAILED, str(error))
     finally:
+        checkpoint.wait()
         recorder.close()

@@ -6,7 +6,8 @@
       epochs.csv    append-only, one row per finished epoch
       trials.csv    one row per trial, rewritten whole when a trial starts or ends
       study.db      the Optuna study
-      checkpoints/  models of trials that have just finished, until they become best/ or are deleted
+      checkpoints/  what running trials would need to continue; models of trials that have just finished, until they
+                    become best/ or are deleted
       best/         model.safetensors and spec.toml of the winner
       ray/          Ray Tune's own folder, TensorBoard events included
       confirm.csv   with --confirm: one row per training of winner or reference (columns: verdict.py)
@@ -170,6 +171,10 @@ class RunDirectory:
         """Where a finished trial leaves its model."""
         return self.checkpoints / f"trial-{trial:05d}.safetensors"
 
+    def checkpoint_of(self, trial: int) -> Path:
+        """Where a running trial keeps what it needs to continue."""
+        return self.checkpoints / f"trial-{trial:05d}.pt"
+
     def keep_best(self, trial: int, spec: SearchSpec) -> None:
         """Makes a finished trial's model the one in best/, beside the spec that retrains it."""
         fresh = self.best.with_name(".best.tmp")
@@ -224,6 +229,7 @@ class Recorder:
         row = self.trials[trial]
         row.state, row.error, row.ended_at = state, " ".join(error.split()), time.time()
         self._keep_or_delete_model(row)
+        self._drop_checkpoints()
         self._write()
 
     def close(self) -> None:
@@ -232,7 +238,15 @@ class Recorder:
             if row.state == RUNNING:
                 row.state, row.ended_at = INTERRUPTED, time.time()
                 self._keep_or_delete_model(row)
+        self._drop_checkpoints()
         self._write()
+
+    def _drop_checkpoints(self) -> None:
+        """Deletes what ended trials left, earlier ones too: a process may have written after its trial's end."""
+        for path in self.run.checkpoints.glob("trial-*.pt"):
+            row = self.trials.get(int(path.stem.removeprefix("trial-")))
+            if row is None or row.state not in (RUNNING, INTERRUPTED):
+                path.unlink()
 
     def _keep_or_delete_model(self, row: TrialRow) -> None:
         accuracy = row.test_accuracy if math.isnan(row.val_accuracy) else row.val_accuracy

@@ -11,13 +11,12 @@ from typing import Any
 import torch
 from ray import tune
 
+from tune_resnet.checkpoint import Checkpoint
 from tune_resnet.data import Split
 from tune_resnet.records import RunDirectory
 from tune_resnet.spec import SearchSpec, TrainSpec
 from tune_resnet.train import NonFiniteLoss, TrainingRun
 from tune_resnet.weights import save_model
-
-_STATE_FILE = "state.pt"
 
 
 class TrialTrainable(tune.Trainable):  # type: ignore[misc]
@@ -36,6 +35,7 @@ class TrialTrainable(tune.Trainable):  # type: ignore[misc]
         self.training = TrainingRun(
             self._train_spec(config), data, spec.resources.device, spec.model, flip=spec.data.flip
         )
+        self.checkpoint = Checkpoint(self.directory.checkpoint_of(config["trial"]))
 
     def step(self) -> dict[str, Any]:
         try:
@@ -43,22 +43,21 @@ class TrialTrainable(tune.Trainable):  # type: ignore[misc]
         except NonFiniteLoss as error:
             return self._failure(error)
         done = metrics.epoch == self.training.spec.epochs
-        if done:
+        if not done:
+            self.checkpoint.offer(self.training.state_dict, metrics.seconds)
+        else:
             path = self.directory.model_of(self.config["trial"])
             save_model(path, self.training.model, self.data, self.spec.model.width)
         return {**metrics.columns("val"), "worker": self.worker, "done": done}
 
-    def save_checkpoint(self, checkpoint_dir: str) -> None:
-        torch.save(self.training.state_dict(), Path(checkpoint_dir) / _STATE_FILE)
-
-    def load_checkpoint(self, checkpoint_dir: str) -> None:
-        # weights_only: a checkpoint is data, and must not be able to run code.
-        state = torch.load(Path(checkpoint_dir) / _STATE_FILE, map_location=self.training.device, weights_only=True)
-        self.training.load_state_dict(state)
-
     def reset_config(self, new_config: dict[str, Any]) -> bool:
+        self.checkpoint.wait()
         self.training.reset(self._train_spec(new_config))
+        self.checkpoint = Checkpoint(self.directory.checkpoint_of(new_config["trial"]))
         return True
+
+    def cleanup(self) -> None:
+        self.checkpoint.wait()
 
     def _train_spec(self, config: dict[str, Any]) -> TrainSpec:
         return replace(self.spec.train, **{name: config[name] for name in self.spec.space})

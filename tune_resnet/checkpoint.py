@@ -1,0 +1,79 @@
+"""A training's state on disk, written beside the training: as often as it pays, and no more."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+LOSS_SECONDS = 30.0  # of training that a crash may cost, or one epoch where that takes longer
+
+
+def is_due(unsaved_seconds: float, epoch_seconds: float) -> bool:
+    """Whether to save after an epoch: else, a crash at the end of the next one would cost more than it may.
+
+    Args:
+        unsaved_seconds: training since the state that was saved last.
+        epoch_seconds: what the next epoch will take.
+    """
+    return unsaved_seconds + epoch_seconds > LOSS_SECONDS
+
+
+class Checkpoint:
+    """The state of one training, in one file that is replaced whole.
+
+    `offer` after each epoch. Only a copy of the state is made in the training's own thread; a second one writes it.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.saved_at = time.monotonic()
+        self.writer: threading.Thread | None = None
+
+    def offer(self, state: Callable[[], dict[str, Any]], epoch_seconds: float) -> None:
+        """Saves the state where that is due."""
+        now = time.monotonic()
+        if is_due(now - self.saved_at, epoch_seconds):
+            self.wait()
+            self.saved_at = now
+            self.writer = threading.Thread(target=self._write, args=(_copied(state()),))
+            self.writer.start()
+
+    def wait(self) -> None:
+        """Until what was offered is on disk."""
+        if self.writer is not None:
+            self.writer.join()
+
+    def load(self) -> dict[str, Any] | None:
+        """The state, on the CPU; None where there is none, or none that can be read."""
+        try:
+            # weights_only: a checkpoint is data, and must not be able to run code.
+            state = torch.load(self.path, map_location="cpu", weights_only=True)
+        except Exception:  # a damaged file raises whatever its bytes lead to
+            return None
+        return state if isinstance(state, dict) else None
+
+    def _write(self, state: dict[str, Any]) -> None:
+        temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}.tmp")
+        try:
+            with temporary.open("wb") as file:
+                torch.save(state, file)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(self.path)
+        except (OSError, RuntimeError):  # a full disk: what was saved before stays, and the training goes on
+            temporary.unlink(missing_ok=True)
+
+
+def _copied(value: Any) -> Any:
+    """Nested dicts and lists with every tensor copied to the CPU."""
+    if isinstance(value, torch.Tensor):
+        return value.detach().to("cpu", copy=True)
+    if isinstance(value, dict):
+        return {key: _copied(item) for key, item in value.items()}
+    return [_copied(item) for item in value] if isinstance(value, list) else value
