@@ -17,6 +17,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from tune_resnet.recorder import Recorder
 from tune_resnet.records import (
     EPOCH_COLUMNS,
     FAILED,
@@ -25,7 +26,6 @@ from tune_resnet.records import (
     RUNNING,
     STOPPED,
     TRIAL_COLUMNS,
-    Recorder,
     RecordError,
     RunDirectory,
     TrialRow,

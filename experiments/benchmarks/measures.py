@@ -1,0 +1,59 @@
+"""What the speed benchmarks measure with: images to train on, the work in one of them, the most a device can do."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from dataclasses import replace
+
+import numpy as np
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from tune_resnet.data import ImageSet, Split, load_dataset, search_split
+from tune_resnet.model import ResNet9
+from tune_resnet.spec import DataSpec
+
+MATMUL = 4096  # rows and columns
+MATMULS = 5  # timed at a time
+
+
+def digits(train_images: int | None = None, held_out: int | None = None) -> Split:
+    """scikit-learn's digits, 3x32x32, repeated or cut to so many images: the speed does not depend on their content."""
+    spec = DataSpec(dataset="digits", flip=False)
+    split = search_split(load_dataset(spec), spec)
+    return replace(split, train=_sized(split.train, train_images), held_out=_sized(split.held_out, held_out))
+
+
+def _sized(images: ImageSet, count: int | None) -> ImageSet:
+    rows = np.arange(len(images) if count is None else count) % len(images)
+    return ImageSet(images.images[rows], images.labels[rows])
+
+
+def flops_per_image(width: int, classes: int = 10) -> float:
+    """Floating-point operations of one training image, forward and backward: convolutions and the linear layer only."""
+    network = ResNet9(classes, width)
+    with FlopCounterMode(display=False) as counter:
+        network(torch.zeros(2, 3, 32, 32)).sum().backward()
+    return counter.get_total_flops() / 2
+
+
+def matmul_flops(device: torch.device) -> float:
+    """Operations per second of a 4096-cubed bf16 matrix product: the median of five."""
+    left, right = (torch.randn(MATMUL, MATMUL, dtype=torch.bfloat16, device=device) for _ in range(2))
+    left @ right  # warms up
+    return 2 * MATMUL**3 / statistics.median(_timed_product(left, right) for _ in range(MATMULS))
+
+
+def _timed_product(left: torch.Tensor, right: torch.Tensor) -> float:
+    synchronise(left.device)
+    started = time.perf_counter()
+    left @ right
+    synchronise(left.device)
+    return time.perf_counter() - started
+
+
+def synchronise(device: torch.device) -> None:
+    """Waits until a GPU has done what it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

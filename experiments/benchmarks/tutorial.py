@@ -1,0 +1,100 @@
+"""The peer: how Ray Tune's PyTorch tutorial trains, with this project's network, schedule and hyperparameters.
+
+torchvision transforms on one image after another, a DataLoader with worker processes, fp32, contiguous tensors, and
+nothing else for speed.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.utils.data import DataLoader, Dataset
+from torchvision import transforms
+
+from tune_resnet.data import ImageSet, Split
+from tune_resnet.model import ResNet9
+from tune_resnet.schedule import one_cycle
+from tune_resnet.spec import TrainSpec
+
+Batches = Iterable[tuple[Tensor, Tensor]]
+
+
+class Pictures(Dataset[tuple[Tensor, int]]):
+    """Images as torchvision's CIFAR10 keeps them: one array, of which each becomes a PIL image when asked for."""
+
+    def __init__(self, images: ImageSet, transform: transforms.Compose) -> None:
+        self.pixels = np.ascontiguousarray(images.images.transpose(0, 2, 3, 1))
+        self.labels = images.labels
+        self.transform = transform
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        return self.transform(Image.fromarray(self.pixels[index])), int(self.labels[index])
+
+
+def loaders(data: Split, batch_size: int, *, flip: bool, workers: int) -> tuple[Batches, Batches]:
+    """Training and held-out batches."""
+    normal = [transforms.ToTensor(), transforms.Normalize(data.mean / 255, data.std / 255)]
+    mirror = [transforms.RandomHorizontalFlip()] if flip else []
+    crop = transforms.RandomCrop(32, padding=4, padding_mode="reflect")
+    train = Pictures(data.train, transforms.Compose([crop, *mirror, *normal]))
+    held_out = Pictures(data.held_out, transforms.Compose(normal))
+    return (
+        DataLoader(train, batch_size, shuffle=True, num_workers=workers),
+        DataLoader(held_out, batch_size, num_workers=workers),
+    )
+
+
+@dataclass
+class TutorialRun:
+    """One configuration. `workers`: processes that load images, by default as many as cores."""
+
+    spec: TrainSpec
+    data: Split
+    width: int
+    flip: bool
+    workers: int = os.cpu_count() or 1
+
+    def __post_init__(self) -> None:
+        torch.manual_seed(self.spec.seed)
+        self.train_batches, self.held_out_batches = loaders(
+            self.data, self.spec.batch_size, flip=self.flip, workers=self.workers
+        )
+        self.model = ResNet9(len(self.data.classes), self.width)
+        self.optimizer = torch.optim.Adam(
+            self.model.parameters(), lr=self.spec.max_lr, weight_decay=self.spec.weight_decay
+        )
+        steps = self.spec.epochs * -(-len(self.data.train) // self.spec.batch_size)
+        self.scheduler = torch.optim.lr_scheduler.LambdaLR(
+            self.optimizer, lambda step: one_cycle(min(step, steps - 1), steps, 1.0)
+        )
+
+    def train_epoch(self) -> float:
+        """The mean training loss."""
+        self.model.train()
+        total = 0.0
+        for images, labels in self.train_batches:
+            self.optimizer.zero_grad()
+            loss = functional.cross_entropy(self.model(images), labels)
+            loss.backward()
+            nn.utils.clip_grad_value_(self.model.parameters(), self.spec.grad_clip)
+            self.optimizer.step()
+            self.scheduler.step()
+            total += loss.item() * len(labels)
+        return total / len(self.data.train)
+
+    @torch.no_grad()
+    def accuracy(self) -> float:
+        """On the held-out images, in [0, 1]."""
+        self.model.eval()
+        right = sum(int((self.model(images).argmax(1) == labels).sum()) for images, labels in self.held_out_batches)
+        return right / len(self.data.held_out)
