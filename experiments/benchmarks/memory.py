@@ -2,7 +2,8 @@
 
     python experiments/benchmarks/memory.py --out experiments/results/benchmarks
 
-Two trials at once, of the reference at full size, on one copy of 50,000 images in Ray's object store. `Benchmark` describes the files.
+Two trials at once, of the reference at full size, on one copy of 50,000 images in Ray's object store.
+`Benchmark` describes the files.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ class Trial:
         self.run = TrainingRun(TrainSpec(), data)
 
     def train(self) -> dict[str, float]:
-        """An epoch on a part of the images; the bytes that only this process uses, without the training and after it."""
+        """An epoch on a part of the images; the bytes that only this process uses, before and after."""
         images = self.run.train_images
         self.run.train_images = DeviceImages(images.images[:TRAINED_ON], images.labels[:TRAINED_ON])
         self.run.run_epoch()
