@@ -3,7 +3,10 @@
 VENV = .venv
 PYTHON = $(VENV)/bin/python
 
-.PHONY: quickstart test
+BENCHMARKS = training checkpoints start between_trials scale memory
+RESULTS = experiments/results/benchmarks
+
+.PHONY: quickstart test bench
 .DELETE_ON_ERROR:
 
 quickstart: $(VENV)/installed
@@ -14,6 +17,11 @@ test: $(VENV)/installed
 	$(PYTHON) -m ruff check .
 	$(PYTHON) -m mypy
 	$(PYTHON) -m pytest
+
+# Nothing else should run meanwhile.
+bench: $(VENV)/installed
+	for name in $(BENCHMARKS); do $(PYTHON) experiments/benchmarks/$$name.py --out $(RESULTS) || exit 1; done
+	$(PYTHON) experiments/benchmarks/goals.py $(RESULTS)
 
 # --without-pip and --python: some systems' python3 has pip, but not the copy of it that venv would put there.
 $(VENV)/installed: pyproject.toml constraints.txt
