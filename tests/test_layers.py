@@ -28,14 +28,14 @@ LAYERS = (
     ("estimate",),
     ("augment",),
     ("records", "data", "model", "schedule", "device", "environment"),
-    ("folder", "spec"),
+    ("folder", "spec", "cluster"),
     ("space",),
     ("settings",),
     ("errors",),
     ("text",),
 )
 MAY_IMPORT = {
-    "ray": {"trainable", "searcher", "scheduler", "progress", "tuning", "plan", "pool", "search"},
+    "ray": {"cluster", "trainable", "searcher", "scheduler", "progress", "tuning", "plan", "pool", "search"},
     "optuna": {"searcher", "sampler", "warm_start", "search", "report", "findings"},
 }
 # not while they are imported themselves; inside a function is fine
