@@ -55,15 +55,17 @@ class Plan(Outlook):
 
 
 def make_plan(spec: SearchSpec, data: Split, speed: Speed | None = None) -> Plan:
-    """Settles device, precision and concurrency on the running Ray cluster, and times a few steps on it where the
-    `speed` of a trial is not known.
+    """Settles device, precision and concurrency on the running Ray cluster, and times a few steps on it.
+
+    Where trials are going to run on a CPU, a `speed` that is known already is taken instead.
 
     Raises:
         DeviceError: the device is not there, or no node is large enough for a trial.
     """
     spec = _settle_device(spec)
     concurrency = _concurrency(spec)
-    speed = speed or _measure(spec, data)
+    if speed is None or spec.resources.device != "cpu":
+        speed = _measure(spec, data)
     train = replace(spec.train, precision=speed.precision)
     return Plan(
         spec=replace(spec, train=train),

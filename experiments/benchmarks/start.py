@@ -48,7 +48,7 @@ def first_step(runs: Path) -> float:
     command = [*QUICKSTART, "--runs-dir", str(runs), "--name", name]
     search = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
-        while (began := _first_epoch(runs / name / "epochs.csv")) is None:
+        while (began := first_epoch_began(runs / name / "epochs.csv")) is None:
             if search.poll() is not None or time.time() > started + LONGEST:
                 raise RuntimeError(f"no epoch of {' '.join(command)}")
             time.sleep(POLL_SECONDS)
@@ -58,7 +58,7 @@ def first_step(runs: Path) -> float:
     return began - started
 
 
-def _first_epoch(path: Path) -> float | None:
+def first_epoch_began(path: Path) -> float | None:
     """When the first epoch in the file began (Unix time); None while there is none."""
     if not path.exists():
         return None
