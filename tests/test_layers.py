@@ -28,14 +28,14 @@ LAYERS = (
     ("estimate",),
     ("augment",),
     ("records", "data", "model", "schedule", "device", "environment", "cuda_graph", "checkpoint"),
-    ("folder", "spec"),
+    ("folder", "spec", "cluster"),
     ("space",),
     ("settings",),
     ("errors",),
     ("text",),
 )
 MAY_IMPORT = {
-    "ray": {"trainable", "searcher", "scheduler", "progress", "tuning", "plan", "pool", "search"},
+    "ray": {"cluster", "trainable", "searcher", "scheduler", "progress", "tuning", "plan", "pool", "search"},
     "optuna": {"searcher", "sampler", "warm_start", "search", "report", "findings"},
 }
 # not while they are imported themselves; inside a function is fine
@@ -49,6 +49,8 @@ NOT_AT_IMPORT = {
     "data": {"torch", "torchvision"},
     "options": HEAVY,
     "search": HEAVY,
+    "cluster": HEAVY - {"ray"},  # Ray starts while the rest is being imported
+    "sampler": {"scipy", "sklearn"},
 }
 
 PACKAGE = Path(tune_resnet.__file__).parent
@@ -151,3 +153,21 @@ except SystemExit as end:
 def test_help_loads_no_framework() -> None:
     done = subprocess.run([sys.executable, "-c", HELP], capture_output=True, text=True, timeout=60, check=True)
     assert done.stdout.splitlines()[-1] in ("exit 0 loaded", "exit None loaded")
+
+
+PREPARE = """
+import sys
+from tune_resnet.data import load_dataset, search_split
+from tune_resnet.options import parse_options
+from tune_resnet.search import _prepare
+
+options = parse_options(["--dataset", "digits", "--limit-train", "200", "--width", "4", "--device", "cpu"])
+dataset = load_dataset(options.spec.data)
+_prepare(options, dataset, search_split(dataset, options.spec.data))
+print("loaded", *sorted({"ray", "torch", "optuna", "scipy", "sklearn", "torchvision"} & set(sys.modules)))
+"""
+
+
+def test_what_runs_beside_the_start_of_ray_loads_neither_ray_nor_what_a_search_may_not_need() -> None:
+    done = subprocess.run([sys.executable, "-c", PREPARE], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.splitlines()[-1] == "loaded optuna torch"

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tune_resnet.data import Split
+from tune_resnet.outlook import measure_speed
 from tune_resnet.plan import _fit, expected_epochs
-from tune_resnet.spec import BudgetSpec, SchedulerSpec, SearchSpec, TrainSpec
+from tune_resnet.spec import BudgetSpec, ModelSpec, SchedulerSpec, SearchSpec, TrainSpec
 from tune_resnet.text import duration
 
 
@@ -61,3 +65,9 @@ def test_how_many_trials_fit_on_a_node(node: dict[str, float], cpus: float, gpus
 )
 def test_durations_read_well(seconds: float, text: str) -> None:
     assert duration(seconds) == text
+
+
+def test_steps_are_timed_until_they_last_or_the_images_end(split: Split) -> None:
+    speed = measure_speed(TrainSpec(batch_size=50, precision="fp32"), split, torch.device("cpu"), ModelSpec(width=4))
+    assert speed.precision == "fp32"
+    assert 0 < speed.images_per_second < math.inf

@@ -17,6 +17,7 @@ from typing import Any
 import pandas as pd
 from rich.console import Console
 
+from tune_resnet.cluster import ray_cluster
 from tune_resnet.data import Dataset, Split, baseline_split
 from tune_resnet.drawing import say
 from tune_resnet.environment import describe_environment
@@ -31,7 +32,7 @@ from tune_resnet.reading import read_table
 from tune_resnet.records import write_whole
 from tune_resnet.spec import TUNABLE, SearchSpec, TrainSpec
 from tune_resnet.text import duration, percent
-from tune_resnet.tuning import SearchEnd, ray_cluster, signals_to
+from tune_resnet.tuning import SearchEnd, signals_to
 from tune_resnet.verdict import CONFIRM_DTYPES, REFERENCE, WINNER, complete_pairs, pairs_table, verdict_sentence
 
 SEED_OFFSET = 1000  # seeds are the search's seed + this + 0, 1, 2 ...: other searches rarely have come near them

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 import torch
 
 from tune_resnet.data import ImageSet, Split
-from tune_resnet.device import choose_precision, device_name
+from tune_resnet.device import choose_device, choose_precision, device_name
 from tune_resnet.spec import ModelSpec, SearchSpec, TrainSpec
 from tune_resnet.train import TrainingRun
 
 _CPU_BATCH = 100  # images; a step of 400 takes seconds on a small CPU, and the speed per image is the same
-_ENOUGH_SECONDS = 0.5  # a shorter measurement is repeated with more images
+_ENOUGH_SECONDS = 0.25  # a shorter measurement is repeated with more images
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +49,8 @@ class Speed:
 
 
 def measure_speed(spec: TrainSpec, data: Split, device: torch.device, model: ModelSpec) -> Speed:
-    """Times training on the first images of a split: at least one batch, at most all, for about a second."""
+    """Times training on the first images of a split: at least one batch, at most all, for less than a second where a
+    batch takes less."""
     precision = choose_precision(spec.precision, device)
     batch = min(spec.batch_size, _CPU_BATCH) if device.type == "cpu" else spec.batch_size
     settings = replace(spec, precision=precision, batch_size=batch, epochs=2)
@@ -61,7 +63,14 @@ def measure_speed(spec: TrainSpec, data: Split, device: torch.device, model: Mod
             return Speed(
                 device_name=device_name(device), precision=precision, images_per_second=metrics.images_per_second
             )
-        count = min(4 * count, len(data.train))
+        enough = math.ceil(1.2 * count * _ENOUGH_SECONDS / metrics.seconds)
+        count = min(max(2 * count, enough), len(data.train))
+
+
+def measure_here(spec: SearchSpec, data: Split) -> Speed:
+    """The pace of a trial of `spec` in this process, with as many threads as a trial has."""
+    torch.set_num_threads(max(1, int(spec.resources.cpus_per_trial)))
+    return measure_speed(spec.train, data, choose_device(spec.resources.device), spec.model)
 
 
 def _share(data: Split, count: int) -> Split:

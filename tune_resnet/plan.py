@@ -7,11 +7,10 @@ import random
 from dataclasses import dataclass, replace
 
 import ray
-import torch
 
 from tune_resnet.data import Split
-from tune_resnet.device import DeviceError, choose_device, gpus_per_trial
-from tune_resnet.outlook import Outlook, Speed, measure_speed
+from tune_resnet.device import DeviceError, gpus_per_trial
+from tune_resnet.outlook import Outlook, Speed, measure_here
 from tune_resnet.records import REFERENCE_TRIAL
 from tune_resnet.scheduler import stopping_rule
 from tune_resnet.spec import SearchSpec, rung_epochs
@@ -55,15 +54,18 @@ class Plan(Outlook):
         ]
 
 
-def make_plan(spec: SearchSpec, data: Split) -> Plan:
+def make_plan(spec: SearchSpec, data: Split, speed: Speed | None = None) -> Plan:
     """Settles device, precision and concurrency on the running Ray cluster, and times a few steps on it.
+
+    Where trials are going to run on a CPU, a `speed` that is known already is taken instead.
 
     Raises:
         DeviceError: the device is not there, or no node is large enough for a trial.
     """
     spec = _settle_device(spec)
     concurrency = _concurrency(spec)
-    speed = _measure(spec, data)
+    if speed is None or spec.resources.device != "cpu":
+        speed = _measure(spec, data)
     train = replace(spec.train, precision=speed.precision)
     return Plan(
         spec=replace(spec, train=train),
@@ -145,5 +147,4 @@ def _measure(spec: SearchSpec, data: Split) -> Speed:
 
 @ray.remote(max_retries=0)  # type: ignore[untyped-decorator]
 def _time_steps(spec: SearchSpec, data: Split) -> Speed:
-    torch.set_num_threads(max(1, int(spec.resources.cpus_per_trial)))
-    return measure_speed(spec.train, data, choose_device(spec.resources.device), spec.model)
+    return measure_here(spec, data)

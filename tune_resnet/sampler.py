@@ -1,21 +1,25 @@
-"""The sampler for small budgets, behind Optuna's interface: it proposes where `Estimate` expects the most."""
+"""The sampler for small budgets, behind Optuna's interface: it proposes where `Estimate` expects the most.
+
+SciPy and scikit-learn take a second to import: they are, by the first proposal that needs them.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import optuna
 from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler, RandomSampler
 from optuna.trial import FrozenTrial, TrialState
-from scipy.stats import norm, qmc
 from threadpoolctl import threadpool_limits
 
-from tune_resnet.estimate import Estimate, Floats, unit_points
 from tune_resnet.space import Domain
+
+if TYPE_CHECKING:
+    from tune_resnet.estimate import Floats
 
 EARLY = "early"  # user attribute of a study's trial: training loss after the first rung's epoch, infinite: it diverged
 
@@ -63,10 +67,16 @@ class MultiFidelitySampler(BaseSampler):
         return self._rest.sample_independent(study, trial, param_name, param_distribution)
 
     def _even(self, trial: FrozenTrial) -> Floats:
+        from scipy.stats import qmc
+
         sequence = qmc.Sobol(len(self.space), rng=self.seed)
         return np.asarray(sequence.fast_forward(trial.number).random(1)[0]) if trial.number else sequence.random(1)[0]
 
     def _best(self, trials: Sequence[FrozenTrial], number: int) -> Floats:
+        from scipy.stats import norm
+
+        from tune_resnet.estimate import Estimate
+
         points, early, final = observations(trials, self.space)
         running = np.array([trial.state == TrialState.RUNNING for trial in trials])
         estimate, finished = Estimate(points, early, final), points[~np.isnan(final)]
@@ -87,6 +97,8 @@ class MultiFidelitySampler(BaseSampler):
 
 def observations(trials: Sequence[FrozenTrial], space: Mapping[str, Domain]) -> tuple[Floats, Floats, Floats]:
     """What `Estimate` learns from: points, early losses and final accuracies of a study's trials."""
+    from tune_resnet.estimate import unit_points
+
     points = unit_points([trial.params for trial in trials], space)
     early = np.array([trial.user_attrs.get(EARLY, math.nan) for trial in trials])
     final = np.array([trial.value if trial.state == TrialState.COMPLETE else math.nan for trial in trials])

@@ -9,6 +9,7 @@ import signal
 import sys
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from datetime import datetime
 from pathlib import Path
@@ -20,9 +21,10 @@ from tune_resnet.errors import UserError
 from tune_resnet.options import Options, parse_options
 
 if TYPE_CHECKING:
-    from tune_resnet.data import Dataset
-    from tune_resnet.outlook import Outlook
+    from tune_resnet.data import Dataset, Split
+    from tune_resnet.outlook import Outlook, Speed
     from tune_resnet.records import RunDirectory
+    from tune_resnet.warm_start import WarmStart
 
 _PIPE_WIDTH = 1000  # characters, so that no column is cut where output is not a terminal
 _TOP = 10  # trials in the table at the end
@@ -60,19 +62,22 @@ def _search(options: Options, console: Console, started: float) -> int:
 
     with ExitStack() as stack:
         with console.status("starting Ray and timing a few steps"):
-            from tune_resnet.plan import make_plan
-            from tune_resnet.tuning import ray_cluster, run_search
-            from tune_resnet.warm_start import warm_start
+            from tune_resnet.cluster import ray_cluster
 
-            warm = warm_start(options.warm_start, options.spec, dataset.fingerprint)
+            meanwhile = ThreadPoolExecutor(1).submit(_prepare, options, dataset, split)
             stack.enter_context(ray_cluster(options.address))
-            plan = make_plan(options.spec, split)
+            warm, speed = meanwhile.result()
+            from tune_resnet.plan import make_plan
+
+            plan = make_plan(options.spec, split, speed)
         _say(console, plan.lines())
         if options.warm_start:
             known, first = len(warm.trials), len(warm.configurations)
             _say(console, [f"warm start  {known} trials known, {first} configurations to try first"])
         if options.dry_run:
             return 0
+        from tune_resnet.tuning import run_search
+
         run = _new_run(path, plan, dataset, started)
         ended_by = run_search(plan, split, run, warm, console)
     code = _conclude(run, console, started, ended_by)
@@ -81,6 +86,23 @@ def _search(options: Options, console: Console, started: float) -> int:
     from tune_resnet.confirm import confirm
 
     return confirm(run.path, plan.spec, dataset, options.confirm, options.address, console)
+
+
+def _prepare(options: Options, dataset: Dataset, split: Split) -> tuple[WarmStart, Speed | None]:
+    """What takes seconds and needs no Ray, to be done while Ray starts: most imports, what earlier runs give, and the
+    pace of a trial where trials are going to run on this machine's CPU.
+
+    It must not import Ray's modules: Ray does so itself meanwhile, and two threads that import the same circle of
+    modules can see a half of one.
+    """
+    import torch
+
+    from tune_resnet.outlook import measure_here
+    from tune_resnet.warm_start import warm_start
+
+    warm = warm_start(options.warm_start, options.spec, dataset.fingerprint)
+    elsewhere = options.address or options.spec.resources.device == "cuda" or torch.cuda.is_available()
+    return warm, None if elsewhere else measure_here(options.spec, split)
 
 
 def _confirm_ended(path: Path, count: int, options: Options, console: Console) -> int:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-import os
 import signal
 import time
 from collections.abc import Iterator
@@ -11,51 +9,20 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import ray
 from ray import cloudpickle, tune
 from ray.exceptions import RayActorError
 from ray.tune.logger import TBXLoggerCallback
 from rich.console import Console
 
 from tune_resnet.data import Split
-from tune_resnet.errors import UserError
 from tune_resnet.plan import Plan
 from tune_resnet.progress import Progress
 from tune_resnet.recorder import Recorder
 from tune_resnet.records import EPOCH_COLUMNS, FAILED, RunDirectory, ending
 from tune_resnet.scheduler import EarlyStopping
 from tune_resnet.searcher import OptunaSearcher
-from tune_resnet.text import one_line
 from tune_resnet.trainable import TrialTrainable
 from tune_resnet.warm_start import WarmStart
-
-_RAY_SETTINGS = {
-    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # ours also hears SIGTERM, and tells the caller which it was
-    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # we choose the loggers
-    "RAY_AIR_NEW_OUTPUT": "0",  # no output of Ray's own
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # Ray's default of 2.6x on, and silences its warning
-}
-
-
-class ClusterError(UserError):
-    """Ray could not be started or joined."""
-
-
-@contextmanager
-def ray_cluster(address: str | None) -> Iterator[None]:
-    """Ray for the time of the block: a local one, or the cluster at `address`."""
-    os.environ.update(_RAY_SETTINGS)
-    logging.getLogger("ray").setLevel(logging.CRITICAL)  # what fails is said by our own lines
-    local = {} if address else {"include_dashboard": False}
-    try:
-        ray.init(address=address or "local", logging_level=logging.CRITICAL, log_to_driver=False, **local)
-    except (ConnectionError, RuntimeError, ValueError) as error:
-        where = f"join the Ray cluster at {address}" if address else "start Ray"
-        raise ClusterError(f"cannot {where}: {one_line(error)}") from None
-    try:
-        yield
-    finally:
-        ray.shutdown()
 
 
 class SearchEnd(tune.Stopper):  # type: ignore[misc]

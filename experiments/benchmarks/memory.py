@@ -17,10 +17,10 @@ from measures import digits
 from torch import Tensor
 
 from tune_resnet.augment import DeviceImages
+from tune_resnet.cluster import ray_cluster
 from tune_resnet.data import Split
 from tune_resnet.spec import TrainSpec
 from tune_resnet.train import TrainingRun
-from tune_resnet.tuning import ray_cluster
 
 PAIRS = 3  # of trials that run at once
 IMAGES = 50_000

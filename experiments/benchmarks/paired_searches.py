@@ -27,6 +27,7 @@ from typing import Any
 
 import pandas as pd
 
+from tune_resnet.cluster import ray_cluster
 from tune_resnet.data import baseline_split, load_dataset
 from tune_resnet.environment import describe_environment
 from tune_resnet.findings import best_trials, winner
@@ -35,7 +36,6 @@ from tune_resnet.paired import analyse_pairs
 from tune_resnet.pool import train_all
 from tune_resnet.records import FINISHED, INTERRUPTED, write_whole
 from tune_resnet.spec import TUNABLE, SearchSpec
-from tune_resnet.tuning import ray_cluster
 
 HERE = Path(__file__).parent
 PLAIN, OURS, REFERENCE = "plain", "ours", "reference"
