@@ -34,6 +34,7 @@ from tune_resnet.analysis import (
     rung_table,
 )
 from tune_resnet.frames import EPOCH_DTYPES, STATES, TRIAL_DTYPES
+from tune_resnet.recorder import Recorder
 from tune_resnet.records import (
     EPOCH_COLUMNS,
     FAILED,
@@ -42,7 +43,6 @@ from tune_resnet.records import (
     RUNNING,
     STOPPED,
     TRIAL_COLUMNS,
-    Recorder,
     RecordError,
     RunDirectory,
     TrialRow,

@@ -11,7 +11,8 @@ from rich.console import Console
 
 from tune_resnet.plan import Plan
 from tune_resnet.progress import Progress
-from tune_resnet.records import FAILED, FINISHED, STOPPED, Recorder, RunDirectory
+from tune_resnet.recorder import Recorder
+from tune_resnet.records import FAILED, FINISHED, STOPPED, RunDirectory
 from tune_resnet.spec import BudgetSpec, SearchSpec, TrainSpec
 
 SPEC = SearchSpec(train=TrainSpec(epochs=4), search=BudgetSpec(num_samples=5))

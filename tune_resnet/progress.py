@@ -13,7 +13,8 @@ from rich.table import Table
 from rich.text import Text
 
 from tune_resnet.plan import Plan
-from tune_resnet.records import FINISHED, REFERENCE_TRIAL, RUNNING, Recorder, TrialRow
+from tune_resnet.recorder import Recorder
+from tune_resnet.records import FINISHED, REFERENCE_TRIAL, RUNNING, TrialRow
 from tune_resnet.text import duration, percent
 
 _COLUMNS = ("trial", "state", "epochs", "val_acc", "max_lr", "weight_decay", "grad_clip")

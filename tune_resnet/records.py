@@ -1,4 +1,4 @@
-"""The run directory: column names, atomic and append-only writes, and the life of every trial in it.
+"""The run directory: column names, whole and append-only writes.
 
     runs/<name>/
       spec.toml     every setting, defaults spelled out
@@ -27,8 +27,7 @@ import json
 import math
 import os
 import shutil
-import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -79,6 +78,10 @@ class TrialRow:
     worker: str = ""  # host:process
     error: str = ""
 
+    def line(self) -> str:
+        """The row as a line of trials.csv."""
+        return _csv_lines([[_cell(getattr(self, column)) for column in TRIAL_COLUMNS]])
+
 
 TRIAL_COLUMNS = tuple(item.name for item in dataclasses.fields(TrialRow))
 
@@ -105,7 +108,7 @@ def write_whole(path: Path, text: str) -> None:
         raise
 
 
-def _csv_lines(rows: list[list[Any]]) -> str:
+def _csv_lines(rows: Iterable[Iterable[Any]]) -> str:
     buffer = io.StringIO()
     csv.writer(buffer, lineterminator="\n").writerows(rows)
     return buffer.getvalue()
@@ -137,7 +140,7 @@ class RunDirectory:
             run.path.mkdir(parents=True)
             run.checkpoints.mkdir()
             write_whole(run.spec_toml, spec.to_toml())
-            write_whole(run.epochs_csv, _csv_lines([list(EPOCH_COLUMNS)]))
+            write_whole(run.epochs_csv, _csv_lines([EPOCH_COLUMNS]))
             run.write_trials([])
         except FileExistsError:
             raise RecordError(f"{path} exists already: choose another --name, or remove it") from None
@@ -148,9 +151,9 @@ class RunDirectory:
     def write_env(self, env: Mapping[str, Any]) -> None:
         write_whole(self.env_json, json.dumps(env, indent=2) + "\n")
 
-    def write_trials(self, rows: list[TrialRow]) -> None:
-        cells = [[_cell(value) for value in dataclasses.astuple(row)] for row in rows]
-        write_whole(self.trials_csv, _csv_lines([list(TRIAL_COLUMNS), *cells]))
+    def write_trials(self, lines: Iterable[str]) -> None:
+        """Writes trials.csv whole, of lines that `TrialRow.line` made."""
+        write_whole(self.trials_csv, "".join([_csv_lines([TRIAL_COLUMNS]), *lines]))
 
     def append_epoch(self, row: Mapping[str, Any]) -> None:
         """Adds one complete line to epochs.csv, or none where that fails; columns that `row` lacks stay empty."""
@@ -184,83 +187,3 @@ class RunDirectory:
         write_whole(fresh / "spec.toml", spec.to_toml())
         shutil.rmtree(self.best, ignore_errors=True)  # the pair is replaced together: it never mixes two trials
         fresh.rename(self.best)
-
-
-class Recorder:
-    """Keeps the row of every trial of one run and writes each change at once."""
-
-    def __init__(self, run: RunDirectory, spec: SearchSpec) -> None:
-        self.run = run
-        self.spec = spec
-        self.trials: dict[int, TrialRow] = {}
-        self._best_so_far = -math.inf
-        self._top_accuracy: dict[int, float] = {}
-
-    def start(self, trial: int, params: Mapping[str, float]) -> None:
-        """A trial begins; `params` holds the hyperparameters that differ from the reference."""
-        train = dataclasses.replace(self.spec.train, **params)  # type: ignore[arg-type]
-        self.trials[trial] = TrialRow(
-            trial=trial,
-            state=RUNNING,
-            max_lr=train.max_lr,
-            weight_decay=train.weight_decay,
-            grad_clip=train.grad_clip,
-            seed=train.seed,
-            started_at=time.time(),
-        )
-        self._write()
-
-    def epoch(self, trial: int, metrics: Mapping[str, Any], worker: str = "") -> None:
-        """A trial has finished an epoch; `metrics` holds epochs.csv's columns."""
-        row = self.trials[trial]
-        self.run.append_epoch({"ended_at": time.time(), **metrics, "trial": trial})
-        row.epochs = metrics["epoch"]
-        row.seconds += metrics["seconds"]
-        row.worker = worker
-        row.val_accuracy = metrics.get("val_accuracy", math.nan)
-        row.test_accuracy = metrics.get("test_accuracy", math.nan)
-        accuracy = row.test_accuracy if math.isnan(row.val_accuracy) else row.val_accuracy
-        if accuracy > self._top_accuracy.get(trial, -math.inf):
-            self._top_accuracy[trial] = accuracy
-            row.best_epoch = row.epochs
-
-    def end(self, trial: int, state: str, error: str = "") -> None:
-        """A trial has ended in one of the four final states."""
-        row = self.trials[trial]
-        row.state, row.error, row.ended_at = state, " ".join(error.split()), time.time()
-        self._keep_or_delete_model(row)
-        self._drop_checkpoints()
-        self._write()
-
-    def close(self) -> None:
-        """The run is over: whatever still runs is interrupted."""
-        for row in self.trials.values():
-            if row.state == RUNNING:
-                row.state, row.ended_at = INTERRUPTED, time.time()
-                self._keep_or_delete_model(row)
-        self._drop_checkpoints()
-        self._write()
-
-    def _drop_checkpoints(self) -> None:
-        """Deletes what ended trials left, earlier ones too: a process may have written after its trial's end."""
-        for path in self.run.checkpoints.glob("trial-*.pt"):
-            row = self.trials.get(int(path.stem.removeprefix("trial-")))
-            if row is None or row.state not in (RUNNING, INTERRUPTED):
-                path.unlink()
-
-    def _keep_or_delete_model(self, row: TrialRow) -> None:
-        accuracy = row.test_accuracy if math.isnan(row.val_accuracy) else row.val_accuracy
-        if row.state != FINISHED or not accuracy > self._best_so_far:  # NaN is never the best
-            # A trial that was cut off may have left its model, but not reported it.
-            self.run.model_of(row.trial).unlink(missing_ok=True)
-            return
-        self._best_so_far = accuracy
-        winner = dataclasses.replace(
-            self.spec.train, max_lr=row.max_lr, weight_decay=row.weight_decay, grad_clip=row.grad_clip
-        )
-        self.run.keep_best(row.trial, dataclasses.replace(self.spec, train=winner))
-
-    def _write(self) -> None:
-        self.run.write_trials(
-            [self.trials[number] for number in sorted(self.trials)]
-        )  # they may start in another order

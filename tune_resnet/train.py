@@ -16,10 +16,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from tune_resnet.augment import Normalise, crop_and_flip, draw_crops, to_device
+from tune_resnet.cuda_graph import RecordedStep
 from tune_resnet.data import Split
 from tune_resnet.device import choose_precision, keep_freed_memory, seeded
 from tune_resnet.model import ResNet9
-from tune_resnet.recording import RecordedStep
 from tune_resnet.schedule import one_cycle
 from tune_resnet.spec import ModelSpec, TrainSpec
 

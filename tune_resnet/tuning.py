@@ -21,7 +21,8 @@ from tune_resnet.data import Split
 from tune_resnet.errors import UserError
 from tune_resnet.plan import Plan
 from tune_resnet.progress import Progress
-from tune_resnet.records import EPOCH_COLUMNS, FAILED, Recorder, RunDirectory, ending
+from tune_resnet.recorder import Recorder
+from tune_resnet.records import EPOCH_COLUMNS, FAILED, RunDirectory, ending
 from tune_resnet.scheduler import EarlyStopping
 from tune_resnet.searcher import OptunaSearcher
 from tune_resnet.text import one_line

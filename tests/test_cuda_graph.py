@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from tune_resnet.cuda_graph import RecordedStep
 from tune_resnet.data import Split
-from tune_resnet.recording import RecordedStep
 from tune_resnet.spec import ModelSpec, TrainSpec
 from tune_resnet.train import TrainingRun
 
