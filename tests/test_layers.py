@@ -24,7 +24,7 @@ LAYERS = (
     ("warm_start",),
     ("findings", "fidelity"),
     ("trainable", "pool", "options", "frames"),
-    ("recorder", "train", "weights", "reading", "paired", "scheduler", "sampler"),
+    ("recorder", "train", "weights", "study_file", "reading", "paired", "scheduler", "sampler"),
     ("estimate",),
     ("augment",),
     ("records", "data", "model", "schedule", "device", "environment", "cuda_graph", "checkpoint"),
@@ -36,7 +36,7 @@ LAYERS = (
 )
 MAY_IMPORT = {
     "ray": {"cluster", "trainable", "searcher", "scheduler", "progress", "tuning", "plan", "pool", "search"},
-    "optuna": {"searcher", "sampler", "warm_start", "search", "report", "findings"},
+    "optuna": {"searcher", "study_file", "sampler", "warm_start", "search", "report", "findings"},
 }
 # not while they are imported themselves; inside a function is fine
 HEAVY = {"torch", "torchvision", "ray", "pandas", "optuna"}

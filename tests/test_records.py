@@ -176,7 +176,7 @@ def test_an_epoch_that_does_not_fit_on_the_disk_leaves_no_half_line(run: RunDire
 def test_every_number_of_a_trial_is_read_back_exactly(numbers: list[float], shared_run: RunDirectory) -> None:
     names = ("max_lr", "weight_decay", "grad_clip", "val_accuracy", "seconds")
     row = TrialRow(**{**asdict(ROW), **dict(zip(names, numbers, strict=True))})
-    shared_run.write_trials([row])
+    shared_run.write_trials([row.line()])
     (read,) = rows_of(shared_run.trials_csv)
     assert [float(read[name]).hex() for name in names] == [number.hex() for number in numbers]
 

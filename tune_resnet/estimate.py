@@ -27,6 +27,7 @@ _OFFSET = 1e-3  # added to an error before its logarithm, so that the last few i
 _REACH = 3  # interquartile ranges below the median: what is worse counts as so bad, else one failure outweighs all
 _FAR = 0.5  # on the log scale, the least that a diverged trial is below the median, and a perfect one may be above it
 _MOST = 200  # trials that a process learns from: its time grows with their third power
+_SHARE = 4  # of so many, one in this many teaches a process its parameters: those take forty times what the rest takes
 _PRIOR_SLOPE, _PRIOR_TRIALS = 1, 4  # the multiple expected, and how many trials with the usual spread that counts
 
 
@@ -97,8 +98,11 @@ class _Process:
         lengths = [self._LENGTH] * points.shape[1]
         smooth = ConstantKernel(amplitude, self._BOUNDS) * Matern(lengths, self._BOUNDS, nu=2.5)
         self._mean, self._spread = values.mean(), max(values.std(), self._LEAST_SPREAD)
-        process = _PosteriorMode(smooth + WhiteKernel(noise, self._BOUNDS))
-        self._fitted = process.fit(points, (values - self._mean) / self._spread)
+        standard = (values - self._mean) / self._spread
+        share = slice(None, None, _SHARE if len(points) >= _MOST else 1)
+        self._fitted = _PosteriorMode(smooth + WhiteKernel(noise, self._BOUNDS)).fit(points[share], standard[share])
+        if len(points) >= _MOST:
+            self._fitted = GaussianProcessRegressor(self._fitted.kernel_, optimizer=None).fit(points, standard)
 
     def mean_and_deviation(self, points: Floats) -> tuple[Floats, Floats]:
         mean, deviation = self._fitted.predict(points, return_std=True)

@@ -22,6 +22,7 @@ from ray.tune.search import Searcher
 from tune_resnet.records import FAILED, FINISHED, STOPPED, ending
 from tune_resnet.sampler import EARLY, MultiFidelitySampler, optuna_domain
 from tune_resnet.spec import SearchSpec, early_epoch
+from tune_resnet.study_file import StudyFile
 from tune_resnet.warm_start import WarmStart
 
 STUDY_NAME = "tune_resnet"
@@ -64,8 +65,8 @@ def _storage(study_db: Path) -> optuna.storages.RDBStorage:
 class OptunaSearcher(Searcher):  # type: ignore[misc]
     """Proposes configurations; the reference first. Each is a dict of hyperparameters plus `trial`, its number.
 
-    The study is kept in the file `study_db`, or in memory where that is None. It begins with what a warm start gives,
-    whose trials have no number of this search.
+    The study is in memory, and followed by the file `study_db` where that is not None. It begins with what a warm start
+    gives, whose trials have no number of this search.
     """
 
     def __init__(self, spec: SearchSpec, study_db: Path | None, warm: WarmStart | None = None) -> None:
@@ -73,14 +74,10 @@ class OptunaSearcher(Searcher):  # type: ignore[misc]
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self.epochs = spec.train.epochs
         self.early_epoch = early_epoch(spec)
-        self.study = optuna.create_study(
-            study_name=STUDY_NAME,
-            storage=_storage(study_db) if study_db else None,
-            sampler=make_sampler(spec),
-            direction="maximize",
-        )
+        self.study = optuna.create_study(sampler=make_sampler(spec), direction="maximize")
         warm = warm or WarmStart()
         self.study.add_trials(warm.trials)
+        self.file = StudyFile(study_db, STUDY_NAME, warm.trials) if study_db else None
         self.earlier = len(warm.trials)
         for configuration in (spec.reference, *warm.configurations):
             self.study.enqueue_trial(configuration)
@@ -92,32 +89,45 @@ class OptunaSearcher(Searcher):  # type: ignore[misc]
     def suggest(self, trial_id: str) -> dict[str, Any]:
         trial = self.study.ask(self.distributions)
         self.running[trial_id] = trial
+        if self.file:
+            self.file.start(trial.number, trial.params, self.distributions)
         return {"trial": trial.number - self.earlier, **trial.params}
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
-        self._note(self.running[trial_id], result)
+        self._learn(self.running[trial_id], result)
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         trial = self.running.pop(trial_id, None)
         if trial is None:
             return
         if error or not result or "epoch" not in result:
-            self.study.tell(trial, state=TrialState.FAIL)
+            self._tell(trial, TrialState.FAIL)
             return
         state = ending(result["epoch"], self.epochs, result.get("failure"))
         if state in _TOLD:
-            self._note(trial, result)  # Ray does not pass a trial's last result to on_trial_result.
+            self._learn(trial, result)  # Ray does not pass a trial's last result to on_trial_result.
         if state == FAILED:
-            trial.set_user_attr(EARLY, math.inf)
-        value = result["val_accuracy"] if state == FINISHED else None
-        self.study.tell(trial, value, state=_TOLD.get(state, TrialState.FAIL))
+            self._note(trial, math.inf)
+        self._tell(trial, _TOLD.get(state, TrialState.FAIL), result["val_accuracy"] if state == FINISHED else None)
 
-    def _note(self, trial: optuna.Trial, result: dict[str, Any]) -> None:
+    def _learn(self, trial: optuna.Trial, result: dict[str, Any]) -> None:
         """What an epoch's result tells the study."""
         if math.isfinite(result["val_accuracy"]):
             trial.report(result["val_accuracy"], result["epoch"])
+            if self.file:
+                self.file.report(trial.number, result["val_accuracy"], result["epoch"])
         if result["epoch"] == self.early_epoch:
-            trial.set_user_attr(EARLY, result["train_loss"])
+            self._note(trial, result["train_loss"])
+
+    def _note(self, trial: optuna.Trial, early: float) -> None:
+        trial.set_user_attr(EARLY, early)
+        if self.file:
+            self.file.note(trial.number, EARLY, early)
+
+    def _tell(self, trial: optuna.Trial, state: TrialState, value: float | None = None) -> None:
+        told = self.study.tell(trial, value, state=state)
+        if self.file:
+            self.file.end(trial.number, state, told.values)
 
     def __getstate__(self) -> dict[str, Any]:
         """Nothing: Ray pickles it for a restore of its own, which this project does from the run directory instead."""

@@ -105,8 +105,18 @@ def _reason(trial: Any) -> str:
     return f"{type(cause).__name__}: {cause}"
 
 
-def run_search(plan: Plan, data: Split, run: RunDirectory, warm: WarmStart, console: Console) -> int | None:
-    """Runs the search to its end. Returns the signal that ended it early, or None."""
+def run_search(
+    plan: Plan,
+    data: Split,
+    run: RunDirectory,
+    warm: WarmStart,
+    console: Console,
+    trainable: type[tune.Trainable] = TrialTrainable,
+) -> int | None:
+    """Runs the search to its end. Returns the signal that ended it early, or None.
+
+    `trainable` is set up and reports as `TrialTrainable` does.
+    """
     spec = plan.spec
     recorder = Recorder(run, spec)
     searcher = OptunaSearcher(spec, run.study_db, warm)
@@ -114,7 +124,7 @@ def run_search(plan: Plan, data: Split, run: RunDirectory, warm: WarmStart, cons
     progress = Progress(recorder, plan, console)
     tuner = tune.Tuner(
         tune.with_resources(
-            tune.with_parameters(TrialTrainable, spec=spec, data=data, run_path=run.path),
+            tune.with_parameters(trainable, spec=spec, data=data, run_path=run.path),
             {"cpu": spec.resources.cpus_per_trial, "gpu": spec.resources.gpus_per_trial},
         ),
         tune_config=tune.TuneConfig(

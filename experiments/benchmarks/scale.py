@@ -1,0 +1,356 @@
+"""What 1,000 trials cost the driver, and 10,000 recorded ones their reader.
+
+    python experiments/benchmarks/scale.py --out experiments/results/benchmarks
+
+Searches run as they always do (`run_search`: searcher, early stopping, records, study, progress), but over a training
+that takes no time and draws its results from its learning rate. One in four trials goes on after epoch 2 of 4: 2.5
+reports a trial in the mean. Ray Tune's own random search and ASHA over the same training stand beside them, without its
+loggers. Each search has a process of its own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import multiprocessing
+import os
+import random
+import resource
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pandas as pd
+from goals import Benchmark, Goal, alone, options, paired
+from optuna.trial import TrialState
+from ray import tune
+from ray.tune.schedulers import AsyncHyperBandScheduler
+from rich.console import Console
+
+from tune_resnet.cluster import ray_cluster
+from tune_resnet.data import load_dataset, search_split
+from tune_resnet.frames import load_run
+from tune_resnet.plan import Plan
+from tune_resnet.records import EPOCH_COLUMNS, FINISHED, REFERENCE_TRIAL, STOPPED, RunDirectory, TrialRow
+from tune_resnet.sampler import EARLY
+from tune_resnet.searcher import OptunaSearcher
+from tune_resnet.spec import BudgetSpec, DataSpec, ResourceSpec, SchedulerSpec, SearchSpec, TrainSpec, rung_epochs
+from tune_resnet.tuning import run_search
+from tune_resnet.warm_start import WarmStart
+
+TRIALS, CONCURRENT, EPOCHS, RUNG, KEPT = 1000, 2, 4, 2, 4  # one in KEPT goes on from epoch RUNG
+SAMPLERS = ("random", "tpe", "multifidelity")
+NO_LOGGERS = "Ray Tune alone, no loggers"
+STUDY_SIZES = (100, 500, 1000)  # trials already known when a suggestion is timed
+SUGGESTIONS = 15
+RECORDED = 10_000  # trials in the run directory that is read
+READINGS = 5
+RANDOM_PAIRS = 3  # of searches that draw at random, ours and Ray Tune's
+MEGABYTE = 2**20
+
+
+class Idle(tune.Trainable):
+    """A training that takes no time; its quality is drawn from its learning rate, and the same after every epoch."""
+
+    def setup(self, config: dict[str, Any]) -> None:
+        self.reset_config(config)
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        self.quality = random.Random(new_config["max_lr"]).random()
+        self.epoch = 0
+        return True
+
+    def step(self) -> dict[str, Any]:
+        self.epoch += 1
+        return epoch_row(self.epoch, self.quality) | {"worker": f"host:{os.getpid()}", "done": self.epoch == EPOCHS}
+
+
+class IdleTrial(Idle):
+    """The same, with a trial's duties in this project: who finishes leaves a model."""
+
+    def setup(self, config: dict[str, Any], spec: SearchSpec, data: Any, run_path: Path) -> None:
+        self.directory = RunDirectory(run_path)
+        super().setup(config)
+
+    def step(self) -> dict[str, Any]:
+        result = super().step()
+        if result["done"]:
+            self.directory.model_of(self.config["trial"]).touch()
+        return result
+
+
+def epoch_row(epoch: int, quality: float) -> dict[str, Any]:
+    """The columns of epochs.csv that a trial reports."""
+    loss = 1 - quality
+    return {
+        "epoch": epoch,
+        "lr": 0.01,
+        "train_loss": loss,
+        "val_loss": loss,
+        "val_accuracy": quality,
+        "seconds": 0.001,
+        "images_per_second": 1000.0,
+    }
+
+
+@dataclass
+class Cost:
+    """What a search cost its driver."""
+
+    wall: float  # seconds
+    cpu: float  # seconds, all threads of the driver, system time included
+    reported: list[float]  # Unix time of each report
+    grown: float  # megabytes of private memory, from the first tenth of the reports to the end
+
+    @property
+    def milliseconds(self) -> float:
+        """Wall time a report."""
+        return 1000 * self.wall / len(self.reported)
+
+    @property
+    def cpu_milliseconds(self) -> float:
+        return 1000 * self.cpu / len(self.reported)
+
+    @property
+    def growth(self) -> float:
+        """Time of the last tenth of the reports, a hundred trials' worth, over that of the first."""
+        times = sorted(self.reported)
+        tenth = len(times) // 10
+        return (times[-1] - times[-1 - tenth]) / (times[tenth] - times[0])
+
+
+def search_spec(sampler: str) -> SearchSpec:
+    return SearchSpec(
+        train=TrainSpec(epochs=EPOCHS),
+        search=BudgetSpec(num_samples=TRIALS, sampler=sampler),
+        scheduler=SchedulerSpec(grace_epochs=RUNG, reduction_factor=KEPT, margin=0.0),
+        resources=ResourceSpec(device="cpu", gpus_per_trial=0.0),
+    )
+
+
+def our_search(sampler: str, path: Path) -> list[float]:
+    """A search of this project; the times of its reports."""
+    spec = search_spec(sampler)
+    data_spec = DataSpec(dataset="digits", limit_train=200)
+    data = search_split(load_dataset(data_spec), data_spec)
+    plan = Plan(
+        spec=spec,
+        trials=TRIALS,
+        epochs=EPOCHS,
+        rungs=rung_epochs(spec.scheduler, EPOCHS),
+        epochs_expected=2.5 * TRIALS,
+        concurrency=CONCURRENT,
+        device_name="none",
+        seconds_per_epoch=0.01,
+        train_images=len(data.train),
+        held_out_images=len(data.held_out),
+        held_out="validation",
+    )
+    run = RunDirectory.create(path, spec)
+    run_search(plan, data, run, WarmStart(), Console(file=io.StringIO()), IdleTrial)
+    return load_run(path).epochs["ended_at"].to_list()
+
+
+class Clock(tune.Callback):
+    """Notes when reports arrive."""
+
+    def __init__(self) -> None:
+        self.times: list[float] = []
+
+    def on_trial_result(self, **info: Any) -> None:
+        self.times.append(time.time())
+
+    def on_trial_complete(self, **info: Any) -> None:
+        """Ray does not pass a trial's last result to on_trial_result."""
+
+
+def rays_search(what: str, path: Path) -> list[float]:
+    """Ray Tune's random search and ASHA; the times of its reports."""
+    os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = "1"  # with more it starts a process for each trial, reuse or not
+    clock = Clock()
+    space = {name: tune.loguniform(domain.low, domain.high) for name, domain in search_spec("random").space.items()}
+    scheduler = AsyncHyperBandScheduler(
+        time_attr="epoch", metric="train_loss", mode="min", max_t=EPOCHS, grace_period=RUNG, reduction_factor=KEPT
+    )
+    tune.Tuner(
+        tune.with_resources(Idle, {"cpu": 1}),
+        param_space=space,
+        tune_config=tune.TuneConfig(
+            num_samples=TRIALS, scheduler=scheduler, max_concurrent_trials=CONCURRENT, reuse_actors=True
+        ),
+        run_config=tune.RunConfig(name="ray", storage_path=str(path), callbacks=[clock], verbose=0),
+    ).fit()
+    return clock.times
+
+
+@contextlib.contextmanager
+def memory_watched(every: float = 0.25) -> Iterator[list[tuple[float, float]]]:
+    """Private memory of this process in megabytes, as (Unix time, megabytes), for the time of the block."""
+    samples: list[tuple[float, float]] = []
+    over = threading.Event()
+
+    def watch() -> None:
+        while not over.wait(every):
+            resident, shared = Path("/proc/self/statm").read_text().split()[1:3]
+            samples.append((time.time(), (int(resident) - int(shared)) * resource.getpagesize() / MEGABYTE))
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    try:
+        yield samples
+    finally:
+        over.set()
+        thread.join()
+
+
+def cost_of(search: Callable[[str, Path], list[float]], what: str) -> Cost:
+    """Runs a search to its end in this process."""
+    path = Path(tempfile.mkdtemp(prefix="scale-"))
+    try:
+        with ray_cluster(None), memory_watched() as memory:
+            before, started = resource.getrusage(resource.RUSAGE_SELF), time.time()
+            reported = search(what, path / "run")
+            wall, after = time.time() - started, resource.getrusage(resource.RUSAGE_SELF)
+    finally:
+        shutil.rmtree(path)
+    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    early = sorted(reported)[len(reported) // 10]
+    grown = memory[-1][1] - next(amount for at, amount in memory if at >= early)
+    return Cost(wall=wall, cpu=cpu, reported=reported, grown=grown)
+
+
+def in_new_process(function: Callable[..., Any], *arguments: Any) -> Any:
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(function, *arguments).result()
+
+
+def searches(benchmark: Benchmark) -> None:
+    """Whole searches of 1,000 trials."""
+    goal = Goal(at_most=12)
+    for sampler in SAMPLERS:
+        ours = [in_new_process(cost_of, our_search, sampler) for _ in range(RANDOM_PAIRS if sampler == "random" else 1)]
+        for cost in ours:
+            note(benchmark, f"search, {sampler}", cost)
+        name = f"driver, {TRIALS:,} trials, {sampler}"
+        benchmark.row(alone(f"{name}: time a report", [cost.milliseconds for cost in ours], unit="ms", goal=goal))
+        growth = [cost.growth for cost in ours]
+        benchmark.row(alone(f"{name}: last 100 over first 100", growth, unit="", goal=Goal(at_most=1.3)))
+        grown = [cost.grown for cost in ours]
+        benchmark.row(alone(f"{name}: memory grown", grown, unit="MB", goal=Goal(at_most=150)))
+        if sampler == "random":
+            theirs = [in_new_process(cost_of, rays_search, NO_LOGGERS) for _ in ours]
+            for cost in theirs:
+                note(benchmark, NO_LOGGERS, cost)
+            pairs = [(peer.milliseconds, cost.milliseconds) for peer, cost in zip(theirs, ours, strict=True)]
+            benchmark.row(paired(f"{name}: time a report", pairs, peer=NO_LOGGERS, unit="ms", goal=Goal(at_most=1)))
+
+
+def note(benchmark: Benchmark, name: str, cost: Cost) -> None:
+    benchmark.sample(
+        name,
+        reports=len(cost.reported),
+        wall_ms=cost.milliseconds,
+        cpu_ms=cost.cpu_milliseconds,
+        growth=cost.growth,
+        grown_mb=cost.grown,
+    )
+
+
+def suggestions(benchmark: Benchmark) -> None:
+    """Seconds of one proposal, by how many trials are known; Optuna's TPE beside the default."""
+    for size in STUDY_SIZES:
+        pairs = list(zip(*(proposal_seconds(sampler, size) for sampler in ("tpe", "multifidelity")), strict=True))
+        for tpe, ours in pairs:
+            benchmark.sample(f"proposal at {size:,} trials", tpe=tpe, multifidelity=ours)
+        name = f"proposal with {size:,} trials known"
+        # 0.3 s: what the search for a sampler allowed.
+        benchmark.row(alone(f"{name}, default sampler", [ours for _, ours in pairs], unit="s", goal=Goal(at_most=0.3)))
+        benchmark.row(alone(f"{name}, Optuna's TPE", [tpe for tpe, _ in pairs], unit="s", goal=Goal(at_most=0.3)))
+
+
+def proposal_seconds(sampler: str, size: int) -> list[float]:
+    """Of several proposals in a row, each trial ending before the next."""
+    searcher = OptunaSearcher(search_spec(sampler), None)
+    seconds = []
+    for position in range(size + SUGGESTIONS):
+        if position < size:  # known trials: drawn at random, as far as the study goes
+            trial = optuna.create_study(sampler=optuna.samplers.RandomSampler(position)).ask(searcher.distributions)
+            searcher.study.add_trial(known_trial(trial.params, searcher))
+            continue
+        started = time.perf_counter()
+        configuration = searcher.suggest(str(position))
+        seconds.append(time.perf_counter() - started)
+        quality = random.Random(configuration["max_lr"]).random()
+        searcher.on_trial_complete(str(position), epoch_row(EPOCHS, quality))
+    return seconds
+
+
+def known_trial(params: dict[str, float], searcher: OptunaSearcher) -> optuna.trial.FrozenTrial:
+    """A finished trial, or one in KEPT a stopped one, as the search would have told it."""
+    quality = random.Random(params["max_lr"]).random()
+    finished = quality > 1 - 1 / KEPT
+    return optuna.trial.create_trial(
+        params=params,
+        distributions=searcher.distributions,
+        user_attrs={EARLY: 1 - quality},
+        intermediate_values={RUNG: quality},
+        state=TrialState.COMPLETE if finished else TrialState.PRUNED,
+        value=quality if finished else None,
+    )
+
+
+def reading(benchmark: Benchmark) -> None:
+    """The whole command that prints a run of 10,000 trials."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "run"
+        record(path)
+        seconds = []
+        for _ in range(READINGS):
+            started = time.perf_counter()
+            command = [sys.executable, "-m", "tune_resnet.analysis", str(path)]
+            subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+            seconds.append(time.perf_counter() - started)
+            benchmark.sample(f"analysis of {RECORDED:,} trials", seconds=seconds[-1])
+    benchmark.row(alone(f"analysis of {RECORDED:,} trials, whole command", seconds, unit="s", goal=Goal(at_most=5)))
+
+
+def record(path: Path) -> None:
+    """A run directory of many trials, written without a disk's delay for each of their events."""
+    run = RunDirectory.create(path, search_spec("random"))
+    draw, lines, rows = random.Random(0), [], []
+    for trial in range(RECORDED):
+        params = {name: domain.value(draw.random()) for name, domain in search_spec("random").space.items()}
+        quality = random.Random(params["max_lr"]).random()
+        done = EPOCHS if quality > 1 - 1 / KEPT or trial == REFERENCE_TRIAL else RUNG
+        row = TrialRow(trial=trial, state=FINISHED if done == EPOCHS else STOPPED, seed=0, **params)
+        row.epochs, row.val_accuracy, row.best_epoch, row.seconds = done, quality, 1, 0.001 * done
+        row.started_at, row.ended_at, row.worker = float(trial), trial + 0.5, "host:1"
+        lines.append(row.line())
+        rows += [
+            {"trial": trial, "ended_at": trial + 0.1 * epoch} | epoch_row(epoch, quality)
+            for epoch in range(1, done + 1)
+        ]
+    run.write_trials(lines)
+    pd.DataFrame(rows, columns=list(EPOCH_COLUMNS)).to_csv(run.epochs_csv, index=False)
+    run.write_env({"held_out": "validation", "held_out_images": 1000})
+
+
+def main() -> None:
+    arguments = options(__doc__).parse_args()
+    with Benchmark("scale", arguments.out) as benchmark:
+        searches(benchmark)
+        suggestions(benchmark)
+        reading(benchmark)
+
+
+if __name__ == "__main__":
+    main()
