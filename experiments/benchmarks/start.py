@@ -76,7 +76,7 @@ def seconds(command: list[str]) -> float:
 
 def main() -> None:
     parser = options(__doc__)
-    parser.add_argument("--pairs", type=int, default=7, help="pairs of measurements")
+    parser.add_argument("--pairs", type=int, default=5, help="pairs of measurements")
     run(parser.parse_args())
 
 
