@@ -3,7 +3,7 @@
 VENV = .venv
 PYTHON = $(VENV)/bin/python
 
-BENCHMARKS = training checkpoints start between_trials scale memory
+BENCHMARKS = training checkpoints start scale memory
 RESULTS = experiments/results/benchmarks
 
 .PHONY: quickstart test bench
@@ -21,6 +21,7 @@ test: $(VENV)/installed
 # Nothing else should run meanwhile.
 bench: $(VENV)/installed
 	for name in $(BENCHMARKS); do $(PYTHON) experiments/benchmarks/$$name.py --out $(RESULTS) || exit 1; done
+	$(PYTHON) experiments/benchmarks/between_trials.py --full --out $(RESULTS)
 	$(PYTHON) experiments/benchmarks/goals.py $(RESULTS)
 
 # --without-pip and --python: some systems' python3 has pip, but not the copy of it that venv would put there.
