@@ -292,7 +292,7 @@ def test_ranking_invariants(
     directory.write_trials(
         [
             TrialRow(trial=trial, state=state, max_lr=0.1, weight_decay=0.1, grad_clip=0.1, seed=0, epochs=epochs,
-                     val_accuracy=accuracy)
+                     val_accuracy=accuracy).line()
             for trial, (state, epochs, accuracy) in enumerate(rows)
         ]
     )  # fmt: skip
@@ -391,7 +391,7 @@ def test_the_sentence_is_honest_when_there_is_no_gain(
 
 def test_a_reference_that_has_not_started(build: Build) -> None:
     build.trial(GOOD, FINISHED)
-    build.directory.write_trials([dataclasses.replace(build.recorder.trials[0], trial=3)])
+    build.directory.write_trials([dataclasses.replace(build.recorder.trials[0], trial=3).line()])
     found = compare_to_reference(build.load())
     assert (found.winner, found.reference_state, found.gain) == (3, None, None)
     assert "the reference has not started" in comparison_sentence(build.load())
@@ -665,7 +665,7 @@ def test_ten_thousand_trials_are_quick(tmp_path: Path, capsys: pytest.CaptureFix
                      weight_decay=1e-5 + 1e-7 * trial, grad_clip=0.1, seed=0, epochs=epochs, val_accuracy=accuracy)
         )  # fmt: skip
         lines += [f"{trial},{epoch},0.01,1.1,1.2,{accuracy},,,0.5,1000.0,1.0\n" for epoch in range(1, epochs + 1)]
-    directory.write_trials(rows)
+    directory.write_trials(row.line() for row in rows)
     with directory.epochs_csv.open("a") as file:
         file.writelines(lines)
     started = time.perf_counter()

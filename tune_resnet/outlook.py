@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from dataclasses import dataclass, replace
 
 import torch
@@ -69,7 +70,8 @@ def measure_speed(spec: TrainSpec, data: Split, device: torch.device, model: Mod
 
 def measure_here(spec: SearchSpec, data: Split) -> Speed:
     """The pace of a trial of `spec` in this process, with as many threads as a trial has."""
-    torch.set_num_threads(max(1, int(spec.resources.cpus_per_trial)))
+    cores = os.cpu_count() or 1  # a trial that is to have more is refused later
+    torch.set_num_threads(max(1, min(int(spec.resources.cpus_per_trial), cores)))
     return measure_speed(spec.train, data, choose_device(spec.resources.device), spec.model)
 
 
