@@ -85,10 +85,13 @@ def test_a_continued_run_equals_an_unbroken_one(split: Split, stop_after: int) -
     assert_same_weights(continued, unbroken)
 
 
-def test_a_reset_run_equals_a_fresh_one(split: Split) -> None:
-    other = replace(SPEC, max_lr=0.003, weight_decay=0.0, grad_clip=1.0, seed=3)
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_a_reset_run_equals_a_fresh_one(split: Split, precision: str) -> None:
+    first = replace(SPEC, precision=precision)
+    other = replace(first, max_lr=0.003, weight_decay=0.0, grad_clip=1.0, seed=3)
     fresh = TrainingRun(other, split, model=WIDTH)
-    reused = TrainingRun(SPEC, split, model=WIDTH)
+    reused = TrainingRun(first, split, model=WIDTH)
+    reused.scaler = torch.amp.GradScaler("cpu", init_scale=8.0, enabled=precision == "fp16")  # as if it had adapted
     trained(reused, 2)
     reused.reset(other)
     assert trained(reused, 4) == trained(fresh, 4)

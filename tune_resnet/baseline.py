@@ -73,7 +73,8 @@ def run_baseline(plan: Baseline, dataset: Dataset, run: RunDirectory, console: C
             with console.status(f"epoch {training.epochs_done + 1}, about {duration(left)} left"):
                 metrics = training.run_epoch()
             recorder.epoch(REFERENCE_TRIAL, metrics.columns(columns), worker)
-            checkpoint.offer(training.state_dict, metrics.seconds)
+            if training.epochs_done < spec.train.epochs:
+                checkpoint.offer(training.state_dict, metrics.seconds)
             seconds_per_epoch = recorder.trials[REFERENCE_TRIAL].seconds / metrics.epoch
             left = (spec.train.epochs - metrics.epoch) * seconds_per_epoch
             console.print(

@@ -108,6 +108,7 @@ class TrainingRun:
         self.grad_clip.fill_(spec.grad_clip)
         if before is None or (before.precision, before.batch_size) != (spec.precision, spec.batch_size):
             self._prepare_step()
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision == "fp16")
         for state in self.optimizer.state.values():
             for tensor in state.values():
                 tensor.zero_()  # in place: a recording knows these tensors by their address
@@ -118,7 +119,6 @@ class TrainingRun:
         on_gpu = self.device.type == "cuda"
         # Fused: one kernel for all parameters, and gradient scaling without a synchronisation per step.
         self.optimizer = torch.optim.Adam(self.model.parameters(), lr=self.lr, fused=True, capturable=on_gpu)
-        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision == "fp16")
         # The gradient scaler decides on the CPU, which a recording does not replay.
         recorded = on_gpu and self.precision != "fp16"
         self._update: Callable[[Tensor, Tensor], Tensor] = RecordedStep(self._descend) if recorded else self._descend
