@@ -27,7 +27,7 @@ _OFFSET = 1e-3  # added to an error before its logarithm, so that the last few i
 _REACH = 3  # interquartile ranges below the median: what is worse counts as so bad, else one failure outweighs all
 _FAR = 0.5  # on the log scale, the least that a diverged trial is below the median, and a perfect one may be above it
 _MOST = 200  # trials that a process learns from: its time grows with their third power
-_SHARE = 4  # of so many, one in this many teaches a process its parameters: those take forty times what the rest takes
+_SHARE = 4  # of so many, one in this many teaches a process its parameters, which is what takes the time
 _PRIOR_SLOPE, _PRIOR_TRIALS = 1, 4  # the multiple expected, and how many trials with the usual spread that counts
 
 

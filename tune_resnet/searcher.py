@@ -9,7 +9,6 @@ interrupted   FAIL: the study has no state for it, and no trial may stay RUNNING
 from __future__ import annotations
 
 import math
-import sqlite3
 import warnings
 from pathlib import Path
 from typing import Any
@@ -45,21 +44,6 @@ def make_sampler(spec: SearchSpec) -> BaseSampler:
         if spec.search.sampler == "cmaes":
             return CmaEsSampler(seed=seed)
     return RandomSampler(seed=seed)
-
-
-class _Unsynced(sqlite3.Connection):
-    """Leaves it to the system when to write to the disk: Optuna commits a dozen times a trial.
-
-    Nothing is lost if this process dies; after a power cut, epochs.csv and trials.csv have what counts.
-    """
-
-    def __init__(self, *arguments: Any, **keywords: Any) -> None:
-        super().__init__(*arguments, **keywords)
-        self.execute("PRAGMA synchronous = OFF")
-
-
-def _storage(study_db: Path) -> optuna.storages.RDBStorage:
-    return optuna.storages.RDBStorage(f"sqlite:///{study_db}", {"connect_args": {"factory": _Unsynced}})
 
 
 class OptunaSearcher(Searcher):  # type: ignore[misc]

@@ -13,7 +13,6 @@ from __future__ import annotations
 import contextlib
 import io
 import multiprocessing
-import os
 import random
 import resource
 import shutil
@@ -31,9 +30,11 @@ from typing import Any
 import optuna
 import pandas as pd
 from goals import Benchmark, Goal, alone, options, paired
+from idle import EPOCHS, Idle, IdleTrial, epoch_row
 from optuna.trial import TrialState
 from ray import tune
 from ray.tune.schedulers import AsyncHyperBandScheduler
+from ray.tune.search.optuna import OptunaSearch
 from rich.console import Console
 
 from tune_resnet.cluster import ray_cluster
@@ -47,59 +48,15 @@ from tune_resnet.spec import BudgetSpec, DataSpec, ResourceSpec, SchedulerSpec, 
 from tune_resnet.tuning import run_search
 from tune_resnet.warm_start import WarmStart
 
-TRIALS, CONCURRENT, EPOCHS, RUNG, KEPT = 1000, 2, 4, 2, 4  # one in KEPT goes on from epoch RUNG
+TRIALS, CONCURRENT, RUNG, KEPT = 1000, 2, 2, 4  # one in KEPT goes on from epoch RUNG
 SAMPLERS = ("random", "tpe", "multifidelity")
-NO_LOGGERS = "Ray Tune alone, no loggers"
+PEER = "Ray Tune with OptunaSearch, no loggers"
 STUDY_SIZES = (100, 500, 1000)  # trials already known when a suggestion is timed
 SUGGESTIONS = 15
 RECORDED = 10_000  # trials in the run directory that is read
 READINGS = 5
 RANDOM_PAIRS = 3  # of searches that draw at random, ours and Ray Tune's
 MEGABYTE = 2**20
-
-
-class Idle(tune.Trainable):
-    """A training that takes no time; its quality is drawn from its learning rate, and the same after every epoch."""
-
-    def setup(self, config: dict[str, Any]) -> None:
-        self.reset_config(config)
-
-    def reset_config(self, new_config: dict[str, Any]) -> bool:
-        self.quality = random.Random(new_config["max_lr"]).random()
-        self.epoch = 0
-        return True
-
-    def step(self) -> dict[str, Any]:
-        self.epoch += 1
-        return epoch_row(self.epoch, self.quality) | {"worker": f"host:{os.getpid()}", "done": self.epoch == EPOCHS}
-
-
-class IdleTrial(Idle):
-    """The same, with a trial's duties in this project: who finishes leaves a model."""
-
-    def setup(self, config: dict[str, Any], spec: SearchSpec, data: Any, run_path: Path) -> None:
-        self.directory = RunDirectory(run_path)
-        super().setup(config)
-
-    def step(self) -> dict[str, Any]:
-        result = super().step()
-        if result["done"]:
-            self.directory.model_of(self.config["trial"]).touch()
-        return result
-
-
-def epoch_row(epoch: int, quality: float) -> dict[str, Any]:
-    """The columns of epochs.csv that a trial reports."""
-    loss = 1 - quality
-    return {
-        "epoch": epoch,
-        "lr": 0.01,
-        "train_loss": loss,
-        "val_loss": loss,
-        "val_accuracy": quality,
-        "seconds": 0.001,
-        "images_per_second": 1000.0,
-    }
 
 
 @dataclass
@@ -174,20 +131,29 @@ class Clock(tune.Callback):
 
 
 def rays_search(what: str, path: Path) -> list[float]:
-    """Ray Tune's random search and ASHA; the times of its reports."""
-    os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = "1"  # with more it starts a process for each trial, reuse or not
+    """Ray Tune with its own searcher for Optuna, drawing at random, and its own ASHA; the times of its reports."""
     clock = Clock()
     space = {name: tune.loguniform(domain.low, domain.high) for name, domain in search_spec("random").space.items()}
-    scheduler = AsyncHyperBandScheduler(
-        time_attr="epoch", metric="train_loss", mode="min", max_t=EPOCHS, grace_period=RUNG, reduction_factor=KEPT
-    )
+    scheduler = AsyncHyperBandScheduler(time_attr="epoch", max_t=EPOCHS, grace_period=RUNG, reduction_factor=KEPT)
     tune.Tuner(
         tune.with_resources(Idle, {"cpu": 1}),
         param_space=space,
         tune_config=tune.TuneConfig(
-            num_samples=TRIALS, scheduler=scheduler, max_concurrent_trials=CONCURRENT, reuse_actors=True
+            metric="train_loss",
+            mode="min",
+            num_samples=TRIALS,
+            search_alg=OptunaSearch(sampler=optuna.samplers.RandomSampler(0)),
+            scheduler=scheduler,
+            max_concurrent_trials=CONCURRENT,
+            reuse_actors=True,
         ),
-        run_config=tune.RunConfig(name="ray", storage_path=str(path), callbacks=[clock], verbose=0),
+        run_config=tune.RunConfig(
+            name="ray",
+            storage_path=str(path),
+            callbacks=[clock],
+            checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
+            verbose=0,
+        ),
     ).fit()
     return clock.times
 
@@ -247,11 +213,11 @@ def searches(benchmark: Benchmark) -> None:
         grown = [cost.grown for cost in ours]
         benchmark.row(alone(f"{name}: memory grown", grown, unit="MB", goal=Goal(at_most=150)))
         if sampler == "random":
-            theirs = [in_new_process(cost_of, rays_search, NO_LOGGERS) for _ in ours]
+            theirs = [in_new_process(cost_of, rays_search, PEER) for _ in ours]
             for cost in theirs:
-                note(benchmark, NO_LOGGERS, cost)
+                note(benchmark, PEER, cost)
             pairs = [(peer.milliseconds, cost.milliseconds) for peer, cost in zip(theirs, ours, strict=True)]
-            benchmark.row(paired(f"{name}: time a report", pairs, peer=NO_LOGGERS, unit="ms", goal=Goal(at_most=1)))
+            benchmark.row(paired(f"{name}: time a report", pairs, peer=PEER, unit="ms", goal=Goal(at_most=1)))
 
 
 def note(benchmark: Benchmark, name: str, cost: Cost) -> None:
@@ -295,7 +261,7 @@ def proposal_seconds(sampler: str, size: int) -> list[float]:
 
 
 def known_trial(params: dict[str, float], searcher: OptunaSearcher) -> optuna.trial.FrozenTrial:
-    """A finished trial, or one in KEPT a stopped one, as the search would have told it."""
+    """One in KEPT has finished, the others were stopped, as the search would have told it."""
     quality = random.Random(params["max_lr"]).random()
     finished = quality > 1 - 1 / KEPT
     return optuna.trial.create_trial(
