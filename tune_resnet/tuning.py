@@ -70,6 +70,9 @@ class RecordEvents(tune.Callback):  # type: ignore[misc]
         self.recorder, self.progress, self.epochs = recorder, progress, epochs
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        self._started(trial)
+
+    def _started(self, trial: Any) -> None:
         params = {name: value for name, value in trial.config.items() if name != "trial"}
         self.recorder.start(trial.config["trial"], params)
 
@@ -90,6 +93,8 @@ class RecordEvents(tune.Callback):  # type: ignore[misc]
 
     def _ended(self, trial: Any, state: str, error: str) -> None:
         number = trial.config["trial"]
+        if number not in self.recorder.trials:  # its process has failed before Ray called it started
+            self._started(trial)
         self.recorder.end(number, state, error)
         self.progress.trial_ended(number)
 
