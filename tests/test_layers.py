@@ -31,7 +31,7 @@ LAYERS = (
     ("folder", "spec", "cluster"),
     ("space",),
     ("settings",),
-    ("errors",),
+    ("errors", "files"),
     ("text",),
 )
 MAY_IMPORT = {

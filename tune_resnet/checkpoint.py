@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import torch
+
+from tune_resnet.files import replacing
 
 LOSS_SECONDS = 30.0  # of training that a crash may cost, or one epoch where that takes longer
 
@@ -59,15 +61,9 @@ class Checkpoint:
         return state if isinstance(state, dict) else None
 
     def _write(self, state: dict[str, Any]) -> None:
-        temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}.tmp")
-        try:
-            with temporary.open("wb") as file:
-                torch.save(state, file)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(self.path)
-        except (OSError, RuntimeError):  # a full disk: what was saved before stays, and the training goes on
-            temporary.unlink(missing_ok=True)
+        # A full disk: what was saved before stays, and the training goes on.
+        with suppress(OSError, RuntimeError), replacing(self.path) as file:
+            torch.save(state, file)
 
 
 def _copied(value: Any) -> Any:

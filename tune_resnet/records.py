@@ -33,6 +33,7 @@ from pathlib import Path
 from typing import Any
 
 from tune_resnet.errors import UserError
+from tune_resnet.files import replacing
 from tune_resnet.spec import SearchSpec
 
 RUNNING, FINISHED, STOPPED, FAILED, INTERRUPTED = "running", "finished", "stopped", "failed", "interrupted"
@@ -95,17 +96,8 @@ def ending(epochs_done: int, epochs: int, failure: str | None) -> str:
 
 def write_whole(path: Path, text: str) -> None:
     """Writes a file so that a reader sees the old content or the new, never a part."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        # backslashreplace: an error's text may hold a file name that is not UTF-8
-        with temporary.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    with replacing(path) as file:
+        file.write(text.encode("utf-8", errors="backslashreplace"))  # an error's text may hold a name that is not UTF-8
 
 
 def _csv_lines(rows: Iterable[Iterable[Any]]) -> str:
