@@ -6,7 +6,7 @@ import math
 from pathlib import Path
 
 import pytest
-from goals import Benchmark, Goal, alone, paired, read_rows, table
+from goals import Benchmark, Goal, alone, no_difference, paired, read_rows, table
 
 
 def test_the_ratio_is_the_median_over_pairs() -> None:
@@ -33,6 +33,13 @@ def test_an_inverse_ratio_is_a_speed_up() -> None:
 )
 def test_a_bound_can_be_missed(goal: Goal, value: float, met: bool) -> None:
     assert alone("figure", [value], unit="s", goal=goal).met is met
+
+
+@pytest.mark.parametrize(("differences", "met"), [([-1.0, 1.2, 0.1], True), ([1.0, 1.1, 1.2], False), ([0.0], False)])
+def test_a_difference_is_none_where_its_interval_holds_zero(differences: list[float], met: bool) -> None:
+    row = no_difference("accuracy", differences, unit="points")
+    assert row.met is met
+    assert row.n == len(differences)
 
 
 def test_rows_read_back_as_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

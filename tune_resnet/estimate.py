@@ -99,9 +99,9 @@ class _Process:
         smooth = ConstantKernel(amplitude, self._BOUNDS) * Matern(lengths, self._BOUNDS, nu=2.5)
         self._mean, self._spread = values.mean(), max(values.std(), self._LEAST_SPREAD)
         standard = (values - self._mean) / self._spread
-        share = slice(None, None, _SHARE if len(points) >= _MOST else 1)
-        self._fitted = _PosteriorMode(smooth + WhiteKernel(noise, self._BOUNDS)).fit(points[share], standard[share])
-        if len(points) >= _MOST:
+        share = _SHARE if len(points) >= _MOST else 1
+        self._fitted = _PosteriorMode(smooth + WhiteKernel(noise, self._BOUNDS)).fit(points[::share], standard[::share])
+        if share > 1:
             self._fitted = GaussianProcessRegressor(self._fitted.kernel_, optimizer=None).fit(points, standard)
 
     def mean_and_deviation(self, points: Floats) -> tuple[Floats, Floats]:

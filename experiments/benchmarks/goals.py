@@ -26,6 +26,7 @@ from typing import Any, Self
 import pandas as pd
 
 from tune_resnet.environment import describe_environment
+from tune_resnet.paired import analyse_pairs
 from tune_resnet.records import write_whole
 
 
@@ -111,6 +112,25 @@ def alone(measure: str, values: Sequence[float], *, unit: str, goal: Goal) -> Ro
         goal=str(goal),
         met=goal.met_by(ours),
         n=len(values),
+    )
+
+
+def no_difference(measure: str, differences: Sequence[float], *, unit: str) -> Row:
+    """Paired differences that should be zero: their mean, and its 95% interval in place of the range."""
+    result = analyse_pairs(differences)
+    low, high = (math.nan if bound is None else bound for bound in (result.low, result.high))
+    return Row(
+        measure=measure,
+        peer="",
+        theirs=math.nan,
+        ours=result.mean,
+        unit=unit,
+        ratio=math.nan,
+        low=low,
+        high=high,
+        goal="0 in the interval",
+        met=low <= 0 <= high,
+        n=result.n,
     )
 
 

@@ -17,13 +17,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from goals import Benchmark, Goal, alone, options, paired
+from goals import Benchmark, Goal, alone, no_difference, options, paired
 from measures import digits, flops_per_image, matmul_flops
 from tutorial import TutorialRun
 
 from tune_resnet.augment import crop_and_flip, draw_crops
 from tune_resnet.data import Split
-from tune_resnet.paired import analyse_pairs
 from tune_resnet.spec import ModelSpec, TrainSpec, load_spec
 from tune_resnet.train import TrainingRun
 
@@ -103,15 +102,11 @@ def accuracies(benchmark: Benchmark) -> None:
         for name, (losses, accuracy) in {"bf16": bf16[-1], "fp32": fp32[-1], "tutorial": tutorial[-1]}.items():
             shown = " ".join(f"{loss:.4f}" for loss in losses)
             benchmark.sample(f"quickstart {name}", seed=seed, accuracy=accuracy, losses=shown)
-    difference = analyse_pairs([100 * (ours[1] - theirs[1]) for ours, theirs in zip(bf16, fp32, strict=True)])
-    benchmark.sample("bf16 minus fp32, points", mean=difference.mean, low=difference.low, high=difference.high)
-    name = "bf16 minus fp32, final accuracy, upper end of the 95% interval over 5 seeds"
-    benchmark.row(alone(name, [difference.high or difference.mean], unit="points", goal=Goal(at_least=0)))
-    ours, theirs = ([float(np.mean(losses)) for losses, _ in runs] for runs in (bf16, tutorial))
-    difference = analyse_pairs([our - their for our, their in zip(ours, theirs, strict=True)])
-    benchmark.sample("bf16 minus tutorial, loss", mean=difference.mean, low=difference.low, high=difference.high)
-    name = "training loss over all epochs, ours minus the tutorial's, lower end of the 95% interval over 5 seeds"
-    benchmark.row(alone(name, [difference.low or difference.mean], unit="", goal=Goal(at_most=0)))
+    points = [100 * (ours[1] - theirs[1]) for ours, theirs in zip(bf16, fp32, strict=True)]
+    benchmark.row(no_difference("final accuracy, bf16 minus fp32, mean and 95% interval", points, unit="points"))
+    losses = [float(np.mean(ours[0]) - np.mean(theirs[0])) for ours, theirs in zip(bf16, tutorial, strict=True)]
+    name = "training loss over all epochs, ours minus the tutorial's, mean and 95% interval"
+    benchmark.row(no_difference(name, losses, unit=""))
 
 
 def trained(spec: TrainSpec, data: Split, model: ModelSpec) -> tuple[list[float], float]:
