@@ -35,7 +35,10 @@ def test_a_bound_can_be_missed(goal: Goal, value: float, met: bool) -> None:
     assert alone("figure", [value], unit="s", goal=goal).met is met
 
 
-@pytest.mark.parametrize(("differences", "met"), [([-1.0, 1.2, 0.1], True), ([1.0, 1.1, 1.2], False), ([0.0], False)])
+@pytest.mark.parametrize(
+    ("differences", "met"),
+    [([-1.0, 1.2, 0.1], True), ([1.0, 1.1, 1.2], False), ([0.0, 0.0], True), ([0.1, 0.1], False)],
+)
 def test_a_difference_is_none_where_its_interval_holds_zero(differences: list[float], met: bool) -> None:
     row = no_difference("accuracy", differences, unit="points")
     assert row.met is met

@@ -116,9 +116,9 @@ def alone(measure: str, values: Sequence[float], *, unit: str, goal: Goal) -> Ro
 
 
 def no_difference(measure: str, differences: Sequence[float], *, unit: str) -> Row:
-    """Paired differences that should be zero: their mean, and its 95% interval in place of the range."""
+    """Two or more paired differences that should be zero: their mean, and its 95% interval in place of the range."""
     result = analyse_pairs(differences)
-    low, high = (math.nan if bound is None else bound for bound in (result.low, result.high))
+    low, high = (result.mean if bound is None else bound for bound in (result.low, result.high))
     return Row(
         measure=measure,
         peer="",
