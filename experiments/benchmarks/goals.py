@@ -139,6 +139,7 @@ class Benchmark:
 
     def __init__(self, name: str, out: Path) -> None:
         self.name, self.out = name, out
+        self.env = describe_environment()  # before anything is written, which would change the checkout
         self.started = time.time()
         self.rows: list[Row] = []
         self.samples: list[dict[str, Any]] = []
@@ -160,7 +161,7 @@ class Benchmark:
         write_whole(self.out / f"{self.name}.csv", _csv([asdict(row) for row in self.rows]))
         write_whole(self.out / f"{self.name}-samples.csv", _csv(self.samples))
         command = f"python experiments/benchmarks/{' '.join([Path(sys.argv[0]).name, *sys.argv[1:]])}"
-        env = describe_environment() | {"command": command, "seconds": round(time.time() - self.started, 1)}
+        env = self.env | {"command": command, "seconds": round(time.time() - self.started, 1)}
         write_whole(self.out / f"{self.name}.json", json.dumps(env, indent=2) + "\n")
         print(f"\n{table(self.rows)}\n\n{env['seconds']} s in all", flush=True)
 
