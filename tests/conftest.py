@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
+from faults import FAULTS, summary
 
 from tune_resnet.data import Dataset, Split, load_dataset, search_split
 from tune_resnet.spec import DataSpec
@@ -35,3 +36,10 @@ def photos() -> Path:
     if not folder:
         pytest.skip("TUNE_RESNET_PHOTOS does not name the folder of the CIFAR-10 photographs")
     return Path(folder)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """The faults that the searches of this test run have survived."""
+    if injected := config.stash.get(FAULTS, []):
+        terminalreporter.section("faults")
+        terminalreporter.write_line(summary(injected))

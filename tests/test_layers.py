@@ -16,18 +16,21 @@ import tune_resnet
 LAYERS = (
     ("report", "predict", "search"),
     ("confirm",),  # search starts it, and imports it only then
-    ("tuning", "baseline"),
+    ("tuning", "baseline", "conclusion"),
+    ("events",),
     ("progress", "analysis"),
     ("plan", "drawing"),
     ("outlook", "verdict"),
     ("searcher",),
+    ("history",),
     ("warm_start",),
     ("findings", "fidelity"),
     ("trainable", "pool", "options", "frames"),
+    ("checkpoint",),
     ("recorder", "train", "weights", "study_file", "reading", "paired", "scheduler", "sampler"),
     ("estimate",),
     ("augment",),
-    ("records", "data", "model", "schedule", "device", "environment", "cuda_graph", "checkpoint"),
+    ("records", "data", "model", "schedule", "device", "environment", "cuda_graph"),
     ("folder", "spec", "cluster"),
     ("space",),
     ("settings",),
@@ -35,8 +38,8 @@ LAYERS = (
     ("text",),
 )
 MAY_IMPORT = {
-    "ray": {"cluster", "trainable", "searcher", "scheduler", "progress", "tuning", "plan", "pool", "search"},
-    "optuna": {"searcher", "study_file", "sampler", "warm_start", "search", "report", "findings"},
+    "ray": {"cluster", "trainable", "searcher", "scheduler", "events", "tuning", "plan", "pool"},
+    "optuna": {"searcher", "study_file", "sampler", "warm_start", "report", "findings"},
 }
 # not while they are imported themselves; inside a function is fine
 HEAVY = {"torch", "torchvision", "ray", "pandas", "optuna"}
@@ -159,11 +162,11 @@ PREPARE = """
 import sys
 from tune_resnet.data import load_dataset, search_split
 from tune_resnet.options import parse_options
-from tune_resnet.search import _prepare
+from tune_resnet.search import _Command, _prepare
 
 options = parse_options(["--dataset", "digits", "--limit-train", "200", "--width", "4", "--device", "cpu"])
 dataset = load_dataset(options.spec.data)
-_prepare(options, dataset, search_split(dataset, options.spec.data))
+_prepare(_Command(options, None, 0.0, None), dataset, search_split(dataset, options.spec.data))
 print("loaded", *sorted({"ray", "torch", "optuna", "scipy", "sklearn", "torchvision"} & set(sys.modules)))
 """
 

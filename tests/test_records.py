@@ -6,6 +6,7 @@ import csv
 import json
 import math
 import resource
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -100,6 +101,42 @@ def test_an_existing_directory_is_refused_and_left_as_it_is(run: RunDirectory) -
     with pytest.raises(RecordError, match="exists already"):
         RunDirectory.create(run.path, SearchSpec())
     assert files_below(run.path) == before
+
+
+def test_a_run_directory_is_whole_from_its_first_moment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[list[str]] = []
+
+    def rename(self: Path, target: Path) -> Path:
+        seen.append(sorted(item.name for item in tmp_path.iterdir() if not item.name.startswith(".")))
+        return Path(shutil.move(self, target))
+
+    monkeypatch.setattr(Path, "rename", rename)
+    run = RunDirectory.create(tmp_path / "one", SPEC, {"cores": 2})
+    assert seen == [[]]
+    assert set(files_below(run.path)) == {"spec.toml", "epochs.csv", "trials.csv", "env.json"}
+    assert [item.name for item in tmp_path.iterdir()] == ["one"]
+
+
+def test_a_run_has_one_writer_at_a_time(run: RunDirectory) -> None:
+    with run.lock(), pytest.raises(RecordError, match="another command is at work"), RunDirectory(run.path).lock():
+        pass
+    with RunDirectory(run.path).lock():
+        pass
+
+
+def test_what_a_crash_left_half_written_is_removed(run: RunDirectory) -> None:
+    run.append_epoch({"trial": 0, "epoch": 1})
+    whole = files_below(run.path)
+    with run.epochs_csv.open("a") as file:
+        file.write("0,2,0.0")
+    (run.path / ".trials.csv.77.tmp").write_text("half")
+    (run.checkpoints / ".trial-00000.pt.77.tmp").write_text("half")
+    (run.path / ".best.tmp").mkdir()
+    run.repair()
+    assert files_below(run.path) == whole
+    assert not (run.path / ".best.tmp").exists()
+    run.repair()
+    assert files_below(run.path) == whole
 
 
 @pytest.mark.parametrize(("below", "reason"), [("", "exists already"), ("x", "Not a dir"), ("x/y", "Not a dir")])
@@ -283,6 +320,31 @@ def test_closing_interrupts_what_runs_and_touches_nothing_else(recorder: Recorde
     assert {**files_below(recorder.run.path), "trials.csv": b""} == {**files, "trials.csv": b""}
 
 
+def test_an_epoch_that_is_trained_again_stays_as_it_was_recorded(recorder: Recorder) -> None:
+    recorder.start(0, {})
+    run_epochs(recorder, 0, [0.3, 0.6])
+    before = recorder.run.epochs_csv.read_text()
+    run_epochs(recorder, 0, [0.4, 0.7, 0.5])
+    assert recorder.run.epochs_csv.read_text().startswith(before)
+    assert [row["val_accuracy"] for row in rows_of(recorder.run.epochs_csv)] == ["0.3", "0.6", "0.5"]
+    row = recorder.trials[0]
+    assert (row.epochs, row.best_epoch, row.seconds) == (3, 2, 3.0)
+
+
+def test_a_trial_that_goes_on_runs_again_and_keeps_what_it_had(recorder: Recorder) -> None:
+    recorder.start(0, {"max_lr": 0.03})
+    run_epochs(recorder, 0, [0.3, 0.6])
+    recorder.close()
+    before = recorder.trials[0]
+    assert before.state == INTERRUPTED
+    again = Recorder(recorder.run, SPEC, [before], [{"trial": 0, "val_accuracy": at} for at in (0.3, 0.6)])
+    again.go_on(0)
+    (row,) = trials_on_disk(again)
+    assert (row["state"], row["ended_at"], row["max_lr"], row["epochs"]) == (RUNNING, "", "0.03", "2")
+    run_epochs(again, 0, [0.3, 0.6, 0.5])
+    assert (again.trials[0].epochs, again.trials[0].best_epoch) == (3, 2)
+
+
 def test_closing_twice_changes_nothing(recorder: Recorder) -> None:
     recorder.start(0, {})
     recorder.close()
@@ -294,14 +356,14 @@ def test_closing_twice_changes_nothing(recorder: Recorder) -> None:
 # --- the winner ------------------------------------------------------------------------------------------------------
 
 
-def test_a_model_whose_trial_was_cut_off_before_it_reported_is_deleted(recorder: Recorder) -> None:
+def test_the_model_of_a_trial_that_failed_before_it_reported_is_deleted(recorder: Recorder) -> None:
     for trial in (0, 1):
         recorder.start(trial, {})
         recorder.run.model_of(trial).write_bytes(b"weights")
     recorder.end(0, FAILED, "its process died")
     recorder.close()
     assert [row.state for row in recorder.trials.values()] == [FAILED, INTERRUPTED]
-    assert list(recorder.run.checkpoints.iterdir()) == []
+    assert list(recorder.run.checkpoints.iterdir()) == [recorder.run.model_of(1)]  # it goes on when resumed
 
 
 def test_checkpoints_are_kept_of_running_and_interrupted_trials_only(recorder: Recorder) -> None:

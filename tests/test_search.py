@@ -93,10 +93,9 @@ def assert_consistent(path: Path) -> None:
             assert row["val_accuracy"] == last[row["trial"]]["val_accuracy"]
     optuna_state = {FINISHED: "COMPLETE", STOPPED: "PRUNED", FAILED: "FAIL", INTERRUPTED: "FAIL"}
     expected = {int(row["trial"]): optuna_state[row["state"]] for row in trials}
-    for number, state in enumerate(told(path)):
-        assert state == expected.get(number, "FAIL")  # without a row: proposed, but the search ended before it started
-    assert max(expected, default=-1) < len(told(path))
-    assert list((path / "checkpoints").iterdir()) == []
+    assert dict(enumerate(told(path))) == expected
+    kept = {int(item.stem.removeprefix("trial-")) for item in (path / "checkpoints").iterdir()}
+    assert kept <= {int(row["trial"]) for row in trials if row["state"] == INTERRUPTED}
 
 
 @pytest.mark.slow
@@ -107,7 +106,7 @@ def test_a_search_leaves_a_whole_run_directory(tmp_path: Path, capsys: pytest.Ca
     assert_consistent(path)
 
     assert sorted(item.name for item in path.iterdir()) == [
-        "best", "checkpoints", "env.json", "epochs.csv", "ray", "spec.toml", "study.db", "trials.csv",
+        ".lock", "best", "checkpoints", "env.json", "epochs.csv", "ray", "spec.toml", "study.db", "trials.csv",
     ]  # fmt: skip
     trials, epochs = table(path / "trials.csv"), table(path / "epochs.csv")
     assert len(trials) == 6
@@ -246,38 +245,9 @@ def test_a_signal_ends_a_search_in_order(number: signal.Signals, tmp_path: Path)
     assert search.process.returncode == 128 + number
     assert errors == ""
     assert "Ending the search" in output
+    assert "go on       python -m tune_resnet.search --resume" in output
     assert_consistent(search.path)
     assert {row["state"] for row in table(search.path / "trials.csv")} == {INTERRUPTED}
-
-
-@pytest.mark.slow
-def test_a_killed_worker_costs_its_trial_only(tmp_path: Path) -> None:
-    arguments = [*SMALL, "--epochs", "60", "--num-samples", "3", "--scheduler", "none", "--max-concurrent", "1"]
-    search = start(arguments, tmp_path)
-    search.wait_for(lambda: search.epochs() >= 65)  # the second trial, in the first one's process
-    worker = table(search.path / "trials.csv")[0]["worker"]
-    os.kill(int(worker.rpartition(":")[2]), signal.SIGKILL)
-    _, errors = search.process.communicate(timeout=120)
-    assert (search.process.returncode, errors) == (0, "")
-    assert_consistent(search.path)
-    trials = table(search.path / "trials.csv")
-    assert [row["state"] for row in trials] == [FINISHED, FAILED, FINISHED]
-    assert trials[1]["error"] == "its process died (killed, or out of memory)"
-    assert trials[2]["worker"] != worker
-
-
-@pytest.mark.slow
-def test_a_trial_that_raises_is_failed_with_its_reason(tmp_path: Path) -> None:
-    search = start([*SMALL, "--epochs", "100", "--num-samples", "2", "--max-concurrent", "1"], tmp_path)
-    search.wait_for(lambda: search.epochs() >= 1)
-    (search.path / "checkpoints").rmdir()  # where a trial is to put its model
-    output, errors = search.process.communicate(timeout=120)
-    assert (search.process.returncode, errors) == (1, "")
-    trials = table(search.path / "trials.csv")
-    assert trials[0]["state"] == FAILED
-    assert "No such file or directory" in trials[0]["error"]
-    assert trials[0]["error"] in output
-    assert "No trial has finished" in output
 
 
 @pytest.mark.slow

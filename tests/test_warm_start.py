@@ -66,6 +66,29 @@ def test_of_another_task_the_best_are_tried_first(earlier: Build, change: str) -
     assert configs[4]["trial"] == 4
 
 
+@pytest.mark.parametrize("fingerprint", ["these images", "others"])
+def test_a_resumed_search_knows_what_it_began_with(earlier: Build, tmp_path: Path, fingerprint: str) -> None:
+    warm = warm_start([earlier.directory.path], SPEC, fingerprint)
+    kept = tmp_path / "warm_start.json"
+    warm.write(kept)
+    again = WarmStart.read(kept, SPEC)
+    assert again.configurations == warm.configurations
+    assert [(t.state, t.params, t.value, t.intermediate_values, t.user_attrs) for t in again.trials] == [
+        (t.state, t.params, t.value, t.intermediate_values, t.user_attrs) for t in warm.trials
+    ]
+    assert WarmStart.read(tmp_path / "no file", SPEC) == WarmStart()
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "[]", '{"trials": [{}]}', '{"trials": 3}', '{"trials": [], "configurations": [{"max_lr": "a"}]}', "[" * 10**5],
+)
+def test_a_damaged_memory_of_it_is_refused(text: str, tmp_path: Path) -> None:
+    (tmp_path / "warm_start.json").write_text(text)
+    with pytest.raises(UserError, match=r"warm_start\.json is damaged"):
+        WarmStart.read(tmp_path / "warm_start.json", SPEC)
+
+
 def test_what_lies_outside_of_the_space_is_left_out(earlier: Build) -> None:
     space = {**SPEC.space, "max_lr": Domain(low=0.009, high=0.035)}
     warm = warm_start([earlier.directory.path], replace(SPEC, space=space), "these images")

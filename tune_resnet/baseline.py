@@ -8,12 +8,13 @@ from dataclasses import replace
 
 from rich.console import Console
 
-from tune_resnet.checkpoint import Checkpoint
+from tune_resnet.checkpoint import Checkpoint, continue_training
 from tune_resnet.data import Dataset, baseline_split
 from tune_resnet.device import choose_device
+from tune_resnet.history import History
 from tune_resnet.outlook import Outlook, measure_speed
 from tune_resnet.recorder import Recorder
-from tune_resnet.records import FAILED, FINISHED, REFERENCE_TRIAL, RunDirectory
+from tune_resnet.records import ENDED, FAILED, FINISHED, REFERENCE_TRIAL, RunDirectory
 from tune_resnet.spec import SearchSpec
 from tune_resnet.text import duration, percent
 from tune_resnet.train import NonFiniteLoss, TrainingRun
@@ -56,17 +57,28 @@ def plan_baseline(spec: SearchSpec, dataset: Dataset) -> Baseline:
     )
 
 
-def run_baseline(plan: Baseline, dataset: Dataset, run: RunDirectory, console: Console) -> None:
-    """Trains the reference; every epoch is printed and recorded, and the model kept as the run's best."""
+def run_baseline(
+    plan: Baseline, dataset: Dataset, run: RunDirectory, console: Console, history: History | None = None
+) -> None:
+    """Trains the reference, from its `history` on; every epoch is printed and recorded, the model kept as the best."""
     spec = plan.spec
     data = baseline_split(dataset, spec.data)
     columns = "test" if plan.held_out == "test" else "val"
-    recorder = Recorder(run, spec)
-    recorder.start(REFERENCE_TRIAL, {})
+    history = history or History()
+    recorder = Recorder(run, spec, history.trials, history.epochs)
+    if not history.trials:
+        recorder.start(REFERENCE_TRIAL, {})
+    elif history.trials[REFERENCE_TRIAL].state in ENDED:
+        return
+    else:
+        recorder.go_on(REFERENCE_TRIAL)
     checkpoint = Checkpoint(run.checkpoint_of(REFERENCE_TRIAL))
     worker = f"{platform.node()}:{os.getpid()}"
     try:
         training = TrainingRun(spec.train, data, spec.resources.device, spec.model, flip=spec.data.flip)
+        if continue_training(training, checkpoint) and training.last:
+            console.print(f"goes on after epoch {training.epochs_done}")
+            recorder.epoch(REFERENCE_TRIAL, training.last.columns(columns), worker)  # may not be on record yet
         seconds_per_epoch = plan.seconds_per_epoch
         while training.epochs_done < spec.train.epochs:
             left = (spec.train.epochs - training.epochs_done) * seconds_per_epoch

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import threading
 import time
 from collections.abc import Callable
@@ -12,6 +13,8 @@ from typing import Any
 import torch
 
 from tune_resnet.files import replacing
+from tune_resnet.spec import TrainSpec
+from tune_resnet.train import EpochMetrics, TrainingRun
 
 LOSS_SECONDS = 30.0  # of training that a crash may cost, or one epoch where that takes longer
 
@@ -37,14 +40,17 @@ class Checkpoint:
         self.saved_at = time.monotonic()
         self.writer: threading.Thread | None = None
 
+    def save(self, state: dict[str, Any]) -> None:
+        """Saves the state now."""
+        self.wait()
+        self.saved_at = time.monotonic()
+        self.writer = threading.Thread(target=self._write, args=(_copied(state),))
+        self.writer.start()
+
     def offer(self, state: Callable[[], dict[str, Any]], epoch_seconds: float) -> None:
         """Saves the state where that is due."""
-        now = time.monotonic()
-        if is_due(now - self.saved_at, epoch_seconds):
-            self.wait()
-            self.saved_at = now
-            self.writer = threading.Thread(target=self._write, args=(_copied(state()),))
-            self.writer.start()
+        if is_due(time.monotonic() - self.saved_at, epoch_seconds):
+            self.save(state())
 
     def wait(self) -> None:
         """Until what was offered is on disk."""
@@ -64,6 +70,33 @@ class Checkpoint:
         # A full disk: what was saved before stays, and the training goes on.
         with suppress(OSError, RuntimeError), replacing(self.path) as file:
             torch.save(state, file)
+
+
+def continue_training(training: TrainingRun, checkpoint: Checkpoint) -> bool:
+    """Goes on after the epoch that was saved, where one of the training's own configuration was; whether it does.
+
+    A training that does not is as it was: at the beginning of its configuration.
+    """
+    state, spec = checkpoint.load(), training.spec
+    if state is None or state.get("spec") != dataclasses.asdict(spec) or not _has_metrics(state, spec):
+        return False
+    try:
+        training.load_state_dict(state)
+    except Exception:  # damaged, as above
+        return False
+    return True
+
+
+def _has_metrics(state: dict[str, Any], spec: TrainSpec) -> bool:
+    """Whether the saved epoch, which is going to be reported, has its metrics, and is not the last."""
+    last = state.get("last")
+    return (
+        isinstance(last, dict)
+        and last.keys() == {field.name for field in dataclasses.fields(EpochMetrics)}
+        and all(type(value) in (int, float) for value in last.values())
+        and type(last["epoch"]) is int
+        and 0 < last["epoch"] < spec.epochs
+    )
 
 
 def _copied(value: Any) -> Any:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import logging
 import os
+import shutil
+import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, suppress
+from pathlib import Path
 
 import ray
 
@@ -18,6 +22,8 @@ _RAY_SETTINGS = {
     "RAY_AIR_NEW_OUTPUT": "0",  # no output of Ray's own
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # Ray's default of 2.6x on, and silences its warning
 }
+_LOOPBACK = "127.0.0.1"  # nobody else can reach Ray's ports
+_FOLDER, _LOCK = "tune_resnet-", "in-use"  # of a session
 
 
 class ClusterError(UserError):
@@ -26,16 +32,37 @@ class ClusterError(UserError):
 
 @contextmanager
 def ray_cluster(address: str | None) -> Iterator[None]:
-    """Ray for the time of the block: a local one, or the cluster at `address`."""
+    """Ray for the time of the block: a local one, of which nothing stays, or the cluster at `address`."""
     os.environ.update(_RAY_SETTINGS)
     logging.getLogger("ray").setLevel(logging.CRITICAL)  # what fails is said by our own lines
-    local = {} if address else {"include_dashboard": False}
+    with nullcontext() if address else _session_folder() as folder:
+        local = {} if address else {"include_dashboard": False, "_temp_dir": str(folder), "_node_ip_address": _LOOPBACK}
+        try:
+            ray.init(address=address or "local", logging_level=logging.CRITICAL, log_to_driver=False, **local)
+        except (ConnectionError, RuntimeError, ValueError) as error:
+            where = f"join the Ray cluster at {address}" if address else "start Ray"
+            raise ClusterError(f"cannot {where}: {one_line(error)}") from None
+        try:
+            yield
+        finally:
+            ray.shutdown()
+
+
+@contextmanager
+def _session_folder() -> Iterator[Path]:
+    """A folder for Ray's sockets and logs. It is deleted at the end; those that killed processes left, at once.
+
+    Whoever uses one holds a lock on a file in it, which the system frees with the process.
+    """
+    root = Path(os.environ.get("RAY_TMPDIR") or "/tmp")  # as Ray itself; TMPDIR may be too long for a socket's path
+    for lock in root.glob(f"{_FOLDER}*/{_LOCK}"):
+        with suppress(OSError), lock.open("w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(lock.parent, ignore_errors=True)
+    folder = Path(tempfile.mkdtemp(prefix=_FOLDER, dir=root))
     try:
-        ray.init(address=address or "local", logging_level=logging.CRITICAL, log_to_driver=False, **local)
-    except (ConnectionError, RuntimeError, ValueError) as error:
-        where = f"join the Ray cluster at {address}" if address else "start Ray"
-        raise ClusterError(f"cannot {where}: {one_line(error)}") from None
-    try:
-        yield
+        with (folder / _LOCK).open("w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield folder
     finally:
-        ray.shutdown()
+        shutil.rmtree(folder, ignore_errors=True)

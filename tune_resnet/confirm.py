@@ -22,6 +22,7 @@ from tune_resnet.data import Dataset, Split, baseline_split
 from tune_resnet.drawing import say
 from tune_resnet.environment import describe_environment
 from tune_resnet.errors import UserError
+from tune_resnet.events import SearchEnd, signals_to
 from tune_resnet.findings import winner
 from tune_resnet.frames import load_run
 from tune_resnet.options import LEAST_SEEDS
@@ -32,7 +33,6 @@ from tune_resnet.reading import read_table
 from tune_resnet.records import write_whole
 from tune_resnet.spec import TUNABLE, SearchSpec, TrainSpec
 from tune_resnet.text import duration, percent
-from tune_resnet.tuning import SearchEnd, signals_to
 from tune_resnet.verdict import CONFIRM_DTYPES, REFERENCE, WINNER, complete_pairs, pairs_table, verdict_sentence
 
 SEED_OFFSET = 1000  # seeds are the search's seed + this + 0, 1, 2 ...: other searches rarely have come near them

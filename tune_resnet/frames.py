@@ -83,8 +83,8 @@ def load_run(path: Path) -> RunFrames:
     """The run in a directory.
 
     In a run in progress trials.csv is older than epochs.csv: for running trials the epochs decide. An unfinished last
-    line of epochs.csv is left out, as are epochs of trials that began while the files were being read. Where a resumed
-    trial repeated an epoch, the later row counts.
+    line of epochs.csv is left out, as are epochs of trials that began while the files were being read. Of an epoch
+    recorded twice, which no search does, the later row counts.
 
     Raises:
         RecordError: the directory is not a run's, or a file in it cannot be read or is damaged.

@@ -27,11 +27,13 @@ Hyperparameters (learning rate, weight decay, gradient clip) and their bounds ar
 see experiments/*.toml. Flags override the file. Exit codes: 0 done, 1 the search failed, 2 bad input,
 130 interrupted (Ctrl-C), 143 terminated."""
 
+RUNS = Path("runs")  # where run directories are
 LEAST_SEEDS = 2  # to confirm with: fewer have no spread
-_WITH_RESUME = {  # a run's own spec says what it is; these say where its images are and how to train
-    "resume", "confirm", "address", "data.data_dir", "resources.device", "resources.cpus_per_trial",
-    "resources.gpus_per_trial", "resources.max_concurrent",
+_WITH_RESUME = {  # a run's own spec says what it is; these say how far to go, where its images are, and how to train
+    "resume", "confirm", "address", "runs_dir", "dry_run", "search.num_samples", "search.time_budget", "data.data_dir",
+    "resources.device", "resources.cpus_per_trial", "resources.gpus_per_trial", "resources.max_concurrent",
 }  # fmt: skip
+_NOT_WITH_CONFIRM = {"dry_run", "search.num_samples", "search.time_budget"}  # of those
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +44,7 @@ class Options:
     baseline: bool
     confirm: int | None  # paired seeds
     warm_start: list[Path]  # directories of earlier runs
-    resume: Path | None  # the run directory to confirm; None: a new run's
+    resume: Path | None  # the run directory to continue, or with `confirm` to confirm as it is; None: a new run's
     dry_run: bool
     runs_dir: Path
     address: str | None
@@ -76,7 +78,12 @@ def _parser() -> argparse.ArgumentParser:
     what.add_argument(
         "--confirm", type=int, metavar="N", help="then winner and reference again with N seeds, on the test set"
     )
-    what.add_argument("--resume", type=Path, metavar="RUN", help="with --confirm: the winner of this run directory")
+    what.add_argument(
+        "--resume",
+        type=Path,
+        metavar="RUN",
+        help="go on with this run (its directory or --name); with --confirm: judge it",
+    )
     what.add_argument(
         "--warm-start", type=Path, nargs="+", metavar="RUN", help="learn from earlier runs, or try their best first"
     )
@@ -116,6 +123,8 @@ def parse_options(arguments: Sequence[str]) -> Options:
         raise SpecError(_about_unknown(unknown[0], parser))
     given = vars(known)
     _check_together(given)
+    if "resume" in given:
+        given["resume"] = _run_directory(given["resume"], given.get("runs_dir", RUNS))
     settings = {key: value for key, value in given.items() if "." in key}
     if "resume" in given and "resources.device" in settings:
         settings.setdefault("resources.gpus_per_trial", None)  # the run's own share is of the device it had
@@ -126,7 +135,7 @@ def parse_options(arguments: Sequence[str]) -> Options:
         warm_start=given.get("warm_start", []),
         resume=given.get("resume"),
         dry_run=given.get("dry_run", False),
-        runs_dir=given.get("runs_dir", Path("runs")),
+        runs_dir=given.get("runs_dir", RUNS),
         address=given.get("address"),
     )
 
@@ -141,12 +150,18 @@ def _check_together(given: dict[str, Any]) -> None:
         raise SpecError("--warm-start needs a search: --baseline proposes nothing")
     if "resume" not in given:
         return
-    if "confirm" not in given:
-        raise SpecError("--resume so far needs --confirm N: an ended run can be confirmed, not extended")
     for key in given:
+        flag = key.rpartition(".")[2].replace("_", "-")
         if key not in _WITH_RESUME:
-            flag = key.rpartition(".")[2].replace("_", "-")
             raise SpecError(f"--{flag} does not go with --resume: the run's own spec.toml says what it is")
+        if "confirm" in given and key in _NOT_WITH_CONFIRM:
+            raise SpecError(f"--{flag} does not go with --resume and --confirm: go on first, then confirm")
+
+
+def _run_directory(run: Path, runs_dir: Path) -> Path:
+    """The run directory with this path, or with this name among the runs."""
+    named = runs_dir / run
+    return named if len(run.parts) == 1 and not run.exists() and named.exists() else run
 
 
 def _spec_file(given: dict[str, Any]) -> Path | None:

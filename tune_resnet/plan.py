@@ -16,6 +16,8 @@ from tune_resnet.scheduler import stopping_rule
 from tune_resnet.spec import SearchSpec, rung_epochs
 from tune_resnet.text import duration
 
+_LEAST_TIMEOUT = 600.0  # seconds: a trial's process takes some to start
+_TIMEOUT_EPOCHS = 20  # so much longer than expected may an epoch take on a busy machine
 _SIMULATIONS = 200  # of the stopping rule; the mean's standard error is then about 1% of it
 
 
@@ -27,14 +29,21 @@ class Plan(Outlook):
     epochs: int  # of a trial that is never stopped
     rungs: tuple[int, ...]
     epochs_expected: float  # over all trials, with early stopping
+    ended: int = 0  # trials of a resumed search that are done
 
     @property
     def epochs_per_trial(self) -> float:
         return self.epochs_expected / self.trials
 
+    @property
+    def epoch_timeout(self) -> float:
+        """Seconds after which a trial without a new epoch hangs."""
+        return self.spec.search.epoch_timeout or max(_LEAST_TIMEOUT, _TIMEOUT_EPOCHS * self.seconds_per_epoch)
+
     def seconds(self, epochs: float) -> float:
-        """Wall time of so many epochs, never less than one whole trial."""
-        return max(epochs / self.concurrency, self.epochs) * self.seconds_per_epoch
+        """Wall time of what is left where all trials take so many epochs, never less than one whole trial."""
+        left = epochs * (self.trials - self.ended) / self.trials
+        return max(left / self.concurrency, self.epochs) * self.seconds_per_epoch
 
     def lines(self) -> list[str]:
         """The plan for a person."""
@@ -45,6 +54,11 @@ class Plan(Outlook):
         return [
             *self.data_lines(),
             f"search      {self.trials} trials, the first is the reference; sampler {spec.search.sampler}{limit}",
+            *(
+                [f"resume      {self.ended} trials have ended, {self.trials - self.ended} are left"]
+                if self.ended
+                else []
+            ),
             f"stopping    {spec.scheduler.name} on {spec.scheduler.signal}{stops}",
             f"epochs      about {self.epochs_expected:.0f} expected with early stopping, {most} at most",
             f"device      {self.device_name}, {spec.train.precision}; {self.concurrency} at once, "
@@ -54,22 +68,28 @@ class Plan(Outlook):
         ]
 
 
-def make_plan(spec: SearchSpec, data: Split, speed: Speed | None = None) -> Plan:
+def make_plan(
+    spec: SearchSpec, data: Split, speed: Speed | None = None, *, ended: int = 0, growing: bool = False
+) -> Plan:
     """Settles device, precision and concurrency on the running Ray cluster, and times a few steps on it.
 
-    Where trials are going to run on a CPU, a `speed` that is known already is taken instead.
+    Where trials are going to run on a CPU, a `speed` that is known already is taken instead. `ended`: how many trials
+    of a resumed search are done; fewer than all. `growing`: the cluster gets the nodes that `max_concurrent` trials
+    need when they are waiting for them, and may have none yet.
 
     Raises:
         DeviceError: the device is not there, or no node is large enough for a trial.
     """
-    spec = _settle_device(spec)
-    concurrency = _concurrency(spec)
+    growing = growing and spec.resources.max_concurrent is not None
+    spec = _settle_device(spec, growing)
+    concurrency = _concurrency(spec, spec.search.num_samples - ended, growing)
     if speed is None or spec.resources.device != "cpu":
         speed = _measure(spec, data)
     train = replace(spec.train, precision=speed.precision)
     return Plan(
         spec=replace(spec, train=train),
         trials=spec.search.num_samples,
+        ended=ended,
         epochs=spec.train.epochs,
         rungs=rung_epochs(spec.scheduler, spec.train.epochs),
         epochs_expected=expected_epochs(spec),
@@ -107,9 +127,9 @@ def _simulated_epochs(spec: SearchSpec, draw: random.Random) -> int:
     return total
 
 
-def _settle_device(spec: SearchSpec) -> SearchSpec:
+def _settle_device(spec: SearchSpec, growing: bool) -> SearchSpec:
     """`auto` becomes cuda where the cluster has a GPU."""
-    has_gpu = ray.cluster_resources().get("GPU", 0) > 0
+    has_gpu = ray.cluster_resources().get("GPU", 0) > 0 or (growing and spec.resources.device == "cuda")
     if spec.resources.device == "cuda" and not has_gpu:
         raise DeviceError("device cuda was asked for, but Ray sees no GPU (try --device cpu)")
     device = "cuda" if spec.resources.device != "cpu" and has_gpu else "cpu"
@@ -117,14 +137,16 @@ def _settle_device(spec: SearchSpec) -> SearchSpec:
     return replace(spec, resources=replace(spec.resources, device=device, gpus_per_trial=share))
 
 
-def _concurrency(spec: SearchSpec) -> int:
-    """How many trials run at once: what fits on the nodes, at most `max_concurrent` and the number of trials."""
+def _concurrency(spec: SearchSpec, trials: int, growing: bool) -> int:
+    """How many trials run at once: what fits on the nodes, at most `max_concurrent` and `trials`."""
+    if growing and spec.resources.max_concurrent:
+        return min(spec.resources.max_concurrent, trials)
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     cpus, gpus = spec.resources.cpus_per_trial, spec.resources.gpus_per_trial or 0.0
     fit = sum(_fit(node, cpus, gpus) for node in nodes)
     if fit == 0:
         raise DeviceError(f"no node has the {cpus:g} CPUs and {gpus:g} GPUs that one trial is to use")
-    return min(fit, spec.resources.max_concurrent or fit, spec.search.num_samples)
+    return min(fit, spec.resources.max_concurrent or fit, trials)
 
 
 def _fit(node: dict[str, float], cpus: float, gpus: float) -> int:

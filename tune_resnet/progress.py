@@ -47,15 +47,25 @@ class Progress:
             return
         row = self.recorder.trials[trial]
         ended = sum(other.state != RUNNING for other in self._rows())
-        name = "reference" if trial == REFERENCE_TRIAL else f"trial {trial}"
         reason = f" ({row.error})" if row.error else ""
-        self.console.print(
-            f"[{ended}/{self.plan.trials}] {name} {row.state} after {row.epochs} of {self.plan.epochs} epochs, "
-            f"{percent(row.val_accuracy)}{reason}; {self._standing()}; {self._clock()}",
-            markup=False,
-            highlight=False,
-            soft_wrap=True,
+        self._say(
+            f"[{ended}/{self.plan.trials}] {_name(trial)} {row.state} after {row.epochs} of {self.plan.epochs} epochs, "
+            f"{percent(row.val_accuracy)}{reason}; {self._standing()}; {self._clock()}"
         )
+
+    def trial_goes_on(self, trial: int, epoch: int) -> None:
+        """A line about a trial that has been begun again, after `epoch` of those on record or from its start (0)."""
+        on_record = self.recorder.trials[trial].epochs
+        if epoch:
+            self._say(f"{_name(trial)} goes on after epoch {epoch} of the {on_record} on record")
+        else:
+            self._say(
+                f"{_name(trial)} begins anew: it has {on_record} epochs on record, but no checkpoint to go on from"
+            )
+
+    def trial_tried_again(self, trial: int, reason: str) -> None:
+        """A line about a trial that has failed, but not for good."""
+        self._say(f"{_name(trial)} is tried again ({reason})")
 
     def seconds_left(self) -> float:
         """Estimated from the epochs that ended trials took, and before any has ended from the plan."""
@@ -73,9 +83,8 @@ class Progress:
         seconds_per_epoch = sum(row.seconds for row in rows) / done if done else self.plan.seconds_per_epoch
         return left * seconds_per_epoch / self.plan.concurrency
 
-    def _expected(self, row: TrialRow, each: float) -> float:
-        """Epochs in all of a running trial; the reference is never stopped."""
-        return self.plan.epochs if row.trial == REFERENCE_TRIAL else max(each, row.epochs + 1)
+    def _say(self, line: str) -> None:
+        self.console.print(line, markup=False, highlight=False, soft_wrap=True)
 
     def _rows(self) -> list[TrialRow]:
         return list(self.recorder.trials.values())
@@ -113,6 +122,10 @@ class Progress:
                 f"{row.grad_clip:#.3g}",
             )
         return Group(head, bar, table)
+
+
+def _name(trial: int) -> str:
+    return "reference" if trial == REFERENCE_TRIAL else f"trial {trial}"
 
 
 def _shown(rows: Iterable[TrialRow]) -> list[TrialRow]:

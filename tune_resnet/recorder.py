@@ -5,24 +5,36 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tune_resnet.records import FINISHED, INTERRUPTED, RUNNING, RunDirectory, TrialRow
+from tune_resnet.records import ENDED, FINISHED, INTERRUPTED, RUNNING, RunDirectory, TrialRow
 from tune_resnet.spec import SearchSpec
 
 
 class Recorder:
-    """Keeps the row of every trial of one run and writes each change at once."""
+    """Keeps the row of every trial of one run and writes each change at once.
 
-    def __init__(self, run: RunDirectory, spec: SearchSpec) -> None:
+    A resumed run has `trials` and `epochs`, the rows of its two tables.
+    """
+
+    def __init__(
+        self,
+        run: RunDirectory,
+        spec: SearchSpec,
+        trials: Sequence[TrialRow] = (),
+        epochs: Sequence[Mapping[str, Any]] = (),
+    ) -> None:
         self.run = run
         self.spec = spec
-        self.trials: dict[int, TrialRow] = {}
+        self.trials = {row.trial: dataclasses.replace(row) for row in trials}
         self._lines: dict[int, str] = {}  # of trials.csv; made anew for `_changed` trials only, however many there are
-        self._changed: set[int] = set()
-        self._best_so_far = -math.inf
+        self._changed = set(self.trials)
+        finished = [accuracy_of(vars(row)) for row in trials if row.state == FINISHED] if run.best.exists() else []
+        self._best_so_far = max(finished, default=-math.inf)
         self._top_accuracy: dict[int, float] = {}
+        for epoch in epochs:
+            self._is_top(epoch["trial"], accuracy_of(epoch))
 
     def start(self, trial: int, params: Mapping[str, float]) -> None:
         """A trial begins; `params` holds the hyperparameters that differ from the reference."""
@@ -39,9 +51,21 @@ class Recorder:
         self._changed.add(trial)
         self._write()
 
-    def epoch(self, trial: int, metrics: Mapping[str, Any], worker: str = "") -> None:
-        """A trial has finished an epoch; `metrics` holds epochs.csv's columns."""
+    def go_on(self, trial: int) -> None:
+        """A trial that had not ended goes on."""
         row = self.trials[trial]
+        row.state, row.ended_at, row.error = RUNNING, math.nan, ""
+        self._changed.add(trial)
+        self._write()
+
+    def epoch(self, trial: int, metrics: Mapping[str, Any], worker: str = "") -> None:
+        """A trial has finished an epoch; `metrics` holds epochs.csv's columns.
+
+        An epoch that is on record already, as it was trained again after a crash, stays as it was.
+        """
+        row = self.trials[trial]
+        if metrics["epoch"] <= row.epochs:
+            return
         self.run.append_epoch({"ended_at": time.time(), **metrics, "trial": trial})
         self._changed.add(trial)
         row.epochs = metrics["epoch"]
@@ -49,9 +73,7 @@ class Recorder:
         row.worker = worker
         row.val_accuracy = metrics.get("val_accuracy", math.nan)
         row.test_accuracy = metrics.get("test_accuracy", math.nan)
-        accuracy = row.test_accuracy if math.isnan(row.val_accuracy) else row.val_accuracy
-        if accuracy > self._top_accuracy.get(trial, -math.inf):
-            self._top_accuracy[trial] = accuracy
+        if self._is_top(trial, accuracy_of(vars(row))):
             row.best_epoch = row.epochs
 
     def end(self, trial: int, state: str, error: str = "") -> None:
@@ -59,9 +81,10 @@ class Recorder:
         row = self.trials[trial]
         row.state, row.error, row.ended_at = state, " ".join(error.split()), time.time()
         self._changed.add(trial)
-        self._keep_or_delete_model(row)
-        self._drop_checkpoints()
+        if row.state == FINISHED and accuracy_of(vars(row)) > self._best_so_far:  # NaN is never the best
+            self._keep(row)
         self._write()
+        self._tidy()  # last: until the row says so, a crash must find what the trial left
 
     def close(self) -> None:
         """The run is over: whatever still runs is interrupted."""
@@ -69,24 +92,25 @@ class Recorder:
             if row.state == RUNNING:
                 row.state, row.ended_at = INTERRUPTED, time.time()
                 self._changed.add(row.trial)
-                self._keep_or_delete_model(row)
-        self._drop_checkpoints()
         self._write()
+        self._tidy()
 
-    def _drop_checkpoints(self) -> None:
+    def _is_top(self, trial: int, accuracy: float) -> bool:
+        """Whether an epoch's accuracy is the highest of its trial so far; notes it."""
+        better = accuracy > self._top_accuracy.get(trial, -math.inf)
+        if better:
+            self._top_accuracy[trial] = accuracy
+        return better
+
+    def _tidy(self) -> None:
         """Deletes what ended trials left, earlier ones too: a process may have written after its trial's end."""
-        for path in self.run.checkpoints.glob("trial-*.pt"):
+        for path in self.run.checkpoints.glob("trial-*"):
             row = self.trials.get(int(path.stem.removeprefix("trial-")))
-            if row is None or row.state not in (RUNNING, INTERRUPTED):
+            if row is None or row.state in ENDED:
                 path.unlink()
 
-    def _keep_or_delete_model(self, row: TrialRow) -> None:
-        accuracy = row.test_accuracy if math.isnan(row.val_accuracy) else row.val_accuracy
-        if row.state != FINISHED or not accuracy > self._best_so_far:  # NaN is never the best
-            # A trial that was cut off may have left its model, but not reported it.
-            self.run.model_of(row.trial).unlink(missing_ok=True)
-            return
-        self._best_so_far = accuracy
+    def _keep(self, row: TrialRow) -> None:
+        self._best_so_far = accuracy_of(vars(row))
         winner = dataclasses.replace(
             self.spec.train, max_lr=row.max_lr, weight_decay=row.weight_decay, grad_clip=row.grad_clip
         )
@@ -96,5 +120,10 @@ class Recorder:
         for number in self._changed:
             self._lines[number] = self.trials[number].line()
         self._changed.clear()
-        # In order: trials may start in another.
         self.run.write_trials(self._lines[number] for number in sorted(self._lines))
+
+
+def accuracy_of(row: Mapping[str, Any]) -> float:
+    """What a row of either table is judged on: the validation accuracy, where there is none the test accuracy."""
+    accuracy: float = row["test_accuracy"] if math.isnan(row["val_accuracy"]) else row["val_accuracy"]
+    return accuracy

@@ -4,17 +4,19 @@
       spec.toml     every setting, defaults spelled out
       env.json      versions, device, precision chosen, data fingerprint, git commit, command line
       epochs.csv    append-only, one row per finished epoch
-      trials.csv    one row per trial, rewritten whole when a trial starts or ends
+      trials.csv    one row per trial, from its proposal on; rewritten whole when one is proposed or ends
       study.db      the Optuna study
-      checkpoints/  what running trials would need to continue; models of trials that have just finished, until they
-                    become best/ or are deleted
+      checkpoints/  what running and interrupted trials need to continue; models of trials that have just finished,
+                    until they are copied to best/ or deleted
+      warm_start.json   with --warm-start: what earlier runs gave
+      .lock         held by the command that writes to the run
       best/         model.safetensors and spec.toml of the winner
       ray/          Ray Tune's own folder, TensorBoard events included
       confirm.csv   with --confirm: one row per training of winner or reference (columns: verdict.py)
       confirm.json  the verdict
 
 A trial is `running`, and ends as `finished` (all its epochs), `stopped` (early), `failed` (error or non-finite loss) or
-`interrupted` (the search ended first).
+`interrupted` (the search ended first; --resume continues it, as it does a trial that a killed search left `running`).
 """
 
 from __future__ import annotations
@@ -22,12 +24,14 @@ from __future__ import annotations
 import csv
 import dataclasses
 import errno
+import fcntl
 import io
 import json
 import math
 import os
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,6 +41,10 @@ from tune_resnet.files import replacing
 from tune_resnet.spec import SearchSpec
 
 RUNNING, FINISHED, STOPPED, FAILED, INTERRUPTED = "running", "finished", "stopped", "failed", "interrupted"
+ENDED = (FINISHED, STOPPED, FAILED)  # for good: nothing continues such a trial
+NOT_FINITE = "the loss was not finite"  # how the error of a trial that diverged begins
+
+SEARCH, BASELINE = "search", "baseline"  # the kinds of run, in env.json
 
 REFERENCE_TRIAL = 0  # the reference configuration is the first trial of every run
 
@@ -123,22 +131,62 @@ class RunDirectory:
         self.checkpoints = path / "checkpoints"
         self.best = path / "best"
         self.ray = path / "ray"
+        self.warm_start_json = path / "warm_start.json"
 
     @classmethod
-    def create(cls, path: Path, spec: SearchSpec) -> RunDirectory:
-        """A new run directory with its spec; RecordError where it exists already or cannot be written."""
-        run = cls(path.absolute())
+    def create(cls, path: Path, spec: SearchSpec, env: Mapping[str, Any] | None = None) -> RunDirectory:
+        """A new run directory with its spec and environment; RecordError where it exists or cannot be written."""
+        path = path.absolute()
+        fresh = cls(path.with_name(f".{path.name}.{os.getpid()}.tmp"))
         try:
-            run.path.mkdir(parents=True)
-            run.checkpoints.mkdir()
-            write_whole(run.spec_toml, spec.to_toml())
-            write_whole(run.epochs_csv, _csv_lines([EPOCH_COLUMNS]))
-            run.write_trials([])
-        except FileExistsError:
-            raise RecordError(f"{path} exists already: choose another --name, or remove it") from None
+            fresh.path.mkdir(parents=True)
+            fresh.checkpoints.mkdir()
+            write_whole(fresh.spec_toml, spec.to_toml())
+            write_whole(fresh.epochs_csv, _csv_lines([EPOCH_COLUMNS]))
+            fresh.write_trials([])
+            if env:
+                fresh.write_env(env)
+            if path.exists():  # an empty folder would be replaced
+                raise FileExistsError
+            fresh.path.rename(path)  # complete from its first moment
         except OSError as error:
+            shutil.rmtree(fresh.path, ignore_errors=True)
+            if isinstance(error, FileExistsError) or error.errno == errno.ENOTEMPTY:
+                raise RecordError(f"{path} exists already: choose another --name, or --resume {path}") from None
             raise RecordError(f"cannot write the run directory {path}: {error.strerror}") from None
-        return run
+        return cls(path)
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Nobody else writes to the run for the time of the block; RecordError where somebody does.
+
+        The system frees the lock with the process, however that ends.
+        """
+        try:
+            file = (self.path / ".lock").open("w")
+        except OSError as error:
+            raise RecordError(f"cannot write to {self.path}: {error.strerror}") from None
+        with file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise RecordError(f"another command is at work in {self.path}: wait for its end") from None
+            yield
+
+    def repair(self) -> None:
+        """Removes what a crash left half-written: an epoch's line without its end, temporary files.
+
+        RecordError where that cannot be written.
+        """
+        try:
+            content = self.epochs_csv.read_bytes()
+            whole = content.rfind(b"\n") + 1
+            if whole < len(content):
+                os.truncate(self.epochs_csv, whole)
+            for leftover in (*self.path.glob(".*.tmp"), *self.path.glob("*/.*.tmp")):
+                shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+        except OSError as error:
+            raise RecordError(f"cannot repair {self.path}: {error.strerror}") from None
 
     def write_env(self, env: Mapping[str, Any]) -> None:
         write_whole(self.env_json, json.dumps(env, indent=2) + "\n")
@@ -171,11 +219,11 @@ class RunDirectory:
         return self.checkpoints / f"trial-{trial:05d}.pt"
 
     def keep_best(self, trial: int, spec: SearchSpec) -> None:
-        """Makes a finished trial's model the one in best/, beside the spec that retrains it."""
+        """Puts a finished trial's model into best/, beside the spec that retrains it; the trial's own file stays."""
         fresh = self.best.with_name(".best.tmp")
         shutil.rmtree(fresh, ignore_errors=True)
         fresh.mkdir()
-        self.model_of(trial).replace(fresh / "model.safetensors")
+        shutil.copyfile(self.model_of(trial), fresh / "model.safetensors")
         write_whole(fresh / "spec.toml", spec.to_toml())
         shutil.rmtree(self.best, ignore_errors=True)  # the pair is replaced together: it never mixes two trials
         fresh.rename(self.best)

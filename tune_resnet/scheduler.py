@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
@@ -103,15 +103,25 @@ def stopping_rule(spec: SearchSpec) -> StoppingRule:
 
 class EarlyStopping(FIFOScheduler):  # type: ignore[misc]
     """Ray's view of a stopping rule. The reference is judged like the others, but runs all of its epochs: every gain is
-    measured against it."""
+    measured against it.
 
-    def __init__(self, spec: SearchSpec) -> None:
+    `epochs`, the rows of epochs.csv in the order of their writing, are judged at once: so a resumed search decides as
+    an unbroken one would have. An epoch is judged once; where it is trained again, the trial goes on.
+    """
+
+    def __init__(self, spec: SearchSpec, epochs: Sequence[Mapping[str, Any]] = ()) -> None:
         super().__init__()
         self.rule = stopping_rule(spec)
         self.signal = spec.scheduler.signal
+        self.judged: dict[int, int] = {}  # by trial, the last epoch
+        self.stopped = {row["trial"] for row in epochs if self._stops(row["trial"], row)}  # of `epochs`
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
-        number = trial.config["trial"]
-        stop = self.rule.should_stop(number, result["epoch"], quality(self.signal, result))
-        go_on = not stop or number == REFERENCE_TRIAL
-        return str(TrialScheduler.CONTINUE if go_on else TrialScheduler.STOP)
+        stop = self._stops(trial.config["trial"], result)
+        return str(TrialScheduler.STOP if stop else TrialScheduler.CONTINUE)
+
+    def _stops(self, trial: int, result: Mapping[str, Any]) -> bool:
+        if result["epoch"] <= self.judged.get(trial, 0):
+            return False
+        self.judged[trial] = result["epoch"]
+        return self.rule.should_stop(trial, result["epoch"], quality(self.signal, result)) and trial != REFERENCE_TRIAL

@@ -3,22 +3,28 @@
 finished      COMPLETE with the validation accuracy after the last epoch
 stopped       PRUNED with the validation accuracy of every epoch
 failed        FAIL
-interrupted   FAIL: the study has no state for it, and no trial may stay RUNNING
+interrupted   FAIL: the study has no state for it, and no trial may stay RUNNING; it runs again in a resumed search
+
+A proposal depends on the seed, the trial's number and what is known of the other trials, and on nothing else: so a
+resumed search, which rebuilds the study from the run's tables, proposes what an unbroken one would have.
 """
 
 from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import optuna
-from optuna.samplers import BaseSampler, CmaEsSampler, GPSampler, RandomSampler, TPESampler
-from optuna.trial import TrialState
+from optuna.samplers import BaseSampler, GPSampler, RandomSampler, TPESampler
+from optuna.trial import FrozenTrial, TrialState
 from ray.tune.search import Searcher
 
-from tune_resnet.records import FAILED, FINISHED, STOPPED, ending
+from tune_resnet.history import History
+from tune_resnet.records import ENDED, FAILED, FINISHED, NOT_FINITE, STOPPED, TrialRow, ending
 from tune_resnet.sampler import EARLY, MultiFidelitySampler, optuna_domain
 from tune_resnet.spec import SearchSpec, early_epoch
 from tune_resnet.study_file import StudyFile
@@ -26,14 +32,20 @@ from tune_resnet.warm_start import WarmStart
 
 STUDY_NAME = "tune_resnet"
 
-_TOLD = {FINISHED: TrialState.COMPLETE, STOPPED: TrialState.PRUNED}
+_TOLD = {FINISHED: TrialState.COMPLETE, STOPPED: TrialState.PRUNED, FAILED: TrialState.FAIL}
+
+Params = dict[str, float]
 
 
-def make_sampler(spec: SearchSpec) -> BaseSampler:
-    """The Optuna sampler that a spec names, seeded by the spec."""
-    seed = spec.train.seed
+def make_sampler(spec: SearchSpec, number: int) -> BaseSampler:
+    """The Optuna sampler that a spec names, for one trial.
+
+    Optuna's own draw from a generator that goes on from trial to trial, and cannot be set to where it was: a fresh one
+    for each trial can.
+    """
     if spec.search.sampler == "multifidelity":
-        return MultiFidelitySampler(spec.space, seed)
+        return MultiFidelitySampler(spec.space, spec.train.seed)
+    seed = int(np.random.SeedSequence([spec.train.seed, number]).generate_state(1)[0])
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         if spec.search.sampler == "tpe":
@@ -41,8 +53,6 @@ def make_sampler(spec: SearchSpec) -> BaseSampler:
             return TPESampler(seed=seed, constant_liar=True)
         if spec.search.sampler == "gp":
             return GPSampler(seed=seed)
-        if spec.search.sampler == "cmaes":
-            return CmaEsSampler(seed=seed)
     return RandomSampler(seed=seed)
 
 
@@ -50,32 +60,79 @@ class OptunaSearcher(Searcher):  # type: ignore[misc]
     """Proposes configurations; the reference first. Each is a dict of hyperparameters plus `trial`, its number.
 
     The study is in memory, and followed by the file `study_db` where that is not None. It begins with what a warm start
-    gives, whose trials have no number of this search.
+    gives, whose trials have no number of this search, and with the `history` of a resumed one, whose trials that had
+    not ended are the first to be proposed. `on_new` is called with the number and hyperparameters of each new trial.
     """
 
-    def __init__(self, spec: SearchSpec, study_db: Path | None, warm: WarmStart | None = None) -> None:
+    def __init__(
+        self,
+        spec: SearchSpec,
+        study_db: Path | None,
+        warm: WarmStart | None = None,
+        history: History | None = None,
+        on_new: Callable[[int, Params], None] | None = None,
+    ) -> None:
         super().__init__()
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        self.epochs = spec.train.epochs
+        warm, history = warm or WarmStart(), history or History()
+        self.spec, self.on_new = spec, on_new
         self.early_epoch = early_epoch(spec)
-        self.study = optuna.create_study(sampler=make_sampler(spec), direction="maximize")
-        warm = warm or WarmStart()
-        self.study.add_trials(warm.trials)
-        self.file = StudyFile(study_db, STUDY_NAME, warm.trials) if study_db else None
-        self.earlier = len(warm.trials)
-        for configuration in (spec.reference, *warm.configurations):
-            self.study.enqueue_trial(configuration)
         self.distributions: dict[str, optuna.distributions.BaseDistribution] = {
             name: optuna_domain(domain) for name, domain in spec.space.items()
         }
+        self.study = optuna.create_study(sampler=make_sampler(spec, 0), direction="maximize")
+        self.study.add_trials(warm.trials)
+        self.earlier = len(warm.trials)
+        self.study.add_trials(self._known_trials(history))
+        known = self.study.get_trials(deepcopy=False)
+        self.unended = [trial for trial in known if trial.state == TrialState.RUNNING]
+        self.file = StudyFile(study_db, STUDY_NAME, known) if study_db else None
+        self.next_number = len(known)
+        for configuration in [spec.reference, *warm.configurations][len(history.trials) :]:
+            self.study.enqueue_trial(configuration)
         self.running: dict[str, optuna.Trial] = {}
+        self.heard = {trial.number: trial.last_step or 0 for trial in self.unended}  # the last epoch
+
+    def _known_trials(self, history: History) -> list[FrozenTrial]:
+        """A resumed run's trials as the search would have told them; what has not ended is running."""
+        epochs: dict[int, list[dict[str, Any]]] = {row.trial: [] for row in history.trials}
+        for epoch in history.epochs:
+            epochs[epoch["trial"]].append(epoch)
+        return [self._known_trial(row, epochs[row.trial]) for row in history.trials]
+
+    def _known_trial(self, row: TrialRow, epochs: Sequence[dict[str, Any]]) -> FrozenTrial:
+        state = _TOLD[row.state] if row.state in ENDED else TrialState.RUNNING
+        early = [epoch["train_loss"] for epoch in epochs if epoch["epoch"] == self.early_epoch]
+        if row.state == FAILED and row.error.startswith(NOT_FINITE):
+            early = [math.inf]
+        return optuna.trial.create_trial(
+            state=state,
+            params={name: getattr(row, name) for name in self.spec.space},
+            distributions=self.distributions,
+            # Optuna itself gives a pruned trial its last value.
+            value=row.val_accuracy if row.state in (FINISHED, STOPPED) and math.isfinite(row.val_accuracy) else None,
+            intermediate_values={
+                epoch["epoch"]: epoch["val_accuracy"] for epoch in epochs if math.isfinite(epoch["val_accuracy"])
+            },
+            user_attrs={EARLY: early[0]} if early else {},
+        )
 
     def suggest(self, trial_id: str) -> dict[str, Any]:
-        trial = self.study.ask(self.distributions)
+        if self.unended:
+            known = self.unended.pop(0)
+            trial = optuna.Trial(self.study, known._trial_id)
+            params: Params = known.params
+        else:
+            self.study.sampler = make_sampler(self.spec, self.next_number)
+            self.next_number += 1
+            trial = self.study.ask(self.distributions)
+            params = trial.params
+            if self.file:
+                self.file.start(trial.number, params, self.distributions)
+            if self.on_new:
+                self.on_new(trial.number - self.earlier, params)
         self.running[trial_id] = trial
-        if self.file:
-            self.file.start(trial.number, trial.params, self.distributions)
-        return {"trial": trial.number - self.earlier, **trial.params}
+        return {"trial": trial.number - self.earlier, **params}
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         self._learn(self.running[trial_id], result)
@@ -87,15 +144,18 @@ class OptunaSearcher(Searcher):  # type: ignore[misc]
         if error or not result or "epoch" not in result:
             self._tell(trial, TrialState.FAIL)
             return
-        state = ending(result["epoch"], self.epochs, result.get("failure"))
-        if state in _TOLD:
+        state = ending(result["epoch"], self.spec.train.epochs, result.get("failure"))
+        if state != FAILED:
             self._learn(trial, result)  # Ray does not pass a trial's last result to on_trial_result.
         if state == FAILED:
             self._note(trial, math.inf)
-        self._tell(trial, _TOLD.get(state, TrialState.FAIL), result["val_accuracy"] if state == FINISHED else None)
+        self._tell(trial, _TOLD[state], result["val_accuracy"] if state == FINISHED else None)
 
     def _learn(self, trial: optuna.Trial, result: dict[str, Any]) -> None:
-        """What an epoch's result tells the study."""
+        """What an epoch's result tells the study, which keeps the first of an epoch that was trained again."""
+        if result["epoch"] <= self.heard.get(trial.number, 0):
+            return
+        self.heard[trial.number] = result["epoch"]
         if math.isfinite(result["val_accuracy"]):
             trial.report(result["val_accuracy"], result["epoch"])
             if self.file:

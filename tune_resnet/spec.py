@@ -23,7 +23,7 @@ DATASETS = ("cifar10", "folder", "digits")
 SCHEDULES = ("linear-exponential", "cosine")
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 DEVICES = ("auto", "cpu", "cuda")
-SAMPLERS = ("multifidelity", "tpe", "gp", "cmaes", "random")
+SAMPLERS = ("multifidelity", "tpe", "gp", "random")
 SCHEDULERS = ("asha", "median", "none")
 SIGNALS = ("val_accuracy", "val_loss", "train_loss")
 TUNABLE = ("max_lr", "weight_decay", "grad_clip")
@@ -73,6 +73,8 @@ class BudgetSpec(Section):
     num_samples: int = setting(32, ge=1, le=1_000_000)  # trials, the reference included
     sampler: str = setting("multifidelity", choices=SAMPLERS)
     time_budget: float | None = setting(None, gt=0)  # seconds; None: no bound
+    max_retries: int = setting(2, ge=0, le=1000)  # of a trial whose process died or raised; then it has failed
+    epoch_timeout: float | None = setting(None, gt=0)  # seconds: a trial silent for longer hangs; None: see Plan
     name: str | None = None  # the run directory's name; None: dataset and start time
 
     def __post_init__(self) -> None:

@@ -20,6 +20,7 @@ from tune_resnet.cuda_graph import RecordedStep
 from tune_resnet.data import Split
 from tune_resnet.device import choose_precision, keep_freed_memory, seeded
 from tune_resnet.model import ResNet9
+from tune_resnet.records import NOT_FINITE
 from tune_resnet.schedule import one_cycle
 from tune_resnet.spec import ModelSpec, TrainSpec
 
@@ -50,7 +51,7 @@ class NonFiniteLoss(ArithmeticError):
     """The loss became infinite or NaN; `last_good` is the last epoch before (None: it was the first)."""
 
     def __init__(self, epoch: int, last_good: EpochMetrics | None) -> None:
-        super().__init__(f"the loss was not finite in epoch {epoch}")
+        super().__init__(f"{NOT_FINITE} in epoch {epoch}")
         self.epoch = epoch
         self.last_good = last_good
 
@@ -174,16 +175,24 @@ class TrainingRun:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continues the configuration and epoch that a `state_dict` was taken at."""
+        """Continues the configuration and epoch that a `state_dict` was taken at.
+
+        A state that does not fit raises an exception of any kind, and leaves its configuration at the beginning.
+        """
+        last = None if state["last"] is None else EpochMetrics(**state["last"])
         self.reset(TrainSpec(**state["spec"]))
-        self._prepare_step()  # loading puts other tensors into the optimizer
-        self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.optimizer.param_groups[0]["lr"] = self.lr
-        self.scaler.load_state_dict(state["scaler"])
-        if state["last"] is not None:
-            self.last = EpochMetrics(**state["last"])
-            self.epochs_done = self.last.epoch
+        try:
+            self._prepare_step()  # loading puts other tensors into the optimizer
+            self.model.load_state_dict(state["model"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.optimizer.param_groups[0]["lr"] = self.lr
+            self.scaler.load_state_dict(state["scaler"])
+        except Exception:
+            self._prepare_step()
+            self.reset(self.spec)
+            raise
+        if last is not None:
+            self.last, self.epochs_done = last, last.epoch
 
     def _on_stream(self) -> AbstractContextManager[None]:
         """On a GPU a stream of this run's own: the default one cannot be recorded."""

@@ -11,20 +11,24 @@ from typing import Any
 import torch
 from ray import tune
 
-from tune_resnet.checkpoint import Checkpoint
+from tune_resnet.checkpoint import Checkpoint, continue_training
 from tune_resnet.data import Split
 from tune_resnet.records import RunDirectory
 from tune_resnet.spec import SearchSpec, TrainSpec
-from tune_resnet.train import NonFiniteLoss, TrainingRun
+from tune_resnet.train import EpochMetrics, NonFiniteLoss, TrainingRun
 from tune_resnet.weights import save_model
 
 
 class TrialTrainable(tune.Trainable):  # type: ignore[misc]
     """Each step is one epoch. A configuration holds the hyperparameters that the space varies, and `trial`, its number.
 
-    A result has the columns of epochs.csv, `worker` (host:process), and `done`. Where the loss is not finite, it
-    repeats the last good epoch and says why in `failure`: no exception, so that the process stays usable.
+    A trial goes on after its checkpoint, if it has one: then its first step reports the saved epoch, which may not have
+    been heard of, without training. A result has the columns of epochs.csv, `worker` (host:process), `continued` (the
+    saved epoch, 0: none) and `done`. Where the loss is not finite, it repeats the last good epoch and says why in
+    `failure`: no exception, so that the process stays usable.
     """
+
+    saved: EpochMetrics | None
 
     def setup(self, config: dict[str, Any], spec: SearchSpec, data: Split, run_path: Path) -> None:
         """`spec` has its device and precision settled; `data` comes out of Ray's object store, one copy per node."""
@@ -35,9 +39,12 @@ class TrialTrainable(tune.Trainable):  # type: ignore[misc]
         self.training = TrainingRun(
             self._train_spec(config), data, spec.resources.device, spec.model, flip=spec.data.flip
         )
-        self.checkpoint = Checkpoint(self.directory.checkpoint_of(config["trial"]))
+        self._continue(config)
 
     def step(self) -> dict[str, Any]:
+        if self.saved is not None:
+            saved, self.saved = self.saved, None
+            return self._result(saved, done=False)
         try:
             metrics = self.training.run_epoch()
         except NonFiniteLoss as error:
@@ -48,21 +55,32 @@ class TrialTrainable(tune.Trainable):  # type: ignore[misc]
         else:
             path = self.directory.model_of(self.config["trial"])
             save_model(path, self.training.model, self.data, self.spec.model.width)
-        return {**metrics.columns("val"), "worker": self.worker, "done": done}
+        return self._result(metrics, done=done)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         self.checkpoint.wait()
         self.training.reset(self._train_spec(new_config))
-        self.checkpoint = Checkpoint(self.directory.checkpoint_of(new_config["trial"]))
+        self._continue(new_config)
         return True
 
     def cleanup(self) -> None:
+        """Saves a trial that the end of the search cuts off."""
+        if 0 < self.training.epochs_done < self.training.spec.epochs:
+            self.checkpoint.save(self.training.state_dict())
         self.checkpoint.wait()
+
+    def _continue(self, config: dict[str, Any]) -> None:
+        self.checkpoint = Checkpoint(self.directory.checkpoint_of(config["trial"]))
+        self.saved = self.training.last if continue_training(self.training, self.checkpoint) else None
+        self.continued = self.training.epochs_done
 
     def _train_spec(self, config: dict[str, Any]) -> TrainSpec:
         return replace(self.spec.train, **{name: config[name] for name in self.spec.space})
 
+    def _result(self, metrics: EpochMetrics, *, done: bool) -> dict[str, Any]:
+        return {**metrics.columns("val"), "worker": self.worker, "continued": self.continued, "done": done}
+
     def _failure(self, error: NonFiniteLoss) -> dict[str, Any]:
         nothing = {"epoch": 0, "val_accuracy": float("nan"), "val_loss": float("nan"), "train_loss": float("nan")}
         last = error.last_good.columns("val") if error.last_good else nothing
-        return {**last, "worker": self.worker, "failure": str(error), "done": True}
+        return {**last, "worker": self.worker, "continued": self.continued, "failure": str(error), "done": True}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -14,7 +15,8 @@ from optuna.trial import FrozenTrial, TrialState
 from tune_resnet.errors import UserError
 from tune_resnet.findings import best_trials, early_losses
 from tune_resnet.frames import RunFrames, load_run
-from tune_resnet.records import FINISHED, REFERENCE_TRIAL, STOPPED
+from tune_resnet.reading import read_text
+from tune_resnet.records import FINISHED, REFERENCE_TRIAL, STOPPED, RecordError, write_whole
 from tune_resnet.sampler import EARLY, optuna_domain
 from tune_resnet.spec import SearchSpec, early_epoch
 
@@ -29,6 +31,47 @@ class WarmStart:
 
     trials: list[FrozenTrial] = field(default_factory=list)
     configurations: list[dict[str, float]] = field(default_factory=list)
+
+    def write(self, path: Path) -> None:
+        """Keeps it for a resumed search: the earlier runs may be gone by then."""
+        trials = [
+            {
+                "state": trial.state.name,
+                "params": trial.params,
+                "value": trial.value,
+                "intermediate_values": trial.intermediate_values,
+                "user_attrs": trial.user_attrs,
+            }
+            for trial in self.trials
+        ]
+        write_whole(path, json.dumps({"trials": trials, "configurations": self.configurations}, indent=1) + "\n")
+
+    @classmethod
+    def read(cls, path: Path, spec: SearchSpec) -> WarmStart:
+        """What `write` kept; nothing where there is no file. RecordError where it is damaged."""
+        if not path.exists():
+            return cls()
+        try:
+            kept = json.loads(read_text(path))
+            trials = [
+                optuna.trial.create_trial(
+                    state=TrialState[trial["state"]],
+                    params=trial["params"],
+                    distributions=_distributions(spec),
+                    value=trial["value"],
+                    intermediate_values={int(epoch): at for epoch, at in trial["intermediate_values"].items()},
+                    user_attrs=trial["user_attrs"],
+                )
+                for trial in kept["trials"]
+            ]
+            configurations = [{name: float(one[name]) for name in spec.space} for one in kept["configurations"]]
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            raise RecordError(f"{path} is damaged") from None
+        return cls(trials, configurations)
+
+
+def _distributions(spec: SearchSpec) -> dict[str, BaseDistribution]:
+    return {name: optuna_domain(domain) for name, domain in spec.space.items()}
 
 
 def warm_start(paths: Sequence[Path], spec: SearchSpec, fingerprint: str) -> WarmStart:
@@ -62,12 +105,11 @@ def _inside(row: Mapping[Any, Any], spec: SearchSpec) -> bool:
 
 def _trials(frames: RunFrames, spec: SearchSpec) -> list[FrozenTrial]:
     early = early_losses(frames, early_epoch(spec))
-    distributions: dict[str, BaseDistribution] = {name: optuna_domain(at) for name, at in spec.space.items()}
     return [
         optuna.trial.create_trial(
             state=_STATES[row["state"]],
             params={name: row[name] for name in spec.space},
-            distributions=distributions,
+            distributions=_distributions(spec),
             value=row["val_accuracy"] if row["state"] == FINISHED else None,
             intermediate_values={row["epochs"]: row["val_accuracy"]},
             user_attrs={EARLY: float(early[row["trial"]])} if row["trial"] in early.index else {},

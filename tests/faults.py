@@ -1,0 +1,214 @@
+"""Breaking searches on purpose, and seeing what is left: tools of test_faults.py."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from tune_resnet.records import ENDED, FINISHED
+
+FAULTY_SEARCH = Path(__file__).with_name("faulty_search.py")
+LONGEST = 240.0  # seconds of one command
+
+# What two trainings of the same configuration have in common: everything but times and processes.
+EPOCH_FIGURES = ("trial", "epoch", "lr", "train_loss", "val_loss", "val_accuracy")
+TRIAL_FIGURES = (
+    "trial", "state", "max_lr", "weight_decay", "grad_clip", "seed", "epochs", "val_accuracy", "best_epoch", "error",
+)  # fmt: skip
+
+SPEC = """
+[data]
+dataset = "digits"
+limit_train = 200
+flip = false
+[model]
+width = 4
+[train]
+epochs = {epochs}
+batch_size = 45
+precision = "fp32"
+[search]
+num_samples = {samples}
+sampler = "{sampler}"
+epoch_timeout = {epoch_timeout}
+[scheduler]
+name = "{scheduler}"
+[resources]
+device = "cpu"
+max_concurrent = {concurrent}
+"""
+
+
+def table(path: Path) -> list[dict[str, str]]:
+    """A CSV file's complete lines."""
+    whole, newline, _ = path.read_text().rpartition("\n")
+    return list(csv.DictReader((whole + newline).splitlines()))
+
+
+@dataclass
+class Injected:
+    """One fault: what, when, whether the search survived it, and what it cost of the record."""
+
+    kind: str
+    moment: str
+    survived: bool = False
+    rows_lost: int = 0
+    rows_changed: int = 0
+
+
+FAULTS = pytest.StashKey[list[Injected]]()  # of one test run
+
+
+@dataclass
+class Broken:
+    """One search that is ended and resumed again and again."""
+
+    folder: Path
+    samples: int = 6
+    epochs: int = 12
+    sampler: str = "random"
+    scheduler: str = "none"
+    concurrent: int = 1
+    epoch_timeout: float = 60.0
+    faults: Sequence[tuple[str, int, int, int]] = ()  # in the trials' processes; see faulty_search.py
+    injected: list[Injected] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.path = self.folder / "it"
+        settings = {name: getattr(self, name) for name in ("samples", "epochs", "sampler", "scheduler", "concurrent")}
+        (self.folder / "spec.toml").write_text(SPEC.format(**settings, epoch_timeout=self.epoch_timeout))
+        (self.folder / "faults.json").write_text(json.dumps(self.faults))
+
+    def start(self, *arguments: str) -> subprocess.Popen[str]:
+        """The search begins, or where it has begun goes on."""
+        what = ["--resume", str(self.path)] if self.path.exists() else self.new()
+        return self.run(*what, *arguments)
+
+    def new(self) -> list[str]:
+        return ["--experiment", str(self.folder / "spec.toml"), "--runs-dir", str(self.folder), "--name", "it"]
+
+    def run(self, *arguments: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [sys.executable, str(FAULTY_SEARCH), *arguments],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=os.environ | {"FAULTS": str(self.folder / "faults.json")},
+        )
+
+    def epochs_done(self) -> int:
+        file = self.path / "epochs.csv"
+        return len(table(file)) if file.exists() else 0
+
+    def break_at(self, kind: str, epochs: int | None, seconds: float, fault: Callable[[int], None]) -> tuple[int, str]:
+        """Starts, waits for so many epochs more (None: not even for the first) and seconds, and calls `fault` with the
+        process id. Exit code and output of the command; the run's record must be as it was or longer."""
+        before, process = self.record(), self.start()
+        wanted = -1 if epochs is None else self.epochs_done() + epochs
+        deadline = time.monotonic() + LONGEST
+        while process.poll() is None and self.epochs_done() < wanted:
+            assert time.monotonic() < deadline, "timed out"
+            time.sleep(0.01)
+        time.sleep(seconds)
+        early = process.poll() is not None
+        at_fault = self.record()
+        if not early:
+            fault(process.pid)
+        output, errors = process.communicate(timeout=LONGEST)
+        when = f"{seconds:.1f} s after its start" if epochs is None else f"{epochs} epochs and {seconds:.2f} s later"
+        assert not early, f"{kind}, {when}: the search had ended before\n{output}\n{errors}"
+        self.note(kind, when, at_fault if at_fault.epochs else before)
+        return process.returncode, output + errors
+
+    def note(self, kind: str, moment: str, before: Record) -> None:
+        lost, changed = before.compared_with(self.record())
+        self.injected.append(Injected(kind, moment, rows_lost=lost, rows_changed=changed))
+
+    def finish(self, *arguments: str) -> str:
+        """Lets it go on to its end, which all faults so far have survived then. The output."""
+        before, process = self.record(), self.start(*arguments)
+        output, errors = process.communicate(timeout=LONGEST)
+        assert (process.returncode, errors) == (0, ""), output + errors
+        lost, changed = before.compared_with(self.record())
+        for fault in self.injected:
+            fault.survived = True
+            fault.rows_lost += lost
+            fault.rows_changed += changed
+        return output
+
+    def record(self) -> Record:
+        if not self.path.exists():
+            return Record([], {})
+        ended = {row["trial"]: row for row in table(self.path / "trials.csv") if row["state"] in ENDED}
+        return Record([tuple(row.values()) for row in table(self.path / "epochs.csv")], ended)
+
+    def figures(self) -> tuple[list[list[str]], list[list[str]]]:
+        """Everything in both tables that a fault must not change, sorted."""
+        epochs = sorted(table(self.path / "epochs.csv"), key=lambda row: (int(row["trial"]), int(row["epoch"])))
+        trials = table(self.path / "trials.csv")
+        return (
+            [[row[name] for name in EPOCH_FIGURES] for row in epochs],
+            [[row[name] for name in TRIAL_FIGURES] for row in trials],
+        )
+
+    def consistent(self) -> None:
+        """What holds after the end of every search, however it came there."""
+        trials, epochs = table(self.path / "trials.csv"), table(self.path / "epochs.csv")
+        seen = [(row["trial"], row["epoch"]) for row in epochs]
+        assert len(seen) == len(set(seen)), "an epoch is recorded twice"
+        assert [row["trial"] for row in trials] == [str(number) for number in range(self.samples)]
+        for row in trials:
+            assert row["state"] in ENDED
+            own = [epoch for epoch in epochs if epoch["trial"] == row["trial"]]
+            assert [int(epoch["epoch"]) for epoch in own] == list(range(1, int(row["epochs"]) + 1))
+            assert not own or row["val_accuracy"] == own[-1]["val_accuracy"]
+        if any(row["state"] == FINISHED for row in trials):
+            assert (self.path / "best" / "model.safetensors").exists()
+        assert list((self.path / "checkpoints").iterdir()) == []
+        assert list(self.path.glob("**/.*.tmp")) == []
+
+
+@dataclass(frozen=True)
+class Record:
+    """What may never be lost or changed: the epochs' lines, in order, and the rows of ended trials."""
+
+    epochs: list[tuple[str, ...]]
+    ended: dict[str, dict[str, str]]
+
+    def compared_with(self, later: Record) -> tuple[int, int]:
+        """How many rows a later record has lost, and how many changed."""
+        lost = max(0, len(self.epochs) - len(later.epochs)) + len(self.ended.keys() - later.ended.keys())
+        changed = sum(one != other for one, other in zip(self.epochs, later.epochs, strict=False))
+        changed += sum(later.ended[trial] != row for trial, row in self.ended.items() if trial in later.ended)
+        return lost, changed
+
+
+def send(number: signal.Signals) -> Callable[[int], None]:
+    return lambda process: os.kill(process, number)
+
+
+def summary(injected: Sequence[Injected]) -> str:
+    """The fault matrix, one line for each kind."""
+    lines = [f"{'fault':44} {'injected':>8} {'survived':>8} {'rows lost':>9} {'rows changed':>12}"]
+    kinds = list(dict.fromkeys(fault.kind for fault in injected))
+    for kind in [*kinds, "all"]:
+        some = [fault for fault in injected if kind in ("all", fault.kind)]
+        counts = (
+            len(some),
+            sum(fault.survived for fault in some),
+            sum(fault.rows_lost for fault in some),
+            sum(fault.rows_changed for fault in some),
+        )
+        lines.append(f"{kind:44} {counts[0]:8} {counts[1]:8} {counts[2]:9} {counts[3]:12}")
+    return "\n".join(lines)

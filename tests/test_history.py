@@ -1,0 +1,177 @@
+"""A resumed search knows what the unbroken one knew, and proposes what it would have."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from tune_resnet.history import History, read_history
+from tune_resnet.recorder import Recorder
+from tune_resnet.records import (
+    ENDED,
+    FAILED,
+    INTERRUPTED,
+    NOT_FINITE,
+    RecordError,
+    RunDirectory,
+    ending,
+)
+from tune_resnet.scheduler import EarlyStopping
+from tune_resnet.searcher import OptunaSearcher
+from tune_resnet.spec import SAMPLERS, BudgetSpec, SchedulerSpec, SearchSpec, TrainSpec
+from tune_resnet.tuning import end_what_was_done
+
+EPOCHS = 4
+ENV = {"dataset_fingerprint": "abc"}
+
+
+def search_spec(sampler: str = "random", seed: int = 0) -> SearchSpec:
+    return SearchSpec(
+        train=TrainSpec(epochs=EPOCHS, seed=seed),
+        search=BudgetSpec(sampler=sampler),
+        scheduler=SchedulerSpec(grace_epochs=2, reduction_factor=2, margin=0.0),
+    )
+
+
+def epoch_row(trial: int, epoch: int, max_lr: float) -> dict[str, Any]:
+    quality = 0.5 + 0.4 * math.sin(40 * max_lr) + 0.02 * epoch
+    return {
+        "trial": trial,
+        "epoch": epoch,
+        "train_loss": 1.2 - quality,
+        "val_loss": 1.3 - quality,
+        "val_accuracy": quality,
+        "test_accuracy": math.nan,
+        "seconds": 0.25,
+    }
+
+
+class Search:
+    """A search of one trial at a time without Ray and training, recorded as a real one is."""
+
+    def __init__(self, spec: SearchSpec, path: Path) -> None:
+        self.spec, self.path = spec, path
+        RunDirectory.create(path, spec, ENV)
+        self.proposals: list[dict[str, Any]] = []
+        self.resume()
+
+    def resume(self) -> None:
+        run = RunDirectory(self.path)
+        history = read_history(run)
+        self.recorder = Recorder(run, self.spec, history.trials, history.epochs)
+        self.scheduler = EarlyStopping(self.spec, history.epochs)
+        end_what_was_done(self.recorder, self.scheduler)
+        history = replace(history, trials=list(self.recorder.trials.values()))
+        self.searcher = OptunaSearcher(self.spec, None, None, history, self.recorder.start)
+
+    def trial(self, cut_after: int | None = None) -> None:
+        """The next trial; `cut_after`: the search is killed after so many epochs of it."""
+        config = self.searcher.suggest("it")
+        number = config["trial"]
+        if number == len(self.proposals):
+            self.proposals.append(config)
+        assert config == self.proposals[number]
+        if config["trial"] % 5 == 3:
+            error = f"{NOT_FINITE} in epoch 1"
+            failure = {"epoch": 0, "val_accuracy": math.nan, "failure": error}
+            self.searcher.on_trial_complete("it", failure)
+            self.recorder.end(number, FAILED, error)
+            return
+        for epoch in range(1, EPOCHS + 1):
+            result = epoch_row(number, epoch, config["max_lr"])
+            stop = self.scheduler._stops(number, result)
+            if epoch == EPOCHS:
+                self.recorder.run.model_of(number).write_text("weights")
+            self.recorder.epoch(number, result)
+            if epoch == cut_after:
+                return
+            if stop or epoch == EPOCHS:
+                break
+            self.searcher.on_trial_result("it", result)
+        self.searcher.on_trial_complete("it", result)
+        self.recorder.end(number, ending(epoch, EPOCHS, None))
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, list[dict[str, Any]]]]:
+    found = {}
+    for sampler in SAMPLERS:
+        search = Search(search_spec(sampler), tmp_path_factory.mktemp(sampler) / "run")
+        for _ in range(14):
+            search.trial()
+        found[sampler] = search.proposals
+    return found
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+@settings(deadline=None, max_examples=8, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(st.integers(0, EPOCHS), min_size=14, max_size=14))
+def test_a_search_cut_off_anywhere_proposes_what_an_unbroken_one_does(
+    sampler: str,
+    unbroken: dict[str, list[dict[str, Any]]],
+    tmp_path_factory: pytest.TempPathFactory,
+    cuts: list[int],
+) -> None:
+    search = Search(search_spec(sampler), tmp_path_factory.mktemp("cut") / "run")
+    for cut in cuts:
+        if cut:
+            search.trial(cut_after=cut)
+            search.resume()
+        if len(search.proposals) < 14 or search.recorder.trials[13].state not in ENDED:
+            search.trial()
+    assert search.proposals[:14] == unbroken[sampler][: len(search.proposals)]
+    assert len(search.proposals) >= 10
+
+
+def test_a_history_is_what_was_recorded(tmp_path: Path) -> None:
+    search = Search(search_spec(), tmp_path / "run")
+    for _ in range(3):
+        search.trial()
+    search.trial(cut_after=None)
+    search.trial(cut_after=1)
+    history = read_history(RunDirectory(tmp_path / "run"))
+    assert [row.trial for row in history.trials] == [0, 1, 2, 3, 4]
+    assert (history.trials[3].state, history.trials[3].error) == (FAILED, f"{NOT_FINITE} in epoch 1")
+    assert history.trials[4].epochs == 1
+    assert history.trials[4].val_accuracy == history.epochs[-1]["val_accuracy"]
+    assert history.ended == 4
+    assert history.env == ENV
+    lines = (tmp_path / "run" / "trials.csv").read_text().splitlines(keepends=True)[1:5]
+    assert [row.line() for row in history.trials[:4]] == lines  # written back, they are the same to the last digit
+
+
+def test_a_run_that_cannot_be_continued_is_refused(tmp_path: Path) -> None:
+    search = Search(search_spec(), tmp_path / "run")
+    search.trial()
+    search.trial()
+    run = RunDirectory(tmp_path / "run")
+    lines = run.trials_csv.read_text().splitlines(keepends=True)
+    run.trials_csv.write_text(lines[0] + lines[2])
+    with pytest.raises(RecordError, match="lacks trial 0"):
+        read_history(run)
+    run.trials_csv.write_text("".join(lines))
+    run.env_json.unlink()
+    with pytest.raises(RecordError, match="does not say which images"):
+        read_history(run)
+    with pytest.raises(RecordError, match="cannot repair"):
+        read_history(RunDirectory(tmp_path / "nothing"))
+
+
+def test_what_ran_when_the_search_was_killed_is_proposed_first(tmp_path: Path) -> None:
+    search = Search(search_spec(), tmp_path / "run")
+    search.trial()
+    for name in "abc":
+        search.searcher.suggest(name)
+    search.recorder.close()
+    history = read_history(RunDirectory(tmp_path / "run"))
+    assert [row.state for row in history.trials][1:] == [INTERRUPTED] * 3
+    again = OptunaSearcher(search.spec, None, None, history)
+    assert [again.suggest(name)["trial"] for name in "abcd"] == [1, 2, 3, 4]
+    assert isinstance(history, History)

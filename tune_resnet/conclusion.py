@@ -1,0 +1,49 @@
+"""What a run ends with: the ranked table, what was found, and what to do next."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from rich.console import Console
+
+from tune_resnet.analysis import comparison_sentence, load_run, ranked_table, winner
+from tune_resnet.drawing import say
+from tune_resnet.records import BASELINE, ENDED, RunDirectory
+
+_TOP = 10  # trials in the table
+
+
+def conclude(run: RunDirectory, console: Console, started: float) -> bool:
+    """Prints what was found and what to do next, and notes the time taken; whether any trial has finished.
+
+    `started`: Unix time of the command, which may not have been the run's first.
+    """
+    frames = load_run(run.path)
+    ended = time.time()
+    seconds = frames.env.get("wall_seconds", 0.0) + ended - started
+    run.write_env({**frames.env, "ended_at": ended, "wall_seconds": seconds})
+    console.print()
+    console.print(ranked_table(frames, _TOP))
+    best = winner(frames)
+    say(console, f"\n{comparison_sentence(frames)}\n")
+    path = _relative(run.path)
+    commands = [f"run         {path}", f"look closer python -m tune_resnet.analysis {path}"]
+    planned = 1 if frames.env.get("kind") == BASELINE else frames.spec.search.num_samples
+    if frames.trials["state"].isin(ENDED).sum() < planned:
+        commands.append(f"go on       {resume_command(run)}")
+    if best is not None and not best["reference"]:
+        commands.append(f"prove it    python -m tune_resnet.search --confirm 5 --resume {path}")
+    if best is not None:
+        commands.append(f"use it      python -m tune_resnet.predict {path} IMAGE ...")
+    say(console, "\n".join(commands))
+    return best is not None
+
+
+def resume_command(run: RunDirectory) -> str:
+    """What continues a run."""
+    return f"python -m tune_resnet.search --resume {_relative(run.path)}"
+
+
+def _relative(path: Path) -> Path:
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path

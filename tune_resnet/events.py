@@ -1,0 +1,159 @@
+"""What Ray Tune reports of a search, passed on to its records and to whoever watches."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray import cloudpickle, tune
+from ray.exceptions import RayActorError
+from rich.console import Console
+
+from tune_resnet.progress import Progress
+from tune_resnet.recorder import Recorder
+from tune_resnet.records import EPOCH_COLUMNS, FAILED, ending
+from tune_resnet.text import duration, one_line
+
+
+class SearchEnd(tune.Stopper):  # type: ignore[misc]
+    """Ends the whole search at a deadline, when a signal has come, or when it cannot be recorded any more."""
+
+    def __init__(self, time_budget: float | None) -> None:
+        self.deadline = time.monotonic() + time_budget if time_budget else None
+        self.signal: int | None = None
+        self.error: Exception | None = None
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        return False
+
+    def stop_all(self) -> bool:
+        over = self.deadline is not None and time.monotonic() >= self.deadline
+        return over or self.signal is not None or self.error is not None
+
+
+@contextmanager
+def signals_to(end: SearchEnd, console: Console) -> Iterator[None]:
+    """The first SIGINT or SIGTERM ends the search in order; the second acts as it always does."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def on_signal(number: int, frame: Any) -> None:
+        end.signal = number
+        for each, handler in before.items():
+            signal.signal(each, handler)
+        console.print("Ending the search: running trials are stopped, results are kept. Once more to end at once.")
+
+    for number in before:
+        signal.signal(number, on_signal)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+class RecordEvents(tune.Callback):  # type: ignore[misc]
+    """Records results and endings, ends trials that hang, and the search where the disk fails.
+
+    Ray would count an error in here as one of the trial, so none may leave.
+
+    Args:
+        epoch_timeout: seconds after which a trial without a result is taken to hang.
+    """
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Nothing: Ray pickles it for a restore of its own, which this project does from the run directory instead."""
+        return {}
+
+    def __init__(self, recorder: Recorder, progress: Progress, end: SearchEnd, epoch_timeout: float) -> None:
+        self.recorder, self.progress, self.end = recorder, progress, end
+        self.epochs = recorder.spec.train.epochs
+        self.epoch_timeout = epoch_timeout
+        self.heard: dict[Any, float] = {}  # running trials: when they were heard of last
+        self.hung: set[Any] = set()
+        self.going_on: set[int] = set()  # trials with epochs on record, whose process has begun them again
+
+    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        self.heard[trial] = time.monotonic()
+        if self.recorder.trials[trial.config["trial"]].epochs:
+            self.going_on.add(trial.config["trial"])
+
+    def on_trial_result(
+        self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
+    ) -> None:
+        self.heard[trial] = time.monotonic()
+        number = trial.config["trial"]
+        if number in self.going_on:
+            self.going_on.remove(number)
+            self.progress.trial_goes_on(number, result["continued"])
+        if "failure" not in result:
+            row = {column: result[column] for column in EPOCH_COLUMNS if column in result}
+            with self._storage():
+                self.recorder.epoch(number, row, result["worker"])
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        result = trial.last_result
+        failure = result.get("failure")
+        self._ended(trial, ending(result.get("epoch", 0), self.epochs, failure), failure or "")
+
+    def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        self.heard.pop(trial, None)
+        if not self._ends_the_search(trial):
+            self.progress.trial_tried_again(trial.config["trial"], self._reason(trial))
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        if not self._ends_the_search(trial):
+            self._ended(trial, FAILED, self._reason(trial))
+
+    def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
+        """Kills the process of a trial that hangs; Ray then sees it fail."""
+        now = time.monotonic()
+        for trial, heard in list(self.heard.items()):
+            if now - heard > self.epoch_timeout and trial.temporary_state.ray_actor is not None:
+                self.hung.add(trial)
+                self.heard[trial] = now
+                ray.kill(trial.temporary_state.ray_actor)
+
+    def _ended(self, trial: Any, state: str, error: str) -> None:
+        self.heard.pop(trial, None)
+        number = trial.config["trial"]
+        with self._storage():
+            self.recorder.end(number, state, error)
+            self.progress.trial_ended(number)
+
+    @contextmanager
+    def _storage(self) -> Iterator[None]:
+        """What cannot be written ends the search."""
+        try:
+            yield
+        except OSError as error:
+            self.end.error = self.end.error or error
+
+    def _ends_the_search(self, trial: Any) -> bool:
+        """Whether a trial failed for want of a disk that works: so would the others, and none of them is to blame."""
+        cause = _cause(trial)
+        if isinstance(cause, OSError):
+            self.end.error = self.end.error or cause
+        return isinstance(cause, OSError)
+
+    def _reason(self, trial: Any) -> str:
+        """Why a trial failed, in a few words."""
+        if trial in self.hung:
+            self.hung.remove(trial)
+            return f"it hung: no epoch for {duration(self.epoch_timeout)}"
+        cause = _cause(trial)
+        if isinstance(cause, RayActorError):
+            return "its process died (killed, or out of memory)"
+        return cause if isinstance(cause, str) else one_line(f"{type(cause).__name__}: {cause}")
+
+
+def _cause(trial: Any) -> BaseException | str:
+    """What a trial failed of. Ray leaves the exception in files of this process's own session folder."""
+    if trial.pickled_error_file is None:  # it did not come from the trial's process, but from Ray or from us
+        return Path(trial.error_file).read_text().strip().rpartition("\n")[2]
+    error: BaseException = cloudpickle.loads(Path(trial.pickled_error_file).read_bytes())
+    return getattr(error, "cause", None) or error
