@@ -41,6 +41,7 @@ precision = "fp32"
 num_samples = {samples}
 sampler = "{sampler}"
 epoch_timeout = {epoch_timeout}
+max_retries = {max_retries}
 [scheduler]
 name = "{scheduler}"
 [resources]
@@ -80,14 +81,14 @@ class Broken:
     scheduler: str = "none"
     concurrent: int = 1
     epoch_timeout: float = 60.0
+    max_retries: int = 2
     faults: Sequence[tuple[str, int, int, int]] = ()  # in the trials' processes; see faulty_search.py
     injected: list[Injected] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
         self.path = self.folder / "it"
-        settings = {name: getattr(self, name) for name in ("samples", "epochs", "sampler", "scheduler", "concurrent")}
-        (self.folder / "spec.toml").write_text(SPEC.format(**settings, epoch_timeout=self.epoch_timeout))
+        (self.folder / "spec.toml").write_text(SPEC.format(**vars(self)))
         (self.folder / "faults.json").write_text(json.dumps(self.faults))
 
     def start(self, *arguments: str) -> subprocess.Popen[str]:

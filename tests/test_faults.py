@@ -47,37 +47,29 @@ def assert_like_unbroken(broken: Broken, tmp_path: Path) -> None:
 def test_a_search_that_is_killed_terminated_and_broken_ends_like_an_unbroken_one(
     tmp_path: Path, matrix: list[Injected]
 ) -> None:
-    faults = [("killed", 1, 5, 1), ("raises", 2, 2, 2)]
-    search = Broken(tmp_path / "broken", sampler="multifidelity", scheduler="asha", faults=faults)
-    code, _ = search.break_at("SIGKILL of the search", 8, 0.0, send(signal.SIGKILL))
+    faults = [("killed", 1, 5, 1), ("raises", 2, 2, 1)]
+    search = Broken(tmp_path / "broken", samples=4, epochs=8, sampler="multifidelity", scheduler="asha", faults=faults)
+    code, _ = search.break_at("SIGKILL of the search", 3, 0.0, send(signal.SIGKILL))
     assert code == -signal.SIGKILL
-    code, output = search.break_at("SIGTERM", 12, 0.0, send(signal.SIGTERM))
+    code, output = search.break_at("SIGTERM", 7, 0.0, send(signal.SIGTERM))
     assert code == 128 + signal.SIGTERM
     assert "go on       python -m tune_resnet.search --resume" in output
-    output = search.finish()
-    assert "goes on after epoch" in output
+    assert "goes on after epoch" in search.finish()
     assert_like_unbroken(search, tmp_path)
-    # extended, and nothing to do
-    rows = (search.path / "trials.csv").read_text().splitlines()
-    search.samples += 1
-    search.finish("--num-samples", str(search.samples))
-    assert (search.path / "trials.csv").read_text().splitlines()[: len(rows)] == rows
-    search.consistent()
-    assert "All 7 trials have ended" in search.finish()
     matrix += search.injected
 
 
 @pytest.mark.slow
 def test_a_trial_that_fails_again_and_again_fails_and_the_others_go_on(tmp_path: Path, matrix: list[Injected]) -> None:
     faults = [("killed", 1, 2, 9), ("raises", 2, 1, 9)]
-    search = Broken(tmp_path / "broken", samples=4, epochs=3, faults=faults)
+    search = Broken(tmp_path / "broken", samples=4, epochs=3, max_retries=1, faults=faults)
     output = search.finish()
     rows = table(search.path / "trials.csv")
     assert [row["state"] for row in rows] == [FINISHED, FAILED, FAILED, FINISHED]
     assert rows[1]["error"] == "its process died (killed, or out of memory)"
     assert rows[2]["error"] == "RuntimeError: the loop broke"
     assert rows[1]["epochs"] == "1"  # what was done stays on record
-    assert output.count("trial 1 is tried again") == output.count("trial 2 is tried again") == 2
+    assert output.count("trial 1 is tried again") == output.count("trial 2 is tried again") == 1
     matrix += [Injected(f"trial's process: {kind}, for ever", "epoch", survived=True) for kind, *_ in faults]
 
 
@@ -104,6 +96,19 @@ def test_searches_killed_at_random_moments(
     search.finish()
     assert_like_unbroken(search, tmp_path)
     matrix += search.injected
+
+
+@pytest.mark.faults
+def test_a_finished_search_is_extended_and_keeps_its_rows(tmp_path: Path) -> None:
+    search = Broken(tmp_path / "extended", samples=4, epochs=3, sampler="tpe")
+    search.finish()
+    rows, epochs = (search.path / "trials.csv").read_text(), (search.path / "epochs.csv").read_text()
+    assert "All 4 trials have ended" in search.finish()
+    search.samples = 7
+    search.finish("--num-samples", "7")
+    assert (search.path / "trials.csv").read_text().startswith(rows)
+    assert (search.path / "epochs.csv").read_text().startswith(epochs)
+    assert_like_unbroken(search, tmp_path)
 
 
 @pytest.mark.faults

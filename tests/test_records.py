@@ -345,6 +345,13 @@ def test_a_trial_that_goes_on_runs_again_and_keeps_what_it_had(recorder: Recorde
     assert (again.trials[0].epochs, again.trials[0].best_epoch) == (3, 2)
 
 
+def test_closing_removes_what_a_killed_process_was_writing(recorder: Recorder) -> None:
+    recorder.start(0, {})
+    (recorder.run.checkpoints / ".trial-00000.pt.77.tmp").write_bytes(b"half")
+    recorder.close()
+    assert list(recorder.run.checkpoints.iterdir()) == []
+
+
 def test_closing_twice_changes_nothing(recorder: Recorder) -> None:
     recorder.start(0, {})
     recorder.close()

@@ -94,6 +94,7 @@ class Recorder:
                 self._changed.add(row.trial)
         self._write()
         self._tidy()
+        self.run.remove_temporary_files()
 
     def _is_top(self, trial: int, accuracy: float) -> bool:
         """Whether an epoch's accuracy is the highest of its trial so far; notes it."""

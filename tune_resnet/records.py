@@ -183,10 +183,14 @@ class RunDirectory:
             whole = content.rfind(b"\n") + 1
             if whole < len(content):
                 os.truncate(self.epochs_csv, whole)
-            for leftover in (*self.path.glob(".*.tmp"), *self.path.glob("*/.*.tmp")):
-                shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+            self.remove_temporary_files()
         except OSError as error:
             raise RecordError(f"cannot repair {self.path}: {error.strerror}") from None
+
+    def remove_temporary_files(self) -> None:
+        """Deletes what writers that were killed have left."""
+        for leftover in (*self.path.glob(".*.tmp"), *self.checkpoints.glob(".*.tmp")):
+            shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
 
     def write_env(self, env: Mapping[str, Any]) -> None:
         write_whole(self.env_json, json.dumps(env, indent=2) + "\n")
