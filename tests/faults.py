@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -88,6 +89,7 @@ class Broken:
     def __post_init__(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
         self.path = self.folder / "it"
+        self.sessions = Path(tempfile.mkdtemp(prefix="ray-", dir="/tmp"))  # of Ray; a socket's path must be short
         (self.folder / "spec.toml").write_text(SPEC.format(**vars(self)))
         (self.folder / "faults.json").write_text(json.dumps(self.faults))
 
@@ -105,7 +107,7 @@ class Broken:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            env=os.environ | {"FAULTS": str(self.folder / "faults.json")},
+            env=os.environ | {"FAULTS": str(self.folder / "faults.json"), "RAY_TMPDIR": str(self.sessions)},
         )
 
     def epochs_done(self) -> int:
@@ -141,12 +143,27 @@ class Broken:
         before, process = self.record(), self.start(*arguments)
         output, errors = process.communicate(timeout=LONGEST)
         assert (process.returncode, errors) == (0, ""), output + errors
+        self.no_process_is_left()
+        assert list(self.sessions.iterdir()) == [], "a session of Ray is left"
         lost, changed = before.compared_with(self.record())
         for fault in self.injected:
             fault.survived = True
             fault.rows_lost += lost
             fault.rows_changed += changed
         return output
+
+    def no_process_is_left(self) -> None:
+        """Ray ends its processes; one of them notices only after a minute that the search was killed."""
+        deadline = time.monotonic() + 100
+        while left := [path.parent.name for path in Path("/proc").glob("[0-9]*/environ") if self._is_ours(path)]:
+            assert time.monotonic() < deadline, f"processes are left: {left}"
+            time.sleep(0.1)
+
+    def _is_ours(self, environ: Path) -> bool:
+        try:
+            return f"RAY_TMPDIR={self.sessions}".encode() in environ.read_bytes()
+        except OSError:  # it has just ended
+            return False
 
     def record(self) -> Record:
         if not self.path.exists():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import signal
 import subprocess
@@ -16,13 +17,12 @@ import ray
 import yaml
 from faults import FAULTS, Broken, Injected, table
 
-from tune_resnet.cluster import ray_cluster
 from tune_resnet.records import FINISHED
 
 CLUSTERS = Path(__file__).parent.parent / "experiments" / "cluster"
 
 
-LOOPBACK = "0100007F"  # as the kernel writes 127.0.0.1
+USE_RAY = "import os, tune_resnet.cluster as c\nwith c.ray_cluster(None): {}"
 
 
 def descendants(process: int) -> list[int]:
@@ -51,8 +51,15 @@ def listening_addresses(processes: list[int]) -> set[str]:
         for line in Path(f"/proc/net/{table_of}").read_text().splitlines()[1:]:
             cells = line.split()
             if cells[3] == "0A" and f"socket:[{cells[9]}]" in sockets:
-                found.add(cells[1].partition(":")[0])
+                found.add(address_of(cells[1].partition(":")[0]))
     return found
+
+
+def address_of(text: str) -> str:
+    """An address as the kernel writes it: words of four bytes, the last byte first."""
+    words = [bytes.fromhex(text[at : at + 8])[::-1] for at in range(0, len(text), 8)]
+    address = ipaddress.ip_address(b"".join(words))
+    return str(getattr(address, "ipv4_mapped", None) or address)
 
 
 @pytest.fixture
@@ -68,19 +75,20 @@ def sessions(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monke
 
 @pytest.mark.slow
 def test_a_local_ray_is_reached_from_this_machine_only_and_leaves_nothing(sessions: Path) -> None:
-    killed = [
-        sys.executable,
-        "-c",
-        "import os, tune_resnet.cluster as c\nwith c.ray_cluster(None): os.kill(os.getpid(), 9)",
-    ]
+    killed = [sys.executable, "-c", USE_RAY.format("os.kill(os.getpid(), 9)")]
     assert subprocess.run(killed, check=False).returncode == -signal.SIGKILL
     (left,) = sessions.iterdir()
     before = set(os.listdir("/dev/shm"))
-    with ray_cluster(None):
+    waiting = [sys.executable, "-c", USE_RAY.format("print(flush=True), input()")]
+    with subprocess.Popen(waiting, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
         assert not left.exists()  # what the killed process left is gone
-        assert listening_addresses([os.getpid(), *descendants(os.getpid())]) == {LOOPBACK}
+        started = descendants(process.pid)
+        assert listening_addresses([process.pid, *started]) == {"127.0.0.1"}
+        process.communicate("\n")
     deadline = time.monotonic() + 20
-    while descendants(os.getpid()):
+    while any(Path(f"/proc/{number}").exists() for number in started):
         assert time.monotonic() < deadline, "a process is left"
         time.sleep(0.1)
     assert set(os.listdir("/dev/shm")) <= before

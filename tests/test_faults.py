@@ -13,10 +13,11 @@ import random
 import shutil
 import signal
 import sqlite3
+import statistics
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -338,3 +339,31 @@ def test_a_baseline_that_is_killed_ends_like_an_unbroken_one(tmp_path: Path, mat
     assert broken.figures() == unbroken.figures()
     assert json.loads((broken.path / "env.json").read_text())["kind"] == "baseline"
     matrix += broken.injected
+
+
+@pytest.mark.faults
+def test_a_hundred_trials_in_one_process_take_no_more_memory_than_twenty(tmp_path: Path) -> None:
+    search = Broken(tmp_path / "it", samples=100, epochs=2)
+    process = search.start()
+    taken: list[int] = []  # private bytes of the trials' process, after each trial from the 20th on
+    while process.poll() is None:
+        rows = table(search.path / "trials.csv") if (search.path / "trials.csv").exists() else []
+        ended = [row for row in rows if row["state"] == FINISHED]
+        if len(ended) >= 20:
+            with suppress(OSError):  # it ends before the search does
+                resident, shared = Path(f"/proc/{worker_of(ended)}/statm").read_text().split()[1:3]
+                taken.append(int(resident) - int(shared))
+        time.sleep(0.05)
+    output, errors = process.communicate()
+    assert (process.returncode, errors) == (0, ""), output + errors
+    assert len({row["worker"] for row in table(search.path / "trials.csv")}) == 1
+    assert len(taken) > 20
+    fifth = len(taken) // 5
+    assert statistics.median(taken[-fifth:]) <= 1.05 * statistics.median(taken[:fifth])
+    search.no_process_is_left()
+    search.consistent()
+
+
+def worker_of(rows: list[dict[str, str]]) -> str:
+    """The process id of the trials' process."""
+    return rows[-1]["worker"].rpartition(":")[2]

@@ -52,7 +52,7 @@ NOT_AT_IMPORT = {
     "data": {"torch", "torchvision"},
     "options": HEAVY,
     "search": HEAVY,
-    "cluster": HEAVY - {"ray"},  # Ray starts while the rest is being imported
+    "cluster": HEAVY,
     "sampler": {"scipy", "sklearn"},
 }
 

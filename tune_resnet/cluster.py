@@ -11,8 +11,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 
-import ray
-
 from tune_resnet.errors import UserError
 from tune_resnet.text import one_line
 
@@ -22,7 +20,6 @@ _RAY_SETTINGS = {
     "RAY_AIR_NEW_OUTPUT": "0",  # no output of Ray's own
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # Ray's default of 2.6x on, and silences its warning
 }
-_LOOPBACK = "127.0.0.1"  # nobody else can reach Ray's ports
 _FOLDER, _LOCK = "tune_resnet-", "in-use"  # of a session
 
 
@@ -30,13 +27,23 @@ class ClusterError(UserError):
     """Ray could not be started or joined."""
 
 
+def set_ray_up(address: str | None) -> None:
+    """Settings that Ray reads when it is imported for the first time, in this process and those it starts."""
+    os.environ.update(_RAY_SETTINGS)
+    if address is None:
+        # On systems where this is off by default, a Ray that is to be alone listens on the loopback only.
+        os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
+
+
 @contextmanager
 def ray_cluster(address: str | None) -> Iterator[None]:
     """Ray for the time of the block: a local one, of which nothing stays, or the cluster at `address`."""
-    os.environ.update(_RAY_SETTINGS)
+    set_ray_up(address)
+    import ray
+
     logging.getLogger("ray").setLevel(logging.CRITICAL)  # what fails is said by our own lines
     with nullcontext() if address else _session_folder() as folder:
-        local = {} if address else {"include_dashboard": False, "_temp_dir": str(folder), "_node_ip_address": _LOOPBACK}
+        local = {} if address else {"include_dashboard": False, "_temp_dir": str(folder)}
         try:
             ray.init(address=address or "local", logging_level=logging.CRITICAL, log_to_driver=False, **local)
         except (ConnectionError, RuntimeError, ValueError) as error:

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.text import Text
 
+from tune_resnet.cluster import set_ray_up
 from tune_resnet.errors import UserError
 from tune_resnet.options import Options, parse_options
 from tune_resnet.text import printable
@@ -52,6 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     try:
         options = parse_options(sys.argv[1:] if arguments is None else arguments)
+        set_ray_up(options.address)
         with ExitStack() as stack:
             command = _Command(options, console, started, stack)
             if options.resume and options.confirm:
