@@ -107,7 +107,7 @@ class Broken:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            env=os.environ | {"FAULTS": str(self.folder / "faults.json"), "RAY_TMPDIR": str(self.sessions)},
+            env=os.environ | {"RAY_TMPDIR": str(self.sessions)},
         )
 
     def epochs_done(self) -> int:

@@ -1,7 +1,7 @@
-"""`python -m tune_resnet.search`, but with a trial that fails where the file FAULTS says: what test_faults.py runs.
+"""`python -m tune_resnet.search`, but with a trial that fails where faults.json says: what test_faults.py runs.
 
-FAULTS names a JSON file: a list of [kind, trial, epoch, times]. Before that epoch of that trial begins, and so many
-times in all, the fault happens in the trial's process. Every epoch is saved.
+That file lies beside the run directory and holds a list of [kind, trial, epoch, times]. Before that epoch of that trial
+begins, and so many times in all, the fault happens in the trial's process. Every epoch is saved.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import signal
 import sys
 import time
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from tune_resnet import checkpoint, search, tuning
@@ -20,14 +19,14 @@ from tune_resnet.trainable import TrialTrainable
 
 
 class FaultyTrainable(TrialTrainable):
-    """Counts its faults in files beside FAULTS, as its process may not outlive them."""
+    """Counts its faults in files beside the run directory, as its process may not outlive them."""
 
     def setup(self, config: dict[str, Any], **arguments: Any) -> None:
         checkpoint.LOSS_SECONDS = 0.0
         super().setup(config, **arguments)
 
     def step(self) -> dict[str, Any]:
-        path = Path(os.environ["FAULTS"])
+        path = self.directory.path.with_name("faults.json")
         for kind, trial, epoch, times in json.loads(path.read_text()):
             if (trial, epoch) == (self.config["trial"], self.training.epochs_done + 1) and self.saved is None:
                 count = path.with_name(f"{kind}-{trial}-{epoch}")
@@ -56,4 +55,6 @@ def happen(kind: str) -> None:
 if __name__ == "__main__":
     checkpoint.LOSS_SECONDS = 0.0  # of a baseline, which trains in this process
     tuning.run_search = partial(tuning.run_search, trainable=FaultyTrainable)
-    sys.exit(search.main())
+    code = search.main()
+    sys.stdout.flush()
+    os._exit(code)

@@ -126,7 +126,7 @@ def test_searches_ended_by_signals_at_random_moments(tmp_path: Path, matrix: lis
                 os.kill(process, number)
 
         code, _ = search.break_at(f"{number.name}{', twice' * twice}", epochs, seconds, end)
-        assert code == 128 + number
+        assert code in (128 + number, -number)  # the second may come where Python has no say any more
     search.finish()
     assert_like_unbroken(search, tmp_path)
     matrix += search.injected

@@ -155,5 +155,8 @@ def _cause(trial: Any) -> BaseException | str:
     """What a trial failed of. Ray leaves the exception in files of this process's own session folder."""
     if trial.pickled_error_file is None:  # it did not come from the trial's process, but from Ray or from us
         return Path(trial.error_file).read_text().strip().rpartition("\n")[2]
-    error: BaseException = cloudpickle.loads(Path(trial.pickled_error_file).read_bytes())
+    try:
+        error: BaseException = cloudpickle.loads(Path(trial.pickled_error_file).read_bytes())
+    except Exception as damaged:  # Ray could not write it whole, or it holds what cannot be made here
+        return f"unknown, as its exception cannot be read ({type(damaged).__name__})"
     return getattr(error, "cause", None) or error

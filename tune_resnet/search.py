@@ -5,16 +5,18 @@ Only light modules are imported before the command line is known to be right.
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import time
+import warnings
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.text import Text
@@ -50,11 +52,40 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line; the exit code: 0 done, 1 failed, 2 bad input, 128 + n ended by signal n."""
     started = time.time()
     console = Console(width=None if sys.stdout.isatty() else _PIPE_WIDTH, highlight=False, markup=False)
-    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    received = _listen_for_signals()
     try:
-        options = parse_options(sys.argv[1:] if arguments is None else arguments)
+        code = _run(sys.argv[1:] if arguments is None else arguments, console, started)
+    except KeyboardInterrupt:
+        code = 128 + signal.SIGINT
+    except SystemExit as end:
+        if not received and end.code != signal.SIGTERM:  # as Ray itself ends while it starts
+            raise
+        code = 128 + signal.SIGTERM
+    return 128 + received[0] if received else code
+
+
+def _listen_for_signals() -> list[int]:
+    """A list of the signals that will have told the command to end: the exceptions they raise may be swallowed on their
+    way by what they interrupt."""
+    received: list[int] = []
+
+    def on_signal(number: int, frame: Any) -> None:
+        received.append(number)
+        raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(128 + number)
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, on_signal)
+    return received
+
+
+def _run(arguments: Sequence[str], console: Console, started: float) -> int:
+    """The command line's exit code, errors included."""
+    try:
+        options = parse_options(arguments)
         set_ray_up(options.address)
         with ExitStack() as stack:
+            stack.enter_context(warnings.catch_warnings())
+            warnings.showwarning = lambda message, *rest, **more: _say(console, [f"warning: {message}"])
             command = _Command(options, console, started, stack)
             if options.resume and options.confirm:
                 return _confirm_ended(options.resume, options.confirm, command)
@@ -66,8 +97,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OSError as error:
         print(f"error: {printable(error)}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
-        return 128 + signal.SIGINT
 
 
 def _is_baseline(path: Path, command: _Command) -> bool:
@@ -254,4 +283,7 @@ def _say(console: Console, lines: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    exit_code = main()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(exit_code)  # at once: a thread may be in the middle of imports that nobody waits for any more

@@ -90,7 +90,10 @@ def run_search(
         end.error = end.error or error
     if end.error:
         reason = getattr(end.error, "strerror", None) or one_line(str(end.error).strip().rpartition("\n")[2])
-        raise SearchError(f"the search of {run.path} has ended: {reason}")
+        again = f"python -m tune_resnet.search --resume {run.path}"
+        raise SearchError(
+            f"the search has ended: {reason}. What is recorded stays; once that is mended, go on: {again}"
+        )
     return end.signal
 
 
