@@ -86,8 +86,10 @@ def run_search(
             searcher.close()
             with suppress(OSError):  # the same that has ended the search; a trial left running is one to continue
                 recorder.close()
-    except (OSError, TuneError, RayError) as error:
-        end.error = end.error or error
+    except Exception as error:
+        if end.error is None and not isinstance(error, (OSError, TuneError, RayError)):
+            raise
+        end.error = end.error or error  # after a full disk, say, Ray stumbles over files that it could not write whole
     if end.error:
         reason = getattr(end.error, "strerror", None) or one_line(str(end.error).strip().rpartition("\n")[2])
         again = f"python -m tune_resnet.search --resume {run.path}"
