@@ -146,9 +146,9 @@ def test_a_running_trial_is_known_from_its_epochs(build: Build) -> None:
     assert trials["best_epoch"].dtype == "int64"
 
 
-def test_a_resumed_trial_counts_a_repeated_epoch_once(build: Build) -> None:
+def test_of_an_epoch_recorded_twice_the_later_row_counts(build: Build) -> None:
     build.trial([0.5, 0.6], RUNNING)
-    build.recorder.epoch(0, {"epoch": 2, "seconds": 7.0, "val_accuracy": 0.65})
+    build.directory.append_epoch({"trial": 0, "epoch": 2, "seconds": 7.0, "val_accuracy": 0.65})
     frames = build.load()
     assert frames.epochs[["epoch", "val_accuracy"]].to_numpy().tolist() == [[1, 0.5], [2, 0.65]]
     assert frames.trials.loc[0, "seconds"] == 7.5

@@ -96,6 +96,7 @@ def test_searches_killed_at_random_moments(
         search.break_at("SIGKILL of the search", epochs, seconds, send(signal.SIGKILL))
     search.finish()
     assert_like_unbroken(search, tmp_path)
+    search.no_process_is_left()
     matrix += search.injected
 
 

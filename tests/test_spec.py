@@ -198,6 +198,8 @@ LIMITS: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
     "train.seed": ((0, SEED), (-1, SEED + 1)),
     "search.num_samples": ((1, 1_000_000), (0, 1_000_001)),
     "search.time_budget": ((TINY, 1e308), (0, -60)),
+    "search.max_retries": ((0, 1000), (-1, 1001)),
+    "search.epoch_timeout": ((TINY, 1e308), (0, -60)),
     "scheduler.grace_epochs": ((1, 2**63 - 1), (0,)),
     "scheduler.reduction_factor": ((1.0000001, 1000), (1, 0, 1000.1)),
     "scheduler.margin": ((0, 1e308), (-0.01,)),

@@ -94,7 +94,7 @@ def search_spec(sampler: str) -> SearchSpec:
     )
 
 
-def our_search(sampler: str, path: Path) -> list[float]:
+def our_search(sampler: str, path: Path, concurrent: int = CONCURRENT) -> list[float]:
     """A search of this project; the times of its reports."""
     spec = search_spec(sampler)
     data_spec = DataSpec(dataset="digits", limit_train=200)
@@ -105,7 +105,7 @@ def our_search(sampler: str, path: Path) -> list[float]:
         epochs=EPOCHS,
         rungs=rung_epochs(spec.scheduler, EPOCHS),
         epochs_expected=2.5 * TRIALS,
-        concurrency=CONCURRENT,
+        concurrency=concurrent,
         device_name="none",
         seconds_per_epoch=0.01,
         train_images=len(data.train),
@@ -178,11 +178,11 @@ def memory_watched(every: float = 0.25) -> Iterator[list[tuple[float, float]]]:
         thread.join()
 
 
-def cost_of(search: Callable[[str, Path], list[float]], what: str) -> Cost:
-    """Runs a search to its end in this process."""
+def cost_of(search: Callable[[str, Path], list[float]], what: str, address: str | None = None) -> Cost:
+    """Runs a search to its end in this process, on the cluster at `address` or a local one."""
     path = Path(tempfile.mkdtemp(prefix="scale-"))
     try:
-        with ray_cluster(None), memory_watched() as memory:
+        with ray_cluster(address), memory_watched() as memory:
             before, started = resource.getrusage(resource.RUSAGE_SELF), time.time()
             reported = search(what, path / "run")
             wall, after = time.time() - started, resource.getrusage(resource.RUSAGE_SELF)
