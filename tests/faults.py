@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -83,6 +83,7 @@ class Broken:
     concurrent: int = 1
     epoch_timeout: float = 60.0
     max_retries: int = 2
+    environment: Mapping[str, str] = field(default_factory=dict)  # of the command
     faults: Sequence[tuple[str, int, int, int]] = ()  # in the trials' processes; see faulty_search.py
     injected: list[Injected] = field(default_factory=list)
 
@@ -107,7 +108,7 @@ class Broken:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            env=os.environ | {"RAY_TMPDIR": str(self.sessions)},
+            env=os.environ | {"RAY_TMPDIR": str(self.sessions)} | self.environment,
         )
 
     def epochs_done(self) -> int:

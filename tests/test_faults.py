@@ -200,6 +200,18 @@ def test_what_happens_in_the_trials_processes(tmp_path: Path, matrix: list[Injec
 
 
 @pytest.mark.faults
+def test_processes_that_ray_ends_when_memory_runs_out(tmp_path: Path, matrix: list[Injected]) -> None:
+    # Ray takes the memory for full, and looks every 25 s.
+    low = {"RAY_memory_usage_threshold": "0.01", "RAY_memory_monitor_refresh_ms": "25000"}
+    search = Broken(tmp_path / "broken", samples=4, epochs=150, environment=low)
+    output = search.finish()
+    ended = output.count("is tried again (Ray ended its process, as memory ran out)")
+    assert ended >= 1
+    assert_like_unbroken(search, tmp_path)
+    matrix += [Injected("trial's process: memory of the machine full", "25 s", survived=True)] * ended
+
+
+@pytest.mark.faults
 def test_a_full_disk_ends_the_search_which_then_goes_on(tmp_path: Path, matrix: list[Injected]) -> None:
     search = Broken(tmp_path / "broken", samples=3, epochs=6, faults=[("disk full", 0, 4, 1), ("disk full", 2, 2, 1)])
     for _ in search.faults:

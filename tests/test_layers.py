@@ -14,8 +14,9 @@ import tune_resnet
 
 # highest first: a module imports only from lines below its own
 LAYERS = (
-    ("report", "predict", "search"),
-    ("confirm",),  # search starts it, and imports it only then
+    ("report", "predict", "search", "api"),
+    ("command",),
+    ("confirm",),  # a command starts it, and imports it only then
     ("tuning", "baseline", "conclusion"),
     ("events",),
     ("progress", "analysis"),
@@ -52,6 +53,7 @@ NOT_AT_IMPORT = {
     "data": {"torch", "torchvision"},
     "options": HEAVY,
     "search": HEAVY,
+    "command": HEAVY,
     "cluster": HEAVY,
     "sampler": {"scipy", "sklearn"},
 }
@@ -162,11 +164,11 @@ PREPARE = """
 import sys
 from tune_resnet.data import load_dataset, search_split
 from tune_resnet.options import parse_options
-from tune_resnet.search import _Command, _prepare
+from tune_resnet.command import Command, _prepare
 
 options = parse_options(["--dataset", "digits", "--limit-train", "200", "--width", "4", "--device", "cpu"])
 dataset = load_dataset(options.spec.data)
-_prepare(_Command(options, None, 0.0, None), dataset, search_split(dataset, options.spec.data))
+_prepare(Command(options, None, 0.0, None), dataset, search_split(dataset, options.spec.data))
 print("loaded", *sorted({"ray", "torch", "optuna", "scipy", "sklearn", "torchvision"} & set(sys.modules)))
 """
 

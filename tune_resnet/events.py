@@ -146,6 +146,8 @@ class RecordEvents(tune.Callback):  # type: ignore[misc]
             self.hung.remove(trial)
             return f"it hung: no epoch for {duration(self.epoch_timeout)}"
         cause = _cause(trial)
+        if "out of memory issue" in str(cause):  # Ray's words
+            return "Ray ended its process, as memory ran out"
         if isinstance(cause, RayActorError):
             return "its process died (killed, or out of memory)"
         return cause if isinstance(cause, str) else one_line(f"{type(cause).__name__}: {cause}")

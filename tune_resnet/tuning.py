@@ -7,8 +7,9 @@ from dataclasses import replace
 from typing import Any
 
 from ray import tune
-from ray.exceptions import RayError
-from ray.tune.error import TuneError
+from ray.air.execution._internal import actor_manager
+from ray.exceptions import OutOfMemoryError, RayActorError
+from ray.tune.execution import tune_controller
 from ray.tune.logger import TBXLoggerCallback
 from rich.console import Console
 
@@ -25,6 +26,11 @@ from tune_resnet.searcher import OptunaSearcher
 from tune_resnet.text import one_line
 from tune_resnet.trainable import TrialTrainable
 from tune_resnet.warm_start import WarmStart
+
+# A process that Ray ends for want of memory is a failed trial like any other that dies. Ray Tune 2.60 does not expect
+# its exception, and would end the whole search.
+for module in (actor_manager, tune_controller):
+    module.RayActorError = (RayActorError, OutOfMemoryError)
 
 
 def run_search(
@@ -86,16 +92,15 @@ def run_search(
             searcher.close()
             with suppress(OSError):  # the same that has ended the search; a trial left running is one to continue
                 recorder.close()
-    except Exception as error:
-        if end.error is None and not isinstance(error, (OSError, TuneError, RayError)):
-            raise
-        end.error = end.error or error  # after a full disk, say, Ray stumbles over files that it could not write whole
+    except (
+        Exception
+    ) as error:  # Ray's are of any kind; after a full disk, say, it stumbles over files that are not whole
+        end.error = end.error or error
     if end.error:
         reason = getattr(end.error, "strerror", None) or one_line(str(end.error).strip().rpartition("\n")[2])
         again = f"python -m tune_resnet.search --resume {run.path}"
-        raise SearchError(
-            f"the search has ended: {reason}. What is recorded stays; once that is mended, go on: {again}"
-        )
+        message = f"the search has ended: {reason}. What is recorded stays; once that is mended, go on: {again}"
+        raise SearchError(message) from end.error
     return end.signal
 
 

@@ -1,0 +1,244 @@
+"""One command, from its options to a run directory that says what was found.
+
+Only light modules are imported before they are needed, so that a wrong command line is answered at once.
+"""
+
+from __future__ import annotations
+
+import signal
+import warnings
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.text import Text
+
+from tune_resnet.cluster import set_ray_up
+from tune_resnet.options import Options
+
+if TYPE_CHECKING:
+    from tune_resnet.data import Dataset, Split
+    from tune_resnet.history import History
+    from tune_resnet.outlook import Outlook, Speed
+    from tune_resnet.records import RunDirectory
+    from tune_resnet.warm_start import WarmStart
+
+
+@dataclass
+class Command:
+    """One command, as far as it has come. `run`: from where there is one; with `history`, one that is resumed."""
+
+    options: Options
+    console: Console
+    started: float  # Unix time
+    stack: ExitStack  # closed at the command's end
+    run: RunDirectory | None = None
+    history: History | None = None
+    exit_code: int = 0
+
+
+def run_options(options: Options, console: Console, started: float) -> Command:
+    """Runs what a command line asked for, from `started` (Unix time) on; the command with its exit code.
+
+    Raises:
+        UserError: something only the user can mend.
+    """
+    set_ray_up(options.address)
+    with ExitStack() as stack:
+        stack.enter_context(warnings.catch_warnings())
+        warnings.showwarning = lambda message, *rest, **more: _say(console, [f"warning: {message}"])
+        command = Command(options, console, started, stack)
+        if options.resume and options.confirm:
+            command.exit_code = _confirm_ended(options.resume, options.confirm, command)
+        else:
+            baseline = _is_baseline(options.resume, command) if options.resume else options.baseline
+            command.exit_code = _baseline(command) if baseline else _search(command)
+    return command
+
+
+def _is_baseline(path: Path, command: Command) -> bool:
+    """Takes hold of the run that is to be resumed; whether it is a baseline."""
+    from tune_resnet.records import BASELINE, RunDirectory
+
+    command.run = RunDirectory(path.resolve())
+    command.stack.enter_context(command.run.lock())
+    from tune_resnet.history import read_history
+
+    command.history = read_history(command.run)
+    return command.history.env.get("kind") == BASELINE
+
+
+def _search(command: Command) -> int:
+    options, console, history = command.options, command.console, command.history
+    path = _free_path(options)
+    # Before Ray: where there are no data, the message comes at once.
+    dataset = _images(command)
+    from tune_resnet.data import search_split
+
+    split = search_split(dataset, options.spec.data)
+    ended = history.ended if history else 0
+    if command.run and ended >= options.spec.search.num_samples:
+        _say(console, [f"All {ended} trials have ended; --num-samples N adds more, where N is larger."])
+        return _concluded(command.run, command, None)
+
+    with ExitStack() as ray:
+        with console.status("starting Ray and timing a few steps"):
+            from tune_resnet.cluster import ray_cluster
+
+            meanwhile = ThreadPoolExecutor(1).submit(_prepare, command, dataset, split)
+            ray.enter_context(ray_cluster(options.address))
+            warm, speed = meanwhile.result()
+            from tune_resnet.plan import make_plan
+
+            plan = make_plan(options.spec, split, speed, ended=ended, growing=options.address is not None)
+        _say(console, plan.lines())
+        if options.warm_start:
+            known, first = len(warm.trials), len(warm.configurations)
+            _say(console, [f"warm start  {known} trials known, {first} configurations to try first"])
+        if options.dry_run:
+            return 0
+        from tune_resnet.tuning import run_search
+
+        run = _open(path, plan, dataset, command)
+        if options.warm_start:
+            warm.write(run.warm_start_json)
+        ended_by = run_search(plan, split, run, warm, console, history=history)
+    code = _concluded(run, command, ended_by)
+    if code or options.confirm is None:
+        return code
+    from tune_resnet.confirm import confirm
+
+    return confirm(run.path, plan.spec, dataset, options.confirm, options.address, console)
+
+
+def _images(command: Command) -> Dataset:
+    """The images; RecordError where a run that is resumed was about others, ConfirmError where none are left to judge
+    on."""
+    from tune_resnet.data import load_dataset
+    from tune_resnet.records import RecordError
+
+    dataset = load_dataset(command.options.spec.data)
+    if command.history and command.history.env["dataset_fingerprint"] != dataset.fingerprint:
+        raise RecordError(f"the images are not those of {command.options.resume} (env.json: dataset_fingerprint)")
+    if command.options.confirm:
+        from tune_resnet.confirm import judging_images
+
+        judging_images(dataset)  # complains now, not after hours of searching
+    return dataset
+
+
+def _prepare(command: Command, dataset: Dataset, split: Split) -> tuple[WarmStart, Speed | None]:
+    """What takes seconds and needs no Ray, to be done while Ray starts: most imports, what earlier runs give, and the
+    pace of a trial where trials are going to run on this machine's CPU.
+
+    It must not import Ray's modules: Ray does so itself meanwhile, and two threads that import the same circle of
+    modules can see a half of one.
+    """
+    import torch
+
+    from tune_resnet.outlook import measure_here
+    from tune_resnet.warm_start import WarmStart, warm_start
+
+    options = command.options
+    if command.run:
+        warm = WarmStart.read(command.run.warm_start_json, options.spec)
+    else:
+        warm = warm_start(options.warm_start, options.spec, dataset.fingerprint)
+    elsewhere = options.address or options.spec.resources.device == "cuda" or torch.cuda.is_available()
+    return warm, None if elsewhere else measure_here(options.spec, split)
+
+
+def _confirm_ended(path: Path, count: int, command: Command) -> int:
+    """Confirms a run that has ended."""
+    from tune_resnet.data import load_dataset
+
+    options = command.options
+    dataset = load_dataset(options.spec.data)
+    from tune_resnet.confirm import confirm
+
+    return confirm(path, options.spec, dataset, count, options.address, command.console)
+
+
+def _baseline(command: Command) -> int:
+    options, console = command.options, command.console
+    path = _free_path(options)
+    dataset = _images(command)
+
+    with console.status("timing a few steps"):
+        from tune_resnet.baseline import plan_baseline, run_baseline
+
+        plan = plan_baseline(options.spec, dataset)
+    _say(console, plan.lines())
+    if options.dry_run:
+        return 0
+    run = _open(path, plan, dataset, command)
+    ended_by = None
+    try:
+        run_baseline(plan, dataset, run, console, command.history)
+    except (KeyboardInterrupt, SystemExit) as end:
+        ended_by = signal.SIGINT if isinstance(end, KeyboardInterrupt) else signal.SIGTERM
+    return _concluded(run, command, ended_by)
+
+
+def _free_path(options: Options) -> Path:
+    """Where the run directory is, or is going to be; RecordError where there is something else already."""
+    from tune_resnet.records import RecordError
+
+    if options.resume:
+        return options.resume
+    spec = options.spec
+    path = options.runs_dir / (spec.search.name or f"{spec.data.dataset}-{datetime.now():%Y%m%d-%H%M%S}")
+    if path.exists():
+        raise RecordError(f"{path} exists already: choose another --name, or --resume {path}")
+    return path
+
+
+def _open(path: Path, plan: Outlook, dataset: Dataset, command: Command) -> RunDirectory:
+    """The run directory, with what is known before the first trial; for this command alone."""
+    from tune_resnet.environment import describe_environment
+    from tune_resnet.records import BASELINE, SEARCH, RunDirectory, write_whole
+
+    here = describe_environment()
+    if command.run and command.history:
+        env = command.history.env
+        resumed = {"started_at": command.started, "git_commit": here["git_commit"], "command": here["command"]}
+        command.run.write_env({**env, "resumed": [*env.get("resumed", []), resumed]})
+        write_whole(command.run.spec_toml, plan.spec.to_toml())
+        return command.run
+    env = {
+        **here,
+        "kind": BASELINE if command.options.baseline else SEARCH,
+        "device": plan.spec.resources.device,
+        "device_name": plan.device_name,
+        "precision": plan.spec.train.precision,
+        "concurrency": plan.concurrency,
+        "dataset": dataset.name,
+        "dataset_fingerprint": dataset.fingerprint,
+        "train_images": plan.train_images,
+        "held_out": plan.held_out,
+        "held_out_images": plan.held_out_images,
+        "started_at": command.started,
+    }
+    command.run = RunDirectory.create(path, plan.spec, env)
+    command.stack.enter_context(command.run.lock())
+    return command.run
+
+
+def _concluded(run: RunDirectory, command: Command, ended_by: int | None) -> int:
+    """Prints what was found and what to do next; the exit code."""
+    from tune_resnet.conclusion import conclude
+
+    found = conclude(run, command.console, command.started)
+    if ended_by is not None:
+        return 128 + ended_by
+    return 0 if found else 1
+
+
+def _say(console: Console, lines: Sequence[str]) -> None:
+    for line in lines:
+        console.print(Text(line), soft_wrap=True)
