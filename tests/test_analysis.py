@@ -212,8 +212,14 @@ def change(name: str, old: str, new: str) -> Damage:
         (change("epochs.csv", "\n0,2,0.1", "\n0,2,-0.1"), "epochs.csv line 3: lr is '-0.1', not between 0 and"),
         (change("epochs.csv", "\n0,2,0.1", "\n0,2,inf"), "epochs.csv line 3: lr is 'inf', not between 0 and"),
         (change("epochs.csv", "\n0,2,", "\n0,10001,"), "epochs.csv line 3: epoch is '10001', not between 0 and 10000"),
-        (change("trials.csv", "\n1,finished", "\n1000000,finished"), "line 3: trial is '1000000', not between 0 and 99"),
-        (lambda run: run.write_env({"wall_seconds": "9"}), "env.json: wall_seconds must be a number of seconds, is '9'"),
+        (
+            change("trials.csv", "\n1,finished", "\n1000000,finished"),
+            "line 3: trial is '1000000', not between 0 and 99",
+        ),
+        (
+            lambda run: run.write_env({"wall_seconds": "9"}),
+            "env.json: wall_seconds must be a number of seconds, is '9'",
+        ),
         (lambda run: run.write_env({"wall_seconds": -1}), "env.json: wall_seconds must be a number of seconds, is -1"),
         (lambda run: run.write_env({"resumed": 1}), "env.json: resumed must be a list, is 1"),
         (lambda run: run.write_env({"dataset_fingerprint": 1}), "env.json: dataset_fingerprint must be a string, is 1"),
