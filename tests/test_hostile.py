@@ -17,6 +17,7 @@ import shutil
 import signal
 import struct
 import subprocess
+import tempfile
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -340,10 +341,10 @@ def readers(training: TrainingRun, photo: Path) -> dict[str, list[Reader]]:
 def read_with(source: Path, change: Callable[[Path], object], readers: Sequence[Reader], folder: Path) -> None:
     """The answers of the readers to a run after a change, each with a copy of its own."""
     for read in readers:
-        run = Path(shutil.copytree(source, folder / "run"))
-        change(run)
-        answer(partial(read, run))
-        shutil.rmtree(run)
+        with tempfile.TemporaryDirectory(dir=folder) as place:
+            run = Path(shutil.copytree(source, Path(place) / "run"))
+            change(run)
+            answer(partial(read, run))
 
 
 def put(name: str, content: bytes) -> Callable[[Path], object]:
@@ -454,6 +455,25 @@ def test_anything_may_be_in_the_place_of_a_file_or_folder(
     everyone = {**readers, "best": readers[MODEL] + [resume], "checkpoints": [*readers[CHECKPOINT], resume]}
     for name, read in {**everyone, ".lock": [resume], "ray": [resume]}.items():
         read_with(good, lambda run, name=name: in_place(entry)(run / name), read, tmp_path)  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("name", [".lock", *TEXTS, "study.db", "checkpoints", "best", "ray", "elsewhere"])
+def test_nothing_outside_of_a_run_is_written(name: str, good: Path, tmp_path: Path) -> None:
+    run, outside = Path(shutil.copytree(good, tmp_path / "run")), tmp_path / "outside"
+    (run / name).rename(outside) if (run / name).exists() else outside.mkdir()
+    if outside.is_dir():
+        for file in (".bashrc.1.tmp", "trial-00000.pt"):
+            (outside / file).write_text("mine")
+    else:
+        outside.write_bytes(outside.read_bytes() + b" ")
+    before = tree_of(outside)
+    (run / name).symlink_to(outside)
+    answer(partial(resume, run, study=True))
+    assert tree_of(outside) == before
+
+
+def tree_of(path: Path) -> dict[Path, bytes]:
+    return {file: file.read_bytes() for file in (path, *path.rglob("*")) if file.is_file()}
 
 
 class Bomb:
