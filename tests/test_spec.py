@@ -37,7 +37,7 @@ SETTINGS = {
     for item in fields(section)
 }
 
-many = settings(derandomize=True, deadline=None, max_examples=300)
+many = settings(derandomize=True, deadline=None, max_examples=150)
 
 
 def tables_with(name: str, value: Any) -> dict[str, Any]:
