@@ -170,8 +170,8 @@ def test_a_run_that_cannot_be_continued_is_refused(tmp_path: Path) -> None:
     [
         (
             "spec.toml",
-            "seed = 0",
-            "seed = 1",
+            "\nseed = 0",
+            "\nseed = 1",
             r"trials\.csv line 2: seed is 0, but with this spec\.toml it can only be 1",
         ),
         ("spec.toml", "epochs = 4", "epochs = 5", r"trials\.csv line 2: epochs is 4, .* can only be 5"),

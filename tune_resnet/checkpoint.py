@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
 import threading
 import time
 from collections.abc import Callable
@@ -60,7 +61,7 @@ class Checkpoint:
 
     def load(self) -> dict[str, Any] | None:
         """The state, on the CPU; None where there is none, or none that can be read."""
-        if not self.path.is_file():  # a pipe, say, would be waited for
+        if not os.path.isfile(self.path):  # a pipe, say, would be waited for
             return None
         try:
             # weights_only: a checkpoint is data, and must not be able to run code.

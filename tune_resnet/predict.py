@@ -50,15 +50,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     rows = probabilities(model, images)
     if options.csv:
         writer = csv.writer(sys.stdout, lineterminator="\n")
-        writer.writerow(["file", *map(printable, model.classes)])
+        writer.writerow(["file", *model.classes])
         writer.writerows([printable(path), *row.tolist()] for path, row in zip(options.images, rows, strict=True))
         return 0
     for path, row in zip(options.images, rows, strict=True):
         ranked = np.argsort(-row, kind="stable")[:3]
-        print(
-            f"{printable(path)}: "
-            + ", ".join(f"{printable(model.classes[place])} {percent(row[place])}" for place in ranked)
-        )
+        print(f"{printable(path)}: " + ", ".join(f"{model.classes[place]} {percent(row[place])}" for place in ranked))
     return 0
 
 

@@ -27,7 +27,7 @@ SAMPLERS = ("multifidelity", "tpe", "gp", "random")
 SCHEDULERS = ("asha", "median", "none")
 SIGNALS = ("val_accuracy", "val_loss", "train_loss")
 TUNABLE = ("max_lr", "weight_decay", "grad_clip")
-MOST_TRIALS, MOST_EPOCHS, MOST_SEED = 1_000_000, 10_000, 2**32 - 1
+MOST_TRIALS, MOST_EPOCHS, MOST_SEED = 1_000_000, 10_000, 2**32 - 1  # also in a run's tables
 
 
 @dataclass(frozen=True, kw_only=True)

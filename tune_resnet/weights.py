@@ -16,7 +16,7 @@ from tune_resnet.data import Split
 from tune_resnet.errors import UserError
 from tune_resnet.model import ResNet9
 from tune_resnet.spec import ModelSpec
-from tune_resnet.text import one_line
+from tune_resnet.text import one_line, printable
 
 
 class ModelFileError(UserError):
@@ -25,7 +25,7 @@ class ModelFileError(UserError):
 
 @dataclass(frozen=True)
 class TrainedModel:
-    """A network on the CPU in evaluation mode, the normalisation of its input, and the names of its classes."""
+    """A network on the CPU in evaluation mode, the normalisation of its input, and its classes' names, printable."""
 
     network: ResNet9
     normalise: Normalise
@@ -50,7 +50,7 @@ def load_model(path: Path) -> TrainedModel:
         with safe_open(path, framework="pt") as file:
             about = json.loads(file.metadata()["tune_resnet"])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
-        classes = tuple(str(name) for name in about["classes"])
+        classes = tuple(printable(name) for name in about["classes"])
         network = _network(len(classes), ModelSpec(width=about["width"]), tensors)
         normalise = Normalise(about["mean"], about["std"], torch.device("cpu"))
         if normalise.mean.numel() != 3 or normalise.std.numel() != 3:
