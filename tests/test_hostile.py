@@ -401,7 +401,7 @@ CASES = {
     "warm_start.json": 60,
     "confirm.csv": 100,
     CHECKPOINT: 80,
-    MODEL: 250,
+    MODEL: 200,
 }
 
 
@@ -421,7 +421,7 @@ def test_any_file_of_a_run_is_read_or_refused(
 def test_any_table_with_trials_enough_to_learn_from_is_read_or_refused(
     name: str, rich: Path, readers: dict[str, list[Reader]], scratch: Path
 ) -> None:
-    @settings(FEW, max_examples=25)
+    @settings(FEW, max_examples=15)
     @given(st.sampled_from(readers[name]), other_cells((rich / name).read_bytes()))
     def check(read: Reader, content: bytes) -> None:
         read_with(rich, put(name, content), [read], scratch)
@@ -562,7 +562,7 @@ changes = st.lists(
 )
 
 
-@settings(FEW, max_examples=400)
+@settings(FEW, max_examples=500)
 @given(changes=changes, with_test=st.booleans())
 @pytest.mark.filterwarnings("ignore")  # what Pillow says of odd files
 def test_any_folder_is_a_data_set_or_an_error(
