@@ -96,15 +96,17 @@ class Broken:
 
     def start(self, *arguments: str) -> subprocess.Popen[str]:
         """The search begins, or where it has begun goes on."""
-        what = ["--resume", str(self.path)] if self.path.exists() else self.new()
-        return self.run(*what, *arguments)
+        return self.run(*self.what(), *arguments)
+
+    def what(self) -> list[str]:
+        return ["--resume", str(self.path)] if self.path.exists() else self.new()
 
     def new(self) -> list[str]:
         return ["--experiment", str(self.folder / "spec.toml"), "--runs-dir", str(self.folder), "--name", "it"]
 
-    def run(self, *arguments: str) -> subprocess.Popen[str]:
+    def run(self, *arguments: str, program: Sequence[str] = (str(FAULTY_SEARCH),)) -> subprocess.Popen[str]:
         return subprocess.Popen(
-            [sys.executable, str(FAULTY_SEARCH), *arguments],
+            [sys.executable, *program, *arguments],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -118,7 +120,9 @@ class Broken:
     def break_at(self, kind: str, epochs: int | None, seconds: float, fault: Callable[[int], None]) -> tuple[int, str]:
         """Starts, waits for so many epochs more (None: not even for the first) and seconds, and calls `fault` with the
         process id. Exit code and output of the command; the run's record must be as it was or longer."""
-        before, process = self.record(), self.start()
+        before = self.record()
+        # The command itself, as what breaks here imports a lot before the command begins.
+        process = self.run(*self.what(), program=("-m", "tune_resnet.search")) if epochs is None else self.start()
         wanted = -1 if epochs is None else self.epochs_done() + epochs
         deadline = time.monotonic() + LONGEST
         while process.poll() is None and self.epochs_done() < wanted:

@@ -209,6 +209,21 @@ def change(name: str, old: str, new: str) -> Damage:
         (change("epochs.csv", "\n0,2,", "\n0,,"), "epochs.csv line 3: epoch is '', not a number"),
         (change("epochs.csv", "\n0,2,", f"\n{2**63},2,"), "epochs.csv line 3: trial is"),
         (change("epochs.csv", "\n0,2,", f"\n{'9' * 5000},2,"), "epochs.csv line 3: trial is"),
+        (change("epochs.csv", "\n0,2,0.1", "\n0,2,-0.1"), "epochs.csv line 3: lr is '-0.1', not between 0 and"),
+        (change("epochs.csv", "\n0,2,0.1", "\n0,2,inf"), "epochs.csv line 3: lr is 'inf', not between 0 and"),
+        (change("epochs.csv", "\n0,2,", "\n0,10001,"), "epochs.csv line 3: epoch is '10001', not between 0 and 10000"),
+        (
+            change("trials.csv", "\n1,finished", "\n1000000,finished"),
+            "line 3: trial is '1000000', not between 0 and 99",
+        ),
+        (
+            lambda run: run.write_env({"wall_seconds": "9"}),
+            "env.json: wall_seconds must be a number of seconds, is '9'",
+        ),
+        (lambda run: run.write_env({"wall_seconds": -1}), "env.json: wall_seconds must be a number of seconds, is -1"),
+        (lambda run: run.write_env({"resumed": 1}), "env.json: resumed must be a list, is 1"),
+        (lambda run: run.write_env({"dataset_fingerprint": 1}), "env.json: dataset_fingerprint must be a string, is 1"),
+        (lambda run: run.env_json.write_text('{"a":' + "[" * 400 + "]" * 400 + "}"), "env.json is nested too deeply"),
         (change("trials.csv", "\n1,finished", "\n1,done"), "trials.csv line 3: unknown state 'done'"),
         (change("trials.csv", "\n1,finished", "\n0,finished"), "trials.csv line 3: trial 0 a second time"),
         (change("trials.csv", "\n1,finished", '\n1,"finished"x'), "trials.csv line 3: "),
@@ -235,11 +250,11 @@ def test_a_path_that_is_no_run_is_told_in_one_line(mixed: Build, name: str) -> N
     assert str(caught.value).isprintable()
 
 
-floats = st.floats(allow_nan=False)
+floats = st.floats(0, 1e30)
 
 
 @many
-@given(values=st.lists(st.tuples(floats, floats, floats), min_size=1, max_size=5), error=st.text(max_size=30))
+@given(values=st.lists(st.tuples(floats, st.floats(0, 1), floats), min_size=1, max_size=5), error=st.text(max_size=30))
 def test_every_float_and_every_error_text_survives_the_files(
     tmp_path_factory: pytest.TempPathFactory, values: list[tuple[float, float, float]], error: str
 ) -> None:

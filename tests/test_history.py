@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from tune_resnet.history import History, read_history
 from tune_resnet.recorder import Recorder
 from tune_resnet.records import (
+    BASELINE,
     ENDED,
     FAILED,
     INTERRUPTED,
@@ -162,6 +163,64 @@ def test_a_run_that_cannot_be_continued_is_refused(tmp_path: Path) -> None:
         read_history(run)
     with pytest.raises(RecordError, match="cannot repair"):
         read_history(RunDirectory(tmp_path / "nothing"))
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new", "words"),
+    [
+        (
+            "spec.toml",
+            "\nseed = 0",
+            "\nseed = 1",
+            r"trials\.csv line 2: seed is 0, but with this spec\.toml it can only be 1",
+        ),
+        ("spec.toml", "epochs = 4", "epochs = 5", r"trials\.csv line 2: epochs is 4, .* can only be 5"),
+        ("spec.toml", "epochs = 4", "epochs = 3", r"trials\.csv line 2: epochs is 4, .* can only be 0 to 3"),
+        (
+            "spec.toml",
+            "high = 0.1",
+            "high = 0.0101",
+            r"trials\.csv line 3: max_lr is .*, .* can only be 0\.001 to 0\.0101",
+        ),
+        (
+            "trials.csv",
+            "\n0,finished,0.01",
+            "\n0,finished,",
+            r"trials\.csv line 2: max_lr is nan, .* only be 0\.001 to 0\.1",
+        ),
+        (
+            "trials.csv",
+            "\n0,finished,0.01",
+            "\n0,finished,0.2",
+            r"trials\.csv line 2: max_lr is 0\.2, .* only be 0\.001 to",
+        ),
+        ("epochs.csv", "\n0,2,", "\n0,0,", r"epochs\.csv line 3: epoch is 0, .* can only be 1 to 4"),
+        ("epochs.csv", "\n0,2,", "\n0,5,", r"epochs\.csv line 3: epoch is 5, .* can only be 1 to 4"),
+    ],
+)
+def test_records_that_do_not_belong_to_the_spec_are_refused(
+    file: str, old: str, new: str, words: str, tmp_path: Path
+) -> None:
+    search = Search(search_spec(), tmp_path / "run")
+    for _ in range(2):
+        search.trial()
+    path = tmp_path / "run" / file
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new, 1))
+    with pytest.raises(RecordError, match=words):
+        read_history(RunDirectory(tmp_path / "run"))
+
+
+def test_a_search_s_finished_trial_has_an_accuracy(tmp_path: Path) -> None:
+    search = Search(search_spec(), tmp_path / "run")
+    search.trial()
+    run = RunDirectory(tmp_path / "run")
+    run.write_trials([replace(search.recorder.trials[0], val_accuracy=math.nan, test_accuracy=0.5).line()])
+    with pytest.raises(RecordError, match=r"trials\.csv line 2: val_accuracy is nan"):
+        read_history(run)
+    run.write_env({**ENV, "kind": BASELINE})
+    assert read_history(run).trials[0].test_accuracy == 0.5
 
 
 def test_what_ran_when_the_search_was_killed_is_proposed_first(tmp_path: Path) -> None:

@@ -139,7 +139,7 @@ def test_bad_input_is_one_line_and_exit_code_2(
 words = st.one_of(st.text(max_size=8), st.sampled_from([word for arguments, _ in BAD for word in arguments]))
 
 
-@settings(derandomize=True, deadline=None, max_examples=300)
+@settings(derandomize=True, deadline=None, max_examples=500)
 @given(arguments=st.lists(words.filter(lambda word: word not in ("-h", "--help")), max_size=6))
 def test_any_command_line_is_options_or_a_one_line_error(arguments: list[str]) -> None:
     with contextlib.suppress(SpecError):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import math
+import os
 import threading
 import time
 from collections.abc import Callable
@@ -59,6 +61,8 @@ class Checkpoint:
 
     def load(self) -> dict[str, Any] | None:
         """The state, on the CPU; None where there is none, or none that can be read."""
+        if not os.path.isfile(self.path):  # a pipe, say, would be waited for
+            return None
         try:
             # weights_only: a checkpoint is data, and must not be able to run code.
             state = torch.load(self.path, map_location="cpu", weights_only=True)
@@ -78,9 +82,11 @@ def continue_training(training: TrainingRun, checkpoint: Checkpoint) -> bool:
     A training that does not is as it was: at the beginning of its configuration.
     """
     state, spec = checkpoint.load(), training.spec
-    if state is None or state.get("spec") != dataclasses.asdict(spec) or not _has_metrics(state, spec):
+    if state is None:
         return False
     try:
+        if state.get("spec") != dataclasses.asdict(spec) or not _has_metrics(state, spec):
+            return False
         training.load_state_dict(state)
     except Exception:  # damaged, as above
         return False
@@ -93,7 +99,7 @@ def _has_metrics(state: dict[str, Any], spec: TrainSpec) -> bool:
     return (
         isinstance(last, dict)
         and last.keys() == {field.name for field in dataclasses.fields(EpochMetrics)}
-        and all(type(value) in (int, float) for value in last.values())
+        and all(type(value) in (int, float) and 0 <= value < math.inf for value in last.values())
         and type(last["epoch"]) is int
         and 0 < last["epoch"] < spec.epochs
     )

@@ -116,11 +116,19 @@ def _prepare(path: Path, spec: SearchSpec, dataset: Dataset, count: int) -> _Con
 
 
 def _recorded(confirmation: _Confirmation) -> list[dict[Any, Any]]:
-    """The rows of confirm.csv, none where there is no such file."""
+    """The rows of confirm.csv, none where there is no such file. ConfirmError where it is not about these trainings."""
     if not confirmation.csv.exists():
         return []
     rows: list[dict[Any, Any]] = read_table(confirmation.csv, CONFIRM_DTYPES).to_dict("records")
-    for row in rows:
+    known: set[tuple[int, str]] = set()
+    for line, row in enumerate(rows, start=2):
+        training = (row["seed"], row["configuration"])
+        if row["configuration"] not in (WINNER, REFERENCE) or training in known:
+            problem = "a second time" if training in known else f"is not {WINNER} or {REFERENCE}"
+            raise ConfirmError(
+                f"{confirmation.csv} line {line}: {row['configuration']} of seed {row['seed']} {problem}"
+            )
+        known.add(training)
         train = confirmation.train_spec(0, row["configuration"])
         if any(row[name] != getattr(train, name) for name in TUNABLE):
             raise ConfirmError(f"{confirmation.csv} is about another winner or reference: move it away to start anew")

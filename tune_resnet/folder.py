@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import shutil
+import stat
 import sys
 import tempfile
 import warnings
@@ -99,7 +100,7 @@ def read_image(path: Path) -> np.ndarray:
     EXIF orientation is applied, transparency shows white, the first frame of an animation counts.
     """
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=_formats()) as image:
             image.draft(None, (2 * SIZE, 2 * SIZE))  # a big JPEG is decoded at a fraction of its size
             ImageOps.exif_transpose(image, in_place=True)
             small = _to_rgb(image).resize((SIZE, SIZE), Image.Resampling.BILINEAR)
@@ -109,6 +110,12 @@ def read_image(path: Path) -> np.ndarray:
         reason = getattr(error, "strerror", None) or error
         raise DataError(f"cannot read image {path}: {one_line(reason)}") from None
     return np.asarray(small).transpose(2, 0, 1)
+
+
+def _formats() -> list[str]:
+    """The formats that Pillow reads by itself: PostScript is a program, which Ghostscript would run."""
+    Image.init()
+    return [name for name in Image.ID if name != "EPS"]
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
@@ -168,7 +175,8 @@ def _check_test_classes(root: Path, train: Sequence[str], test: Sequence[str]) -
 
 
 def _scan_part(root: Path, part: str, classes: Sequence[str]) -> list[_File]:
-    suffixes = {suffix for suffix, kind in Image.registered_extensions().items() if kind in Image.OPEN}
+    formats = _formats()
+    suffixes = {suffix for suffix, kind in Image.registered_extensions().items() if kind in formats}
     files = []
     for label, name in enumerate(classes):
         found = []
@@ -176,8 +184,10 @@ def _scan_part(root: Path, part: str, classes: Sequence[str]) -> list[_File]:
             for entry in entries:
                 suffix = os.path.splitext(entry.name)[1].lower()
                 if suffix in suffixes and not entry.name.startswith(".") and not entry.is_dir():
-                    stat = entry.stat()
-                    found.append(_File(f"{part}/{name}/{entry.name}", label, stat.st_size, stat.st_mtime_ns))
+                    about = entry.stat()
+                    if not stat.S_ISREG(about.st_mode):  # a pipe, say, would be waited for
+                        raise DataError(f"cannot read {entry.path}: not a regular file")
+                    found.append(_File(f"{part}/{name}/{entry.name}", label, about.st_size, about.st_mtime_ns))
         if not found:
             raise DataError(f"class {name!r} has no images: {root / part / name}")
         files += sorted(found, key=lambda file: file.path)

@@ -7,6 +7,7 @@ Only its CSV, JSON and TOML files are read, so nothing in a run directory can ex
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -55,6 +56,14 @@ EPOCH_DTYPES = {
     "images_per_second": "float64",
     "ended_at": "float64",
 }
+
+# What a resumed search relies on in env.json; anything else is only shown.
+_ENV_VALUES: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "dataset_fingerprint": (lambda value: isinstance(value, str), "a string"),
+    "resumed": (lambda value: isinstance(value, list), "a list"),
+    "wall_seconds": (lambda value: type(value) in (int, float) and 0 <= value < math.inf, "a number of seconds"),
+}
+_ENV_LEVELS = 10  # of nesting; what comes near the interpreter's limit could not be written back
 
 STATES = (FINISHED, RUNNING, STOPPED, INTERRUPTED, FAILED)  # in the order in which trials are ranked
 
@@ -203,4 +212,15 @@ def _read_env(path: Path) -> dict[str, Any]:
         raise RecordError(f"{path} is not valid JSON") from None
     if not isinstance(env, dict):
         raise RecordError(f"{path} must hold a JSON object, holds {shown(env)}")
+    if _is_deep(env, _ENV_LEVELS):
+        raise RecordError(f"{path} is nested too deeply")
+    for name, (fits, words) in _ENV_VALUES.items():
+        if name in env and not fits(env[name]):
+            raise RecordError(f"{path}: {name} must be {words}, is {shown(env[name])}")
     return env
+
+
+def _is_deep(value: Any, levels: int) -> bool:
+    """Whether a JSON value has more than so many levels of objects and lists."""
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else None
+    return inner is not None and (levels == 0 or any(_is_deep(item, levels - 1) for item in inner))

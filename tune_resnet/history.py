@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
-from tune_resnet.frames import EPOCH_DTYPES, load_run
+import pandas as pd
+
+from tune_resnet.frames import EPOCH_DTYPES, RunFrames, load_run
 from tune_resnet.reading import read_table
-from tune_resnet.records import ENDED, RecordError, RunDirectory, TrialRow
+from tune_resnet.records import BASELINE, ENDED, FINISHED, RecordError, RunDirectory, TrialRow
+from tune_resnet.spec import TUNABLE
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +35,7 @@ def read_history(run: RunDirectory) -> History:
     """The history of a run that nothing else writes to; what a crash left half-written is removed first.
 
     Raises:
-        RecordError: a file is missing or damaged, or a trial is missing.
+        RecordError: a file is missing or damaged, a trial is missing, or does not belong to the spec.
     """
     run.repair()
     frames = load_run(run.path)
@@ -43,8 +47,36 @@ def read_history(run: RunDirectory) -> History:
         raise RecordError(f"{run.trials_csv} lacks trial {min(missing)}, so the search cannot be continued")
     epochs = read_table(run.epochs_csv, EPOCH_DTYPES)
     epochs = epochs[epochs["trial"].isin(trials["trial"])].drop_duplicates(["trial", "epoch"], keep="last")
+    _check_trials(run.trials_csv, frames)
+    _check_between(run.epochs_csv, epochs, "epoch", 1, frames.spec.train.epochs)
     return History(
         trials=[TrialRow(**{str(name): value for name, value in row.items()}) for row in trials.to_dict("records")],
         epochs=[{str(name): value for name, value in row.items()} for row in epochs.to_dict("records")],
         env=frames.env,
     )
+
+
+def _check_trials(path: Path, frames: RunFrames) -> None:
+    """RecordError where a trial cannot be of this spec: one of the two files was changed."""
+    train, space, trials = frames.spec.train, frames.spec.space, frames.trials
+    for name in ("seed", *TUNABLE):
+        known = getattr(train, name)
+        low, high = (space[name].low, space[name].high) if name in space else (known, known)
+        _check_between(path, trials, name, low, high)
+    _check_between(path, trials, "epochs", 0, train.epochs)
+    _check_between(path, trials, "seconds", 0, float("inf"))
+    finished = trials[trials["state"] == FINISHED]
+    _check_between(path, finished, "epochs", train.epochs, train.epochs)
+    if frames.env.get("kind") != BASELINE:  # which may have been judged on the test set instead
+        _check_between(path, finished, "val_accuracy", 0, 1)
+
+
+def _check_between(path: Path, table: pd.DataFrame, name: str, low: float, high: float) -> None:
+    """RecordError with the first line whose value is not known, or not between the two."""
+    wrong = ~table[name].between(low, high)
+    if wrong.any():
+        row: Any = wrong.idxmax()
+        wanted = f"{low}" if low == high else f"{low} to {high}"
+        raise RecordError(
+            f"{path} line {row + 2}: {name} is {table[name][row]}, but with this spec.toml it can only be {wanted}"
+        )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -161,7 +162,7 @@ def _check_together(given: dict[str, Any]) -> None:
 def _run_directory(run: Path, runs_dir: Path) -> Path:
     """The run directory with this path, or with this name among the runs."""
     named = runs_dir / run
-    return named if len(run.parts) == 1 and not run.exists() and named.exists() else run
+    return named if len(run.parts) == 1 and not os.path.exists(run) and os.path.exists(named) else run
 
 
 def _spec_file(given: dict[str, Any]) -> Path | None:
@@ -169,6 +170,8 @@ def _spec_file(given: dict[str, Any]) -> Path | None:
     if "resume" not in given:
         return given.get("experiment")
     path: Path = given["resume"] / "spec.toml"
+    if os.path.exists(path) and not os.path.isfile(path):  # a pipe, say, would be waited for
+        raise SpecError(f"cannot read {path}: not a regular file")
     return path
 
 

@@ -51,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.csv:
         writer = csv.writer(sys.stdout, lineterminator="\n")
         writer.writerow(["file", *model.classes])
-        writer.writerows([path, *row.tolist()] for path, row in zip(options.images, rows, strict=True))
+        writer.writerows([printable(path), *row.tolist()] for path, row in zip(options.images, rows, strict=True))
         return 0
     for path, row in zip(options.images, rows, strict=True):
         ranked = np.argsort(-row, kind="stable")[:3]

@@ -10,8 +10,22 @@ from typing import Any
 
 import pandas as pd
 
+from tune_resnet.files import read_regular
 from tune_resnet.records import RecordError
 from tune_resnet.settings import shown
+from tune_resnet.spec import MOST_EPOCHS, MOST_SEED, MOST_TRIALS
+
+# No number in a run's tables is negative, and none is above these.
+_HIGHEST = {
+    "trial": MOST_TRIALS - 1,
+    "epoch": MOST_EPOCHS,
+    "epochs": MOST_EPOCHS,
+    "best_epoch": MOST_EPOCHS,
+    "seed": MOST_SEED,
+    "val_accuracy": 1,
+    "test_accuracy": 1,
+}
+_HIGHEST_OF_ALL = 2.0**128  # a loss is a 32-bit float; sums of such numbers are finite
 
 
 def read_text(path: Path) -> str:
@@ -41,16 +55,13 @@ def read_table(path: Path, dtypes: dict[str, str], *, growing: bool = False) -> 
         raise RecordError(f"{path} line {reader.line_num}: {error}") from None
     columns = list(zip(*rows, strict=True)) or [()] * len(dtypes)
     return pd.DataFrame(
-        {
-            name: pd.Series(_parse(path, name, cells, _PARSERS[dtype]), dtype=dtype)
-            for (name, dtype), cells in zip(dtypes.items(), columns, strict=True)
-        }
+        {name: _column(path, name, cells, dtype) for (name, dtype), cells in zip(dtypes.items(), columns, strict=True)}
     )
 
 
 def _read(path: Path) -> bytes:
     try:
-        return path.read_bytes()
+        return read_regular(path)
     except OSError as error:
         raise RecordError(f"cannot read {path}: {error.strerror}") from None
 
@@ -61,6 +72,17 @@ def _decode(path: Path, content: bytes) -> str:
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         raise RecordError(f"{path} line {line}: not UTF-8 text") from None
+
+
+def _column(path: Path, name: str, cells: Sequence[str], dtype: str) -> pd.Series:
+    column = pd.Series(_parse(path, name, cells, _PARSERS[dtype]), dtype=dtype)
+    if dtype != "str":
+        highest = _HIGHEST.get(name, _HIGHEST_OF_ALL)
+        wrong = (column < 0) | (column > highest)  # neither holds for NaN, which is not known
+        if wrong.any():
+            row = int(wrong.argmax())
+            raise RecordError(f"{path} line {row + 2}: {name} is {shown(cells[row])}, not between 0 and {highest:g}")
+    return column
 
 
 def _parse(path: Path, name: str, cells: Sequence[str], parse: Callable[[str], Any]) -> list[Any]:

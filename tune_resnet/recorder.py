@@ -106,8 +106,9 @@ class Recorder:
     def _tidy(self) -> None:
         """Deletes what ended trials left, earlier ones too: a process may have written after its trial's end."""
         for path in self.run.checkpoints.glob("trial-*"):
-            row = self.trials.get(int(path.stem.removeprefix("trial-")))
-            if row is None or row.state in ENDED:
+            number = path.stem.removeprefix("trial-")
+            row = self.trials.get(int(number)) if number.isdecimal() else None
+            if (row is None or row.state in ENDED) and not path.is_dir():
                 path.unlink()
 
     def _keep(self, row: TrialRow) -> None:

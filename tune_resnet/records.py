@@ -37,7 +37,7 @@ from pathlib import Path
 from typing import Any
 
 from tune_resnet.errors import UserError
-from tune_resnet.files import replacing
+from tune_resnet.files import read_regular, replacing
 from tune_resnet.spec import SearchSpec
 
 RUNNING, FINISHED, STOPPED, FAILED, INTERRUPTED = "running", "finished", "stopped", "failed", "interrupted"
@@ -163,7 +163,9 @@ class RunDirectory:
         The system frees the lock with the process, however that ends.
         """
         try:
-            file = (self.path / ".lock").open("w")
+            # A link would have another file made, a pipe would have nobody come to read it.
+            flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK
+            file = os.fdopen(os.open(self.path / ".lock", flags, 0o666), "wb")
         except OSError as error:
             raise RecordError(f"cannot write to {self.path}: {error.strerror}") from None
         with file:
@@ -176,10 +178,13 @@ class RunDirectory:
     def repair(self) -> None:
         """Removes what a crash left half-written: an epoch's line without its end, temporary files.
 
-        RecordError where that cannot be written.
+        RecordError where that cannot be written, or is not in this directory.
         """
         try:
-            content = self.epochs_csv.read_bytes()
+            for kept in (self.epochs_csv, self.checkpoints, self.best):
+                if kept.is_symlink():  # what is written to or deleted must be the run's own
+                    raise RecordError(f"{kept} is a link to elsewhere, so the run cannot be continued")
+            content = read_regular(self.epochs_csv)
             whole = content.rfind(b"\n") + 1
             if whole < len(content):
                 os.truncate(self.epochs_csv, whole)
@@ -189,8 +194,9 @@ class RunDirectory:
 
     def remove_temporary_files(self) -> None:
         """Deletes what writers that were killed have left."""
-        for leftover in (*self.path.glob(".*.tmp"), *self.checkpoints.glob(".*.tmp")):
-            shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+        for folder in (self.path, self.checkpoints, self.best):
+            for leftover in folder.glob(".*.tmp"):
+                shutil.rmtree(leftover) if leftover.is_dir() and not leftover.is_symlink() else leftover.unlink()
 
     def write_env(self, env: Mapping[str, Any]) -> None:
         write_whole(self.env_json, json.dumps(env, indent=2) + "\n")

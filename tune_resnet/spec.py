@@ -27,6 +27,7 @@ SAMPLERS = ("multifidelity", "tpe", "gp", "random")
 SCHEDULERS = ("asha", "median", "none")
 SIGNALS = ("val_accuracy", "val_loss", "train_loss")
 TUNABLE = ("max_lr", "weight_decay", "grad_clip")
+MOST_TRIALS, MOST_EPOCHS, MOST_SEED = 1_000_000, 10_000, 2**32 - 1  # also in a run's tables
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +39,7 @@ class DataSpec(Section):
     data_dir: str | None = None  # None: the per-user cache folder (cifar10); folder needs it
     limit_train: int | None = setting(None, ge=4)  # images, a stratified subset before the split; None: all
     validation_fraction: float = setting(0.1, gt=0, le=0.9)  # of the training images
-    split_seed: int = setting(0, ge=0, le=2**32 - 1)
+    split_seed: int = setting(0, ge=0, le=MOST_SEED)
     flip: bool = True  # random horizontal flips; switch off where left and right differ, as for digits or text
 
 
@@ -58,10 +59,10 @@ class TrainSpec(Section):
     max_lr: float = setting(1e-2, gt=0, le=100)  # peak learning rate of the one-cycle schedule
     weight_decay: float = setting(1e-4, ge=0, le=10)  # L2 term added to the gradient by Adam
     grad_clip: float = setting(0.1, gt=0, le=1e6)  # gradients are clipped to [-grad_clip, grad_clip]
-    epochs: int = setting(8, ge=1, le=10_000)
+    epochs: int = setting(8, ge=1, le=MOST_EPOCHS)
     batch_size: int = setting(400, ge=1, le=100_000)  # images
     schedule: str = setting("linear-exponential", choices=SCHEDULES)
-    seed: int = setting(0, ge=0, le=2**32 - 1)  # weights, order, augmentation, dropout; also seeds the sampler
+    seed: int = setting(0, ge=0, le=MOST_SEED)  # weights, order, augmentation, dropout; also seeds the sampler
     precision: str = setting("auto", choices=PRECISIONS)
 
 
@@ -70,7 +71,7 @@ class BudgetSpec(Section):
     """How much is searched, and who proposes."""
 
     section = "search"
-    num_samples: int = setting(32, ge=1, le=1_000_000)  # trials, the reference included
+    num_samples: int = setting(32, ge=1, le=MOST_TRIALS)  # trials, the reference included
     sampler: str = setting("multifidelity", choices=SAMPLERS)
     time_budget: float | None = setting(None, gt=0)  # seconds; None: no bound
     max_retries: int = setting(2, ge=0, le=1000)  # of a trial whose process died or raised; then it has failed

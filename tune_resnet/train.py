@@ -184,8 +184,7 @@ class TrainingRun:
         try:
             self._prepare_step()  # loading puts other tensors into the optimizer
             self.model.load_state_dict(state["model"])
-            self.optimizer.load_state_dict(state["optimizer"])
-            self.optimizer.param_groups[0]["lr"] = self.lr
+            self._load_moments(state["optimizer"]["state"])
             self.scaler.load_state_dict(state["scaler"])
         except Exception:
             self._prepare_step()
@@ -193,6 +192,15 @@ class TrainingRun:
             raise
         if last is not None:
             self.last, self.epochs_done = last, last.epoch
+
+    def _load_moments(self, moments: dict[int, dict[str, Tensor]]) -> None:
+        """Puts these into a fresh optimizer; its settings stay its own. An error of some kind where they do not fit."""
+        self.optimizer.load_state_dict({"state": moments, "param_groups": self.optimizer.state_dict()["param_groups"]})
+        self.optimizer.param_groups[0]["lr"] = self.lr
+        for parameter, loaded in self.optimizer.state.items():
+            shapes = {name: tensor.shape for name, tensor in loaded.items()}
+            if shapes != {"step": torch.Size(), "exp_avg": parameter.shape, "exp_avg_sq": parameter.shape}:
+                raise ValueError("the optimizer's state is of other parameters")
 
     def _on_stream(self) -> AbstractContextManager[None]:
         """On a GPU a stream of this run's own: the default one cannot be recorded."""

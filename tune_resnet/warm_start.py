@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -53,21 +54,36 @@ class WarmStart:
             return cls()
         try:
             kept = json.loads(read_text(path))
-            trials = [
-                optuna.trial.create_trial(
-                    state=TrialState[trial["state"]],
-                    params=trial["params"],
-                    distributions=_distributions(spec),
-                    value=trial["value"],
-                    intermediate_values={int(epoch): at for epoch, at in trial["intermediate_values"].items()},
-                    user_attrs=trial["user_attrs"],
-                )
-                for trial in kept["trials"]
-            ]
-            configurations = [{name: float(one[name]) for name in spec.space} for one in kept["configurations"]]
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            trials = [_kept_trial(trial, spec) for trial in kept["trials"]]
+            configurations = [_kept_params(one, spec) for one in kept["configurations"]]
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
             raise RecordError(f"{path} is damaged") from None
         return cls(trials, configurations)
+
+
+def _kept_trial(kept: Any, spec: SearchSpec) -> FrozenTrial:
+    """One trial of what `write` kept; any of several errors where it is not one."""
+    state = TrialState[kept["state"]]
+    if state not in _STATES.values():
+        raise ValueError
+    return optuna.trial.create_trial(
+        state=state,
+        params=_kept_params(kept["params"], spec),
+        distributions=_distributions(spec),
+        value=None if kept["value"] is None else _number(kept["value"], 0, 1),
+        intermediate_values={int(epoch): _number(value, 0, 1) for epoch, value in kept["intermediate_values"].items()},
+        user_attrs={EARLY: _number(kept["user_attrs"][EARLY], 0, math.inf)} if kept["user_attrs"] else {},
+    )
+
+
+def _kept_params(kept: Any, spec: SearchSpec) -> dict[str, float]:
+    return {name: _number(kept[name], domain.low, domain.high) for name, domain in spec.space.items()}
+
+
+def _number(value: Any, low: float, high: float) -> float:
+    if type(value) not in (int, float) or not low <= value <= high:
+        raise ValueError
+    return float(value)
 
 
 def _distributions(spec: SearchSpec) -> dict[str, BaseDistribution]:
