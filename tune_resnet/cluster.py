@@ -65,14 +65,15 @@ def _session_folder() -> Iterator[Path]:
     Whoever uses one holds a lock on a file in it, which the system frees with the process.
     """
     root = Path(os.environ.get("RAY_TMPDIR") or "/tmp")  # as Ray itself; TMPDIR may be too long for a socket's path
-    for lock in root.glob(f"{_FOLDER}*/{_LOCK}"):
-        with suppress(OSError), lock.open("w") as file:
+    for left in root.glob(f"{_FOLDER}*"):
+        with suppress(OSError), (left / _LOCK).open("a") as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            shutil.rmtree(lock.parent, ignore_errors=True)
-    folder = Path(tempfile.mkdtemp(prefix=_FOLDER, dir=root))
+            shutil.rmtree(left, ignore_errors=True)
+    folder = Path(tempfile.mkdtemp(prefix=f".{_FOLDER}", dir=root))
     try:
         with (folder / _LOCK).open("w") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
+            folder = folder.rename(root / folder.name[1:])  # it is seen only when it is locked
             yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
