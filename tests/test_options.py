@@ -112,10 +112,10 @@ BAD = [
     (["--name", ""], "search.name must not be empty or hold NUL, got ''"),
     (["--confirm", "1"], "--confirm must be at least 2 seeds, got 1"),
     (["--confirm", "2", "--baseline"], "--confirm needs a search's winner: --baseline has none"),
-    (["--resume", "x"], "cannot read x/spec.toml: No such file or directory"),
+    (["--resume", "x"], "there is no run x, nor runs/x"),
     (["--resume", "x", "--epochs", "3"], "--epochs does not go with --resume: the run's own spec.toml says what it is"),
     (["--resume", "x", "--baseline"], "--baseline does not go with --resume: the run's own spec.toml says what it is"),
-    (["--resume", "x", "--confirm", "2"], "cannot read x/spec.toml: No such file or directory"),
+    (["--resume", "x", "--confirm", "2"], "there is no run x, nor runs/x"),
     (
         ["--resume", "x", "--confirm", "2", "--num-samples", "3"],
         "--num-samples does not go with --resume and --confirm: go on first, then confirm",

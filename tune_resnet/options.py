@@ -160,9 +160,11 @@ def _check_together(given: dict[str, Any]) -> None:
 
 
 def _run_directory(run: Path, runs_dir: Path) -> Path:
-    """The run directory with this path, or with this name among the runs."""
-    named = runs_dir / run
-    return named if len(run.parts) == 1 and not os.path.exists(run) and os.path.exists(named) else run
+    """The run directory with this path, or with this name among the runs; SpecError where there is neither."""
+    found = [path for path in (run, runs_dir / run) if os.path.exists(path)]
+    if not found:
+        raise SpecError(f"there is no run {run}, nor {runs_dir / run}")
+    return found[0]
 
 
 def _spec_file(given: dict[str, Any]) -> Path | None:
