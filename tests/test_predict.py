@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import math
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -97,6 +98,27 @@ def test_as_csv_it_prints_every_class(run: Path, test_files: list[Path], capsys:
     assert rows[0] == ["file", *"0123456789"]
     assert [row[0] for row in rows[1:]] == [str(path) for path in test_files]
     assert all(math.isclose(sum(map(float, row[1:])), 1, abs_tol=1e-5) for row in rows[1:])
+
+
+def test_a_folder_stands_for_its_images_in_order(
+    run: Path, test_files: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "below").mkdir()
+    for name, file in zip(("b.png", "below/a.PNG", ".hidden.png", "notes.txt"), test_files, strict=False):
+        shutil.copyfile(file, tmp_path / name)
+    assert main([str(run), "--json", "--top", "2", str(tmp_path), str(test_files[0])]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert [row["file"] for row in rows] == [str(tmp_path / "b.png"), str(tmp_path / "below/a.PNG"), str(test_files[0])]
+    for row in rows:
+        first, second = row["classes"].values()
+        assert 1 >= first >= second >= 0
+    assert rows[0]["classes"] == rows[2]["classes"]
+
+    (tmp_path / "empty").mkdir()
+    assert main([str(run), str(tmp_path / "empty")]) == 2
+    assert "there is no image in" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main([str(run), "--top", "0", str(test_files[0])])
 
 
 def test_wrong_input_is_one_line(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

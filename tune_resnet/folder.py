@@ -118,6 +118,26 @@ def _formats() -> list[str]:
     return [name for name in Image.ID if name != "EPS"]
 
 
+def _suffixes() -> set[str]:
+    """How the names of image files end, in lower case."""
+    formats = _formats()
+    return {suffix for suffix, kind in Image.registered_extensions().items() if kind in formats}
+
+
+def image_files(folder: Path) -> list[Path]:
+    """The image files in a folder and those below it, by path, hidden ones left out; DataError where there is none."""
+    suffixes = _suffixes()
+    found = [
+        Path(place) / name
+        for place, folders, names in os.walk(folder)
+        for name in names
+        if os.path.splitext(name)[1].lower() in suffixes and not name.startswith(".")
+    ]
+    if not found:
+        raise DataError(f"there is no image in {folder}")
+    return sorted(found)
+
+
 def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I"):  # grey of 16 bits, which convert() would clip at 255 instead of scaling
         values = np.asarray(image)
@@ -175,8 +195,7 @@ def _check_test_classes(root: Path, train: Sequence[str], test: Sequence[str]) -
 
 
 def _scan_part(root: Path, part: str, classes: Sequence[str]) -> list[_File]:
-    formats = _formats()
-    suffixes = {suffix for suffix, kind in Image.registered_extensions().items() if kind in formats}
+    suffixes = _suffixes()
     files = []
     for label, name in enumerate(classes):
         found = []

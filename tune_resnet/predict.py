@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,7 +13,7 @@ import numpy as np
 import torch
 
 from tune_resnet.errors import UserError
-from tune_resnet.folder import read_image
+from tune_resnet.folder import image_files, read_image
 from tune_resnet.records import RunDirectory
 from tune_resnet.text import percent, printable
 from tune_resnet.weights import TrainedModel, load_model
@@ -43,31 +44,53 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         model = load_model(RunDirectory(options.run).best / "model.safetensors")
-        images = np.stack([read_image(path) for path in options.images])
+        paths = [path for named in options.images for path in (image_files(named) if named.is_dir() else [named])]
+        images = np.stack([read_image(path) for path in paths])
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     rows = probabilities(model, images)
     if options.csv:
         writer = csv.writer(sys.stdout, lineterminator="\n")
-        writer.writerow(["file", *model.classes])
-        writer.writerows([printable(path), *row.tolist()] for path, row in zip(options.images, rows, strict=True))
+        writer.writerow(["file", *map(printable, model.classes)])
+        writer.writerows([printable(path), *row.tolist()] for path, row in zip(paths, rows, strict=True))
         return 0
-    for path, row in zip(options.images, rows, strict=True):
-        ranked = np.argsort(-row, kind="stable")[:3]
-        print(f"{printable(path)}: " + ", ".join(f"{model.classes[place]} {percent(row[place])}" for place in ranked))
+    ranked = [_likeliest(model, row, options.top) for row in rows]
+    if options.json:
+        files = [{"file": str(path), "classes": dict(best)} for path, best in zip(paths, ranked, strict=True)]
+        print(json.dumps(files, indent=1))
+        return 0
+    for path, best in zip(paths, ranked, strict=True):
+        shown = ", ".join(f"{printable(name)} {percent(share)}" for name, share in best)
+        print(f"{printable(path)}: {shown}")
     return 0
+
+
+def _likeliest(model: TrainedModel, row: np.ndarray, count: int) -> list[tuple[str, float]]:
+    """The names and probabilities of so many classes, the likeliest first."""
+    places = np.argsort(-row, kind="stable")[:count]
+    return [(model.classes[place], float(row[place])) for place in places]
+
+
+def _positive(text: str) -> int:
+    count = int(text)
+    if count < 1:
+        raise ValueError
+    return count
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m tune_resnet.predict",
-        description="Prints what a run's best model sees in image files: the three likeliest classes of each.",
+        description="Prints what a run's best model sees in image files: the likeliest classes of each.",
         allow_abbrev=False,
     )
     parser.add_argument("run", type=Path, metavar="RUN", help="a run directory, as runs/NAME")
-    parser.add_argument("images", nargs="+", type=Path, metavar="IMAGE", help="image files, of any size")
-    parser.add_argument("--csv", action="store_true", help="print every class's probability, as CSV")
+    parser.add_argument("images", nargs="+", type=Path, metavar="IMAGE", help="image files of any size, or folders")
+    parser.add_argument("--top", type=_positive, default=3, metavar="K", help="print so many classes (default 3)")
+    form = parser.add_mutually_exclusive_group()
+    form.add_argument("--json", action="store_true", help="print them as JSON")
+    form.add_argument("--csv", action="store_true", help="print every class's probability, as CSV")
     return parser
 
 
