@@ -92,9 +92,8 @@ def run_search(
             searcher.close()
             with suppress(OSError):  # the same that has ended the search; a trial left running is one to continue
                 recorder.close()
-    except (
-        Exception
-    ) as error:  # Ray's are of any kind; after a full disk, say, it stumbles over files that are not whole
+    except Exception as error:
+        # Ray's are of any kind: after a full disk, say, it stumbles over files that it could not write whole.
         end.error = end.error or error
     if end.error:
         reason = getattr(end.error, "strerror", None) or one_line(str(end.error).strip().rpartition("\n")[2])
