@@ -27,7 +27,7 @@ TRIAL_FIGURES = (
     "trial", "state", "max_lr", "weight_decay", "grad_clip", "seed", "epochs", "val_accuracy", "best_epoch", "error",
 )  # fmt: skip
 
-SPEC = """
+TINY = """
 [data]
 dataset = "digits"
 limit_train = 200
@@ -35,6 +35,10 @@ flip = false
 [model]
 width = 4
 [train]
+"""
+SPEC = (
+    TINY
+    + """\
 epochs = {epochs}
 batch_size = 45
 precision = "fp32"
@@ -49,6 +53,7 @@ name = "{scheduler}"
 device = "cpu"
 max_concurrent = {concurrent}
 """
+)
 
 
 def table(path: Path) -> list[dict[str, str]]:

@@ -21,9 +21,10 @@ from PIL import Image
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from tune_resnet.data import Dataset, Split
+from tune_resnet.metrics import EpochMetrics, NonFiniteLoss
 from tune_resnet.space import DEFAULT_SPACE
 from tune_resnet.spec import DataSpec, ModelSpec, SearchSpec, TrainSpec
-from tune_resnet.train import EpochMetrics, NonFiniteLoss, TrainingRun
+from tune_resnet.train import TrainingRun
 
 ROOT = Path(__file__).parents[1]
 BENCHMARKS = ROOT / "experiments" / "benchmarks"

@@ -28,7 +28,8 @@ from PIL import Image
 
 from tune_resnet import data
 from tune_resnet.data import DataError, Dataset, ImageSet, Split, baseline_split, load_dataset, search_split
-from tune_resnet.folder import content_fingerprint, load_folder, read_image
+from tune_resnet.folder import content_fingerprint, load_folder
+from tune_resnet.images import read_image
 from tune_resnet.spec import DataSpec
 
 

@@ -39,8 +39,9 @@ from tune_resnet.checkpoint import Checkpoint, continue_training
 from tune_resnet.confirm import _conclude, _Confirmation, _recorded
 from tune_resnet.data import Split, load_dataset, search_split
 from tune_resnet.errors import UserError
-from tune_resnet.folder import DataError, read_image
 from tune_resnet.history import read_history
+from tune_resnet.images import DataError, read_image
+from tune_resnet.metrics import NonFiniteLoss
 from tune_resnet.options import parse_options
 from tune_resnet.recorder import Recorder
 from tune_resnet.records import FAILED, FINISHED, INTERRUPTED, NOT_FINITE, STOPPED, RunDirectory
@@ -48,7 +49,7 @@ from tune_resnet.scheduler import EarlyStopping
 from tune_resnet.searcher import OptunaSearcher
 from tune_resnet.space import DEFAULT_SPACE
 from tune_resnet.spec import BudgetSpec, DataSpec, ModelSpec
-from tune_resnet.train import NonFiniteLoss, TrainingRun
+from tune_resnet.train import TrainingRun
 from tune_resnet.tuning import end_what_was_done
 from tune_resnet.verdict import CONFIRM_DTYPES, REFERENCE, WINNER
 from tune_resnet.warm_start import WarmStart, warm_start

@@ -30,10 +30,10 @@ LAYERS = (
     ("checkpoint",),
     ("recorder", "train", "weights", "study_file", "reading", "paired", "scheduler", "sampler"),
     ("estimate",),
-    ("augment",),
+    ("augment", "metrics"),
     ("records", "data", "model", "schedule", "device", "environment", "cuda_graph"),
     ("folder", "spec", "cluster"),
-    ("space",),
+    ("space", "images"),
     ("settings",),
     ("errors", "files"),
     ("text",),
@@ -168,7 +168,7 @@ from tune_resnet.command import Command, _prepare
 
 options = parse_options(["--dataset", "digits", "--limit-train", "200", "--width", "4", "--device", "cpu"])
 dataset = load_dataset(options.spec.data)
-_prepare(Command(options, None, 0.0, None), dataset, search_split(dataset, options.spec.data))
+_prepare(Command(options, None, 0.0, None, None), dataset, search_split(dataset, options.spec.data))
 print("loaded", *sorted({"ray", "torch", "optuna", "scipy", "sklearn", "torchvision"} & set(sys.modules)))
 """
 

@@ -18,10 +18,10 @@ from safetensors.torch import save_file
 from tune_resnet import baseline
 from tune_resnet.analysis import load_run
 from tune_resnet.data import Dataset
-from tune_resnet.folder import read_image
+from tune_resnet.images import read_image
+from tune_resnet.metrics import NonFiniteLoss
 from tune_resnet.predict import main, probabilities
 from tune_resnet.search import main as search
-from tune_resnet.train import NonFiniteLoss
 from tune_resnet.weights import ModelFileError, load_model
 
 SMALL = ["--baseline", "--dataset", "digits", "--width", "8", "--device", "cpu", "--precision", "fp32", "--name", "it"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import os
 import signal
@@ -17,6 +16,7 @@ from pathlib import Path
 import optuna
 import pytest
 import ray
+from faults import TINY, table
 
 from tune_resnet.analysis import load_run
 from tune_resnet.records import EPOCH_COLUMNS, FAILED, FINISHED, INTERRUPTED, STOPPED
@@ -28,14 +28,9 @@ from tune_resnet.weights import load_model
 SMALL = ["--dataset", "digits", "--limit-train", "200", "--width", "4", "--device", "cpu"]
 
 # Half precision overflows at the highest rates, so that some trials end with a loss that is not finite.
-WILD = """
-[data]
-dataset = "digits"
-limit_train = 200
-flip = false
-[model]
-width = 4
-[train]
+WILD = (
+    TINY
+    + """\
 epochs = 3
 batch_size = 20
 precision = "fp16"
@@ -53,6 +48,7 @@ margin = 0.0
 [resources]
 device = "cpu"
 """
+)
 
 
 @dataclass(frozen=True)
@@ -60,11 +56,6 @@ class Search:
     code: int
     path: Path
     output: str
-
-
-def table(path: Path) -> list[dict[str, str]]:
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
 
 
 def told(path: Path) -> list[str]:

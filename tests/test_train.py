@@ -11,9 +11,10 @@ import pytest
 import torch
 
 from tune_resnet.data import Split
+from tune_resnet.metrics import EpochMetrics, NonFiniteLoss
 from tune_resnet.model import ResNet9
 from tune_resnet.spec import ModelSpec, TrainSpec
-from tune_resnet.train import EpochMetrics, NonFiniteLoss, TrainingRun, epoch_seed
+from tune_resnet.train import TrainingRun, epoch_seed
 
 SPEC = TrainSpec(epochs=4, batch_size=50, precision="fp32", seed=7)
 WIDTH = ModelSpec(width=4)

@@ -1,9 +1,6 @@
 """Finds better hyperparameters than the reference for a ResNet9 on your images, and shows the proof.
 
-from tune_resnet import Search
-
-run = Search(dataset="digits", num_samples=8).run()
-print(run.trials)
+From Python, `Search(dataset="digits", num_samples=8).run()` is a whole search, and `load_run(path)` the tables of one.
 """
 
 from __future__ import annotations

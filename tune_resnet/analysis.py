@@ -12,7 +12,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from tune_resnet.drawing import comparison_sentence, print_fidelity, print_overview, print_run, ranked_table, say
+from tune_resnet.drawing import comparison_sentence, print_fidelity, print_overview, print_run, ranked_table
 from tune_resnet.fidelity import fidelity, run_fidelity
 from tune_resnet.findings import (
     Comparison,
@@ -34,7 +34,7 @@ from tune_resnet.frames import (
     run_labels,
 )
 from tune_resnet.records import RecordError
-from tune_resnet.text import printable
+from tune_resnet.text import printable, say
 
 __all__ = [
     "Comparison",

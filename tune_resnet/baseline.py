@@ -12,12 +12,13 @@ from tune_resnet.checkpoint import Checkpoint, continue_training
 from tune_resnet.data import Dataset, baseline_split
 from tune_resnet.device import choose_device
 from tune_resnet.history import History
+from tune_resnet.metrics import NonFiniteLoss
 from tune_resnet.outlook import Outlook, measure_speed
 from tune_resnet.recorder import Recorder
 from tune_resnet.records import ENDED, FAILED, FINISHED, REFERENCE_TRIAL, RunDirectory
 from tune_resnet.spec import SearchSpec
 from tune_resnet.text import duration, percent
-from tune_resnet.train import NonFiniteLoss, TrainingRun
+from tune_resnet.train import TrainingRun
 from tune_resnet.weights import save_model
 
 

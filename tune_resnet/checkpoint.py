@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 import os
 import threading
 import time
@@ -15,8 +14,8 @@ from typing import Any
 import torch
 
 from tune_resnet.files import replacing
-from tune_resnet.spec import TrainSpec
-from tune_resnet.train import EpochMetrics, TrainingRun
+from tune_resnet.metrics import is_continuable
+from tune_resnet.train import TrainingRun
 
 LOSS_SECONDS = 30.0  # of training that a crash may cost, or one epoch where that takes longer
 
@@ -85,24 +84,12 @@ def continue_training(training: TrainingRun, checkpoint: Checkpoint) -> bool:
     if state is None:
         return False
     try:
-        if state.get("spec") != dataclasses.asdict(spec) or not _has_metrics(state, spec):
+        if state.get("spec") != dataclasses.asdict(spec) or not is_continuable(state.get("last"), spec.epochs):
             return False
         training.load_state_dict(state)
     except Exception:  # damaged, as above
         return False
     return True
-
-
-def _has_metrics(state: dict[str, Any], spec: TrainSpec) -> bool:
-    """Whether the saved epoch, which is going to be reported, has its metrics, and is not the last."""
-    last = state.get("last")
-    return (
-        isinstance(last, dict)
-        and last.keys() == {field.name for field in dataclasses.fields(EpochMetrics)}
-        and all(type(value) in (int, float) and 0 <= value < math.inf for value in last.values())
-        and type(last["epoch"]) is int
-        and 0 < last["epoch"] < spec.epochs
-    )
 
 
 def _copied(value: Any) -> Any:

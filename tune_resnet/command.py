@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import signal
 import warnings
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -16,30 +15,38 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
-from rich.text import Text
 
 from tune_resnet.cluster import set_ray_up
 from tune_resnet.options import Options
+from tune_resnet.text import say
 
 if TYPE_CHECKING:
     from tune_resnet.data import Dataset, Split
     from tune_resnet.history import History
     from tune_resnet.outlook import Outlook, Speed
     from tune_resnet.records import RunDirectory
+    from tune_resnet.spec import SearchSpec
     from tune_resnet.warm_start import WarmStart
 
 
 @dataclass
 class Command:
-    """One command, as far as it has come. `run`: from where there is one; with `history`, one that is resumed."""
+    """One command, as far as it has come. A run that is resumed has a `history`."""
 
     options: Options
     console: Console
     started: float  # Unix time
     stack: ExitStack  # closed at the command's end
+    path: Path  # of the run directory, which a new run gets when all is ready for it
     run: RunDirectory | None = None
     history: History | None = None
     exit_code: int = 0
+
+    @property
+    def is_baseline(self) -> bool:
+        from tune_resnet.records import BASELINE
+
+        return self.history.env.get("kind") == BASELINE if self.history else self.options.baseline
 
 
 def run_options(options: Options, console: Console, started: float) -> Command:
@@ -51,31 +58,30 @@ def run_options(options: Options, console: Console, started: float) -> Command:
     set_ray_up(options.address)
     with ExitStack() as stack:
         stack.enter_context(warnings.catch_warnings())
-        warnings.showwarning = lambda message, *rest, **more: _say(console, [f"warning: {message}"])
-        command = Command(options, console, started, stack)
+        warnings.showwarning = lambda message, *rest, **more: say(console, f"warning: {message}")
+        command = Command(options, console, started, stack, options.resume or _free_path(options))
         if options.resume and options.confirm:
-            command.exit_code = _confirm_ended(options.resume, options.confirm, command)
+            command.exit_code = _confirm_ended(command)
         else:
-            baseline = _is_baseline(options.resume, command) if options.resume else options.baseline
-            command.exit_code = _baseline(command) if baseline else _search(command)
+            if options.resume:
+                _take_hold(command)
+            command.exit_code = _baseline(command) if command.is_baseline else _search(command)
     return command
 
 
-def _is_baseline(path: Path, command: Command) -> bool:
-    """Takes hold of the run that is to be resumed; whether it is a baseline."""
-    from tune_resnet.records import BASELINE, RunDirectory
+def _take_hold(command: Command) -> None:
+    """Keeps other commands from the run that is to be resumed, and reads what it has done."""
+    from tune_resnet.records import RunDirectory
 
-    command.run = RunDirectory(path.resolve())
+    command.run = RunDirectory(command.path.resolve())
     command.stack.enter_context(command.run.lock())
     from tune_resnet.history import read_history
 
     command.history = read_history(command.run)
-    return command.history.env.get("kind") == BASELINE
 
 
 def _search(command: Command) -> int:
     options, console, history = command.options, command.console, command.history
-    path = _free_path(options)
     # Before Ray: where there are no data, the message comes at once.
     dataset = _images(command)
     from tune_resnet.data import search_split
@@ -83,37 +89,32 @@ def _search(command: Command) -> int:
     split = search_split(dataset, options.spec.data)
     ended = history.ended if history else 0
     if command.run and ended >= options.spec.search.num_samples:
-        _say(console, [f"All {ended} trials have ended; --num-samples N adds more, where N is larger."])
+        say(console, f"All {ended} trials have ended; --num-samples N adds more, where N is larger.")
         return _concluded(command.run, command, None)
 
-    with ExitStack() as ray:
+    with ExitStack() as cluster:
         with console.status("starting Ray and timing a few steps"):
             from tune_resnet.cluster import ray_cluster
 
             meanwhile = ThreadPoolExecutor(1).submit(_prepare, command, dataset, split)
-            ray.enter_context(ray_cluster(options.address))
+            cluster.enter_context(ray_cluster(options.address))
             warm, speed = meanwhile.result()
             from tune_resnet.plan import make_plan
 
             plan = make_plan(options.spec, split, speed, ended=ended, growing=options.address is not None)
-        _say(console, plan.lines())
+        say(console, "\n".join(plan.lines()))
         if options.warm_start:
             known, first = len(warm.trials), len(warm.configurations)
-            _say(console, [f"warm start  {known} trials known, {first} configurations to try first"])
+            say(console, f"warm start  {known} trials known, {first} configurations to try first")
         if options.dry_run:
             return 0
         from tune_resnet.tuning import run_search
 
-        run = _open(path, plan, dataset, command)
+        run = _open(plan, dataset, command)
         if options.warm_start:
             warm.write(run.warm_start_json)
         ended_by = run_search(plan, split, run, warm, console, history=history)
-    code = _concluded(run, command, ended_by)
-    if code or options.confirm is None:
-        return code
-    from tune_resnet.confirm import confirm
-
-    return confirm(run.path, plan.spec, dataset, options.confirm, options.address, console)
+    return _concluded(run, command, ended_by) or _confirmed(command, plan.spec, dataset)
 
 
 def _images(command: Command) -> Dataset:
@@ -153,30 +154,36 @@ def _prepare(command: Command, dataset: Dataset, split: Split) -> tuple[WarmStar
     return warm, None if elsewhere else measure_here(options.spec, split)
 
 
-def _confirm_ended(path: Path, count: int, command: Command) -> int:
-    """Confirms a run that has ended."""
+def _confirm_ended(command: Command) -> int:
+    """Confirms a run that has ended; the exit code."""
     from tune_resnet.data import load_dataset
 
+    spec = command.options.spec
+    return _confirmed(command, spec, load_dataset(spec.data))
+
+
+def _confirmed(command: Command, spec: SearchSpec, dataset: Dataset) -> int:
+    """Confirms the run where that was asked for; the exit code."""
     options = command.options
-    dataset = load_dataset(options.spec.data)
+    if options.confirm is None:
+        return 0
     from tune_resnet.confirm import confirm
 
-    return confirm(path, options.spec, dataset, count, options.address, command.console)
+    return confirm(command.path, spec, dataset, options.confirm, options.address, command.console)
 
 
 def _baseline(command: Command) -> int:
     options, console = command.options, command.console
-    path = _free_path(options)
     dataset = _images(command)
 
     with console.status("timing a few steps"):
         from tune_resnet.baseline import plan_baseline, run_baseline
 
         plan = plan_baseline(options.spec, dataset)
-    _say(console, plan.lines())
+    say(console, "\n".join(plan.lines()))
     if options.dry_run:
         return 0
-    run = _open(path, plan, dataset, command)
+    run = _open(plan, dataset, command)
     ended_by = None
     try:
         run_baseline(plan, dataset, run, console, command.history)
@@ -186,11 +193,9 @@ def _baseline(command: Command) -> int:
 
 
 def _free_path(options: Options) -> Path:
-    """Where the run directory is, or is going to be; RecordError where there is something else already."""
+    """Where a new run directory is going to be; RecordError where there is something else already."""
     from tune_resnet.records import RecordError
 
-    if options.resume:
-        return options.resume
     spec = options.spec
     path = options.runs_dir / (spec.search.name or f"{spec.data.dataset}-{datetime.now():%Y%m%d-%H%M%S}")
     if path.exists():
@@ -198,7 +203,7 @@ def _free_path(options: Options) -> Path:
     return path
 
 
-def _open(path: Path, plan: Outlook, dataset: Dataset, command: Command) -> RunDirectory:
+def _open(plan: Outlook, dataset: Dataset, command: Command) -> RunDirectory:
     """The run directory, with what is known before the first trial; for this command alone."""
     from tune_resnet.environment import describe_environment
     from tune_resnet.records import BASELINE, SEARCH, RunDirectory, write_whole
@@ -212,7 +217,7 @@ def _open(path: Path, plan: Outlook, dataset: Dataset, command: Command) -> RunD
         return command.run
     env = {
         **here,
-        "kind": BASELINE if command.options.baseline else SEARCH,
+        "kind": BASELINE if command.is_baseline else SEARCH,
         "device": plan.spec.resources.device,
         "device_name": plan.device_name,
         "precision": plan.spec.train.precision,
@@ -224,7 +229,7 @@ def _open(path: Path, plan: Outlook, dataset: Dataset, command: Command) -> RunD
         "held_out_images": plan.held_out_images,
         "started_at": command.started,
     }
-    command.run = RunDirectory.create(path, plan.spec, env)
+    command.run = RunDirectory.create(command.path, plan.spec, env)
     command.stack.enter_context(command.run.lock())
     return command.run
 
@@ -237,8 +242,3 @@ def _concluded(run: RunDirectory, command: Command, ended_by: int | None) -> int
     if ended_by is not None:
         return 128 + ended_by
     return 0 if found else 1
-
-
-def _say(console: Console, lines: Sequence[str]) -> None:
-    for line in lines:
-        console.print(Text(line), soft_wrap=True)

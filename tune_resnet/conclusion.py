@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import time
-from pathlib import Path
 
 from rich.console import Console
 
 from tune_resnet.analysis import comparison_sentence, load_run, ranked_table, winner
-from tune_resnet.drawing import say
 from tune_resnet.records import BASELINE, ENDED, RunDirectory
+from tune_resnet.text import say
 
 _TOP = 10  # trials in the table
 
@@ -27,23 +26,14 @@ def conclude(run: RunDirectory, console: Console, started: float) -> bool:
     console.print(ranked_table(frames, _TOP))
     best = winner(frames)
     say(console, f"\n{comparison_sentence(frames)}\n")
-    path = _relative(run.path)
+    path = run.shown_path
     commands = [f"run         {path}", f"look closer python -m tune_resnet.analysis {path}"]
     planned = 1 if frames.env.get("kind") == BASELINE else frames.spec.search.num_samples
     if frames.trials["state"].isin(ENDED).sum() < planned:
-        commands.append(f"go on       {resume_command(run)}")
+        commands.append(f"go on       {run.resume_command}")
     if best is not None and not best["reference"]:
         commands.append(f"prove it    python -m tune_resnet.search --confirm 5 --resume {path}")
     if best is not None:
         commands.append(f"use it      python -m tune_resnet.predict {path} IMAGE ...")
     say(console, "\n".join(commands))
     return best is not None
-
-
-def resume_command(run: RunDirectory) -> str:
-    """What continues a run."""
-    return f"python -m tune_resnet.search --resume {_relative(run.path)}"
-
-
-def _relative(path: Path) -> Path:
-    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path

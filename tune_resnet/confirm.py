@@ -19,7 +19,6 @@ from rich.console import Console
 
 from tune_resnet.cluster import ray_cluster
 from tune_resnet.data import Dataset, Split, baseline_split
-from tune_resnet.drawing import say
 from tune_resnet.environment import describe_environment
 from tune_resnet.errors import UserError
 from tune_resnet.events import SearchEnd, signals_to
@@ -32,7 +31,7 @@ from tune_resnet.pool import train_all
 from tune_resnet.reading import read_table
 from tune_resnet.records import write_whole
 from tune_resnet.spec import TUNABLE, SearchSpec, TrainSpec
-from tune_resnet.text import duration, percent
+from tune_resnet.text import duration, percent, say
 from tune_resnet.verdict import CONFIRM_DTYPES, REFERENCE, WINNER, complete_pairs, pairs_table, verdict_sentence
 
 SEED_OFFSET = 1000  # seeds are the search's seed + this + 0, 1, 2 ...: other searches rarely have come near them

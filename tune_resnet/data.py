@@ -18,7 +18,8 @@ from pathlib import Path
 import numpy as np
 from platformdirs import user_cache_path
 
-from tune_resnet.folder import SIZE, DataError, Dataset, ImageSet, content_fingerprint, load_folder
+from tune_resnet.folder import Dataset, ImageSet, content_fingerprint, load_folder
+from tune_resnet.images import SIZE, DataError
 from tune_resnet.spec import DataSpec
 
 __all__ = ["DataError", "Dataset", "ImageSet", "Split", "baseline_split", "load_dataset", "search_split"]

@@ -15,7 +15,7 @@ from tune_resnet.fidelity import LEAST_FOR_FIDELITY, run_fidelity
 from tune_resnet.findings import RUNG_DTYPES, compare_to_reference, importance, ranked_trials, rung_table, winner
 from tune_resnet.frames import STATES, RunFrames, accuracy_column, run_labels
 from tune_resnet.records import FINISHED, REFERENCE_TRIAL, RUNNING
-from tune_resnet.text import duration, percent, printable
+from tune_resnet.text import duration, percent, printable, say
 
 _NOTE_LENGTH = 80  # characters shown of a trial's error
 
@@ -185,11 +185,6 @@ def _print_section(console: Console, title: str, table: Table) -> None:
         say(console, title, style="bold")
     console.print(table)
     console.print()
-
-
-def say(console: Console, text: str, style: str = "") -> None:
-    """Prints text as it is, and leaves the breaking of lines to the terminal."""
-    console.print(Text(text, style=style), soft_wrap=True)
 
 
 def _hyperparameters(max_lr: float, weight_decay: float, grad_clip: float) -> list[str]:

@@ -102,12 +102,12 @@ class RecordEvents(tune.Callback):  # type: ignore[misc]
 
     def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         self.heard.pop(trial, None)
-        if not self._ends_the_search(trial):
-            self.progress.trial_tried_again(trial.config["trial"], self._reason(trial))
+        if reason := self._failure(trial):
+            self.progress.trial_tried_again(trial.config["trial"], reason)
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        if not self._ends_the_search(trial):
-            self._ended(trial, FAILED, self._reason(trial))
+        if reason := self._failure(trial):
+            self._ended(trial, FAILED, reason)
 
     def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
         """Kills the process of a trial that hangs; Ray then sees it fail."""
@@ -133,19 +133,19 @@ class RecordEvents(tune.Callback):  # type: ignore[misc]
         except OSError as error:
             self.end.error = self.end.error or error
 
-    def _ends_the_search(self, trial: Any) -> bool:
-        """Whether a trial failed for want of a disk that works: so would the others, and none of them is to blame."""
-        cause = _cause(trial)
-        if isinstance(cause, OSError):
-            self.end.error = self.end.error or cause
-        return isinstance(cause, OSError)
+    def _failure(self, trial: Any) -> str | None:
+        """Why a trial failed, in a few words.
 
-    def _reason(self, trial: Any) -> str:
-        """Why a trial failed, in a few words."""
+        None where it was for want of a disk that works, which ends the search: so would the others, and none of them
+        is to blame.
+        """
         if trial in self.hung:
             self.hung.remove(trial)
             return f"it hung: no epoch for {duration(self.epoch_timeout)}"
         cause = _cause(trial)
+        if isinstance(cause, OSError):
+            self.end.error = self.end.error or cause
+            return None
         if "out of memory issue" in str(cause):  # Ray's words
             return "Ray ended its process, as memory ran out"
         if isinstance(cause, RayActorError):

@@ -21,22 +21,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
 from platformdirs import user_cache_path
 
-from tune_resnet.errors import UserError
-from tune_resnet.text import one_line
+from tune_resnet.images import SIZE, DataError, image_suffixes, read_image
 
 if TYPE_CHECKING:
     from rich.progress import Progress
 
-SIZE = 32  # pixels, height and width of every image
 CACHE_FORMAT = 1  # part of the cache key: raise it when decoding or the cache's files change
 DECODE_BLOCK = 100  # files decoded by one task: few enough for a smooth bar, enough to hide the task's own cost
-
-
-class DataError(UserError):
-    """Data that are missing, damaged or unsuitable."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,64 +87,6 @@ def load_folder(root: Path) -> Dataset:
     return Dataset("folder", train, test, classes, fingerprint)
 
 
-def read_image(path: Path) -> np.ndarray:
-    """One image file as uint8 (3, 32, 32), whatever its size and colours; DataError where it cannot be read.
-
-    EXIF orientation is applied, transparency shows white, the first frame of an animation counts.
-    """
-    try:
-        with Image.open(path, formats=_formats()) as image:
-            image.draft(None, (2 * SIZE, 2 * SIZE))  # a big JPEG is decoded at a fraction of its size
-            ImageOps.exif_transpose(image, in_place=True)
-            small = _to_rgb(image).resize((SIZE, SIZE), Image.Resampling.BILINEAR)
-    except UnidentifiedImageError:
-        raise DataError(f"cannot read image {path}: not a known image format") from None
-    except Exception as error:  # on damaged bytes, Pillow's decoders raise nearly anything
-        reason = getattr(error, "strerror", None) or error
-        raise DataError(f"cannot read image {path}: {one_line(reason)}") from None
-    return np.asarray(small).transpose(2, 0, 1)
-
-
-def _formats() -> list[str]:
-    """The formats that Pillow reads by itself: PostScript is a program, which Ghostscript would run."""
-    Image.init()
-    return [name for name in Image.ID if name != "EPS"]
-
-
-def _suffixes() -> set[str]:
-    """How the names of image files end, in lower case."""
-    formats = _formats()
-    return {suffix for suffix, kind in Image.registered_extensions().items() if kind in formats}
-
-
-def image_files(folder: Path) -> list[Path]:
-    """The image files in a folder and those below it, by path, hidden ones left out; DataError where there is none."""
-    suffixes = _suffixes()
-    found = [
-        Path(place) / name
-        for place, folders, names in os.walk(folder)
-        for name in names
-        if os.path.splitext(name)[1].lower() in suffixes and not name.startswith(".")
-    ]
-    if not found:
-        raise DataError(f"there is no image in {folder}")
-    return sorted(found)
-
-
-def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I"):  # grey of 16 bits, which convert() would clip at 255 instead of scaling
-        values = np.asarray(image)
-        if values.min() < 0 or values.max() > 65535:
-            raise ValueError("its 32-bit pixels have no known range")
-        return Image.fromarray(np.rint(values / 257).astype(np.uint8)).convert("RGB")
-    if image.mode == "F":
-        raise ValueError("its floating-point pixels have no known range")
-    if image.has_transparency_data:
-        layer = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
-    return image.convert("RGB")
-
-
 @dataclass(frozen=True, slots=True)
 class _File:
     """One image file; `path` is relative to the root, `bytes` its size, `mtime` in nanoseconds."""
@@ -195,7 +130,7 @@ def _check_test_classes(root: Path, train: Sequence[str], test: Sequence[str]) -
 
 
 def _scan_part(root: Path, part: str, classes: Sequence[str]) -> list[_File]:
-    suffixes = _suffixes()
+    suffixes = image_suffixes()
     files = []
     for label, name in enumerate(classes):
         found = []

@@ -80,9 +80,9 @@ def make_plan(
     Raises:
         DeviceError: the device is not there, or no node is large enough for a trial.
     """
-    growing = growing and spec.resources.max_concurrent is not None
-    spec = _settle_device(spec, growing)
-    concurrency = _concurrency(spec, spec.search.num_samples - ended, growing)
+    expected = spec.resources.max_concurrent if growing else None
+    spec = _settle_device(spec, expected is not None)
+    concurrency = _concurrency(spec, spec.search.num_samples - ended, expected)
     if speed is None or spec.resources.device != "cpu":
         speed = _measure(spec, data)
     train = replace(spec.train, precision=speed.precision)
@@ -137,10 +137,12 @@ def _settle_device(spec: SearchSpec, growing: bool) -> SearchSpec:
     return replace(spec, resources=replace(spec.resources, device=device, gpus_per_trial=share))
 
 
-def _concurrency(spec: SearchSpec, trials: int, growing: bool) -> int:
-    """How many trials run at once: what fits on the nodes, at most `max_concurrent` and `trials`."""
-    if growing and spec.resources.max_concurrent:
-        return min(spec.resources.max_concurrent, trials)
+def _concurrency(spec: SearchSpec, trials: int, expected: int | None) -> int:
+    """How many trials run at once: what the cluster grows to, else what fits on its nodes and `max_concurrent` allows;
+    at most `trials`.
+    """
+    if expected:
+        return min(expected, trials)
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     cpus, gpus = spec.resources.cpus_per_trial, spec.resources.gpus_per_trial or 0.0
     fit = sum(_fit(node, cpus, gpus) for node in nodes)

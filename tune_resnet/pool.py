@@ -14,9 +14,10 @@ import torch
 from ray.exceptions import RayError
 
 from tune_resnet.data import Split
+from tune_resnet.metrics import NonFiniteLoss
 from tune_resnet.spec import TUNABLE, SearchSpec, TrainSpec
 from tune_resnet.text import one_line
-from tune_resnet.train import NonFiniteLoss, TrainingRun
+from tune_resnet.train import TrainingRun
 
 _POLL_SECONDS = 0.5  # between two looks at `stop`
 

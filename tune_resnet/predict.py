@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from tune_resnet.errors import UserError
-from tune_resnet.folder import image_files, read_image
+from tune_resnet.images import image_files, read_image
 from tune_resnet.records import RunDirectory
 from tune_resnet.text import percent, printable
 from tune_resnet.weights import TrainedModel, load_model

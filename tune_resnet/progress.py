@@ -15,7 +15,7 @@ from rich.text import Text
 from tune_resnet.plan import Plan
 from tune_resnet.recorder import Recorder
 from tune_resnet.records import FINISHED, REFERENCE_TRIAL, RUNNING, TrialRow
-from tune_resnet.text import duration, percent
+from tune_resnet.text import duration, percent, say
 
 _COLUMNS = ("trial", "state", "epochs", "val_acc", "max_lr", "weight_decay", "grad_clip")
 _BEST_ROWS, _RUNNING_ROWS = 5, 12  # so that the table fits a small terminal
@@ -48,24 +48,26 @@ class Progress:
         row = self.recorder.trials[trial]
         ended = sum(other.state != RUNNING for other in self._rows())
         reason = f" ({row.error})" if row.error else ""
-        self._say(
+        say(
+            self.console,
             f"[{ended}/{self.plan.trials}] {_name(trial)} {row.state} after {row.epochs} of {self.plan.epochs} epochs, "
-            f"{percent(row.val_accuracy)}{reason}; {self._standing()}; {self._clock()}"
+            f"{percent(row.val_accuracy)}{reason}; {self._standing()}; {self._clock()}",
         )
 
     def trial_goes_on(self, trial: int, epoch: int) -> None:
         """A line about a trial that has been begun again, after `epoch` of those on record or from its start (0)."""
         on_record = self.recorder.trials[trial].epochs
         if epoch:
-            self._say(f"{_name(trial)} goes on after epoch {epoch} of the {on_record} on record")
+            say(self.console, f"{_name(trial)} goes on after epoch {epoch} of the {on_record} on record")
         else:
-            self._say(
-                f"{_name(trial)} begins anew: it has {on_record} epochs on record, but no checkpoint to go on from"
+            say(
+                self.console,
+                f"{_name(trial)} begins anew: it has {on_record} epochs on record, but no checkpoint to go on from",
             )
 
     def trial_tried_again(self, trial: int, reason: str) -> None:
         """A line about a trial that has failed, but not for good."""
-        self._say(f"{_name(trial)} is tried again ({reason})")
+        say(self.console, f"{_name(trial)} is tried again ({reason})")
 
     def seconds_left(self) -> float:
         """Estimated from the epochs that ended trials took, and before any has ended from the plan."""
@@ -82,9 +84,6 @@ class Progress:
         done = sum(row.epochs for row in rows)
         seconds_per_epoch = sum(row.seconds for row in rows) / done if done else self.plan.seconds_per_epoch
         return left * seconds_per_epoch / self.plan.concurrency
-
-    def _say(self, line: str) -> None:
-        self.console.print(line, markup=False, highlight=False, soft_wrap=True)
 
     def _rows(self) -> list[TrialRow]:
         return list(self.recorder.trials.values())

@@ -133,6 +133,16 @@ class RunDirectory:
         self.ray = path / "ray"
         self.warm_start_json = path / "warm_start.json"
 
+    @property
+    def shown_path(self) -> Path:
+        """The path as a person would type it: relative where it is below the working folder."""
+        return self.path.relative_to(Path.cwd()) if self.path.is_relative_to(Path.cwd()) else self.path
+
+    @property
+    def resume_command(self) -> str:
+        """What continues the run."""
+        return f"python -m tune_resnet.search --resume {self.shown_path}"
+
     @classmethod
     def create(cls, path: Path, spec: SearchSpec, env: Mapping[str, Any] | None = None) -> RunDirectory:
         """A new run directory with its spec and environment; RecordError where it exists or cannot be written."""

@@ -26,9 +26,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     console = Console(width=None if sys.stdout.isatty() else _PIPE_WIDTH, highlight=False, markup=False)
     with _signals() as received:
         try:
-            code = run_options(
-                parse_options(sys.argv[1:] if arguments is None else arguments), console, started
-            ).exit_code
+            options = parse_options(sys.argv[1:] if arguments is None else arguments)
+            code = run_options(options, console, started).exit_code
         except UserError as error:
             print(f"error: {error}", file=sys.stderr)
             code = error.exit_code

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 
 def printable(text: object) -> str:
@@ -13,6 +17,13 @@ def printable(text: object) -> str:
 def one_line(text: object) -> str:
     """Text of several lines as one, `printable`."""
     return printable(" ".join(str(text).split()))
+
+
+def say(console: Console, text: str, style: str = "") -> None:
+    """Prints text as it is, and leaves the breaking of lines to the terminal."""
+    from rich.text import Text
+
+    console.print(Text(text, style=style), soft_wrap=True)
 
 
 def percent(share: float | None) -> str:

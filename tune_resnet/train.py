@@ -7,7 +7,6 @@ import math
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -19,44 +18,13 @@ from tune_resnet.augment import Normalise, crop_and_flip, draw_crops, to_device
 from tune_resnet.cuda_graph import RecordedStep
 from tune_resnet.data import Split
 from tune_resnet.device import choose_precision, keep_freed_memory, seeded
+from tune_resnet.metrics import EpochMetrics, NonFiniteLoss
 from tune_resnet.model import ResNet9
-from tune_resnet.records import NOT_FINITE
 from tune_resnet.schedule import one_cycle
 from tune_resnet.spec import ModelSpec, TrainSpec
 
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 _EVALUATION_BATCH = 1000  # images; large enough to fill a GPU, small enough for a CPU's memory
-
-
-@dataclass(frozen=True, kw_only=True)
-class EpochMetrics:
-    """What one epoch gave."""
-
-    epoch: int  # from 1
-    lr: float  # of the epoch's last optimizer step
-    train_loss: float  # mean cross-entropy over the epoch's images, in training mode
-    loss: float  # mean cross-entropy on the held-out images
-    accuracy: float  # on the held-out images, in [0, 1]
-    seconds: float  # training and evaluation
-    images_per_second: float  # training images over `seconds`
-
-    def columns(self, held_out: str) -> dict[str, float]:
-        """The row for epochs.csv, where `held_out` says what was held out: `val` or `test`."""
-        row = dataclasses.asdict(self)
-        row[f"{held_out}_loss"], row[f"{held_out}_accuracy"] = row.pop("loss"), row.pop("accuracy")
-        return row
-
-
-class NonFiniteLoss(ArithmeticError):
-    """The loss became infinite or NaN; `last_good` is the last epoch before (None: it was the first)."""
-
-    def __init__(self, epoch: int, last_good: EpochMetrics | None) -> None:
-        super().__init__(f"{NOT_FINITE} in epoch {epoch}")
-        self.epoch = epoch
-        self.last_good = last_good
-
-    def __reduce__(self) -> Any:
-        return type(self), (self.epoch, self.last_good)
 
 
 class TrainingRun:

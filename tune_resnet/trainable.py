@@ -13,9 +13,10 @@ from ray import tune
 
 from tune_resnet.checkpoint import Checkpoint, continue_training
 from tune_resnet.data import Split
+from tune_resnet.metrics import EpochMetrics, NonFiniteLoss
 from tune_resnet.records import RunDirectory
 from tune_resnet.spec import SearchSpec, TrainSpec
-from tune_resnet.train import EpochMetrics, NonFiniteLoss, TrainingRun
+from tune_resnet.train import TrainingRun
 from tune_resnet.weights import save_model
 
 

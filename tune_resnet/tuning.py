@@ -20,7 +20,7 @@ from tune_resnet.history import History
 from tune_resnet.plan import Plan
 from tune_resnet.progress import Progress
 from tune_resnet.recorder import Recorder
-from tune_resnet.records import ENDED, FINISHED, INTERRUPTED, RUNNING, STOPPED, RunDirectory
+from tune_resnet.records import FINISHED, INTERRUPTED, RUNNING, STOPPED, RunDirectory
 from tune_resnet.scheduler import EarlyStopping
 from tune_resnet.searcher import OptunaSearcher
 from tune_resnet.text import one_line
@@ -55,36 +55,15 @@ def run_search(
         recorder = Recorder(run, spec, history.trials, history.epochs)
         scheduler = EarlyStopping(spec, history.epochs)
         end_what_was_done(recorder, scheduler)
-        left = spec.search.num_samples - sum(row.state in ENDED for row in recorder.trials.values())
+        history = replace(history, trials=[recorder.trials[number] for number in sorted(recorder.trials)])
+        left = spec.search.num_samples - history.ended
         if left <= 0:
             return None
-        history = replace(history, trials=[recorder.trials[number] for number in sorted(recorder.trials)])
         searcher = OptunaSearcher(spec, run.study_db, warm, history, recorder.start)
         progress = Progress(recorder, plan, console)
         events = RecordEvents(recorder, progress, end, plan.epoch_timeout)
-        tuner = tune.Tuner(
-            tune.with_resources(
-                tune.with_parameters(trainable, spec=spec, data=data, run_path=run.path),
-                {"cpu": spec.resources.cpus_per_trial, "gpu": spec.resources.gpus_per_trial},
-            ),
-            tune_config=tune.TuneConfig(
-                num_samples=left,
-                search_alg=searcher,
-                scheduler=scheduler,
-                max_concurrent_trials=plan.concurrency,
-                reuse_actors=True,
-                trial_dirname_creator=_folder_name,
-            ),
-            run_config=tune.RunConfig(
-                name=run.ray.name,
-                storage_path=str(run.path),
-                callbacks=[events, TBXLoggerCallback()],
-                stop=end,
-                failure_config=tune.FailureConfig(max_failures=spec.search.max_retries),
-                checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),  # checkpoints/ has our own
-                verbose=0,
-            ),
-        )
+        ready = tune.with_parameters(trainable, spec=spec, data=data, run_path=run.path)
+        tuner = _tuner(ready, plan, run, left, searcher, scheduler, events)
         try:
             with progress, signals_to(end, console):
                 tuner.fit()
@@ -97,10 +76,43 @@ def run_search(
         end.error = end.error or error
     if end.error:
         reason = getattr(end.error, "strerror", None) or one_line(str(end.error).strip().rpartition("\n")[2])
-        again = f"python -m tune_resnet.search --resume {run.path}"
-        message = f"the search has ended: {reason}. What is recorded stays; once that is mended, go on: {again}"
-        raise SearchError(message) from end.error
+        advice = f"What is recorded stays; once that is mended, go on: {run.resume_command}"
+        raise SearchError(f"the search has ended: {reason}. {advice}") from end.error
     return end.signal
+
+
+def _tuner(
+    trainable: Any,
+    plan: Plan,
+    run: RunDirectory,
+    left: int,
+    searcher: OptunaSearcher,
+    scheduler: EarlyStopping,
+    events: RecordEvents,
+) -> tune.Tuner:
+    """Ray Tune, set to run the `left` trials of a plan."""
+    spec = plan.spec
+    resources = {"cpu": spec.resources.cpus_per_trial, "gpu": spec.resources.gpus_per_trial}
+    return tune.Tuner(
+        tune.with_resources(trainable, resources),
+        tune_config=tune.TuneConfig(
+            num_samples=left,
+            search_alg=searcher,
+            scheduler=scheduler,
+            max_concurrent_trials=plan.concurrency,
+            reuse_actors=True,
+            trial_dirname_creator=_folder_name,
+        ),
+        run_config=tune.RunConfig(
+            name=run.ray.name,
+            storage_path=str(run.path),
+            callbacks=[events, TBXLoggerCallback()],
+            stop=events.end,
+            failure_config=tune.FailureConfig(max_failures=spec.search.max_retries),
+            checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),  # checkpoints/ has our own
+            verbose=0,
+        ),
+    )
 
 
 def end_what_was_done(recorder: Recorder, scheduler: EarlyStopping) -> None:

@@ -35,11 +35,11 @@ from tune_resnet.data import Split, load_dataset, search_split
 from tune_resnet.device import choose_precision, device_name
 from tune_resnet.environment import describe_environment
 from tune_resnet.errors import UserError
+from tune_resnet.metrics import NonFiniteLoss
 from tune_resnet.records import write_whole
 from tune_resnet.space import DEFAULT_SPACE
 from tune_resnet.spec import DataSpec, ModelSpec, SearchSpec, TrainSpec
 from tune_resnet.text import duration, percent
-from tune_resnet.train import NonFiniteLoss
 
 DESIGN_SEED = 0
 SEEDS = (0, 1, 2)
