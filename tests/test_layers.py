@@ -30,7 +30,7 @@ LAYERS = (
     ("checkpoint",),
     ("recorder", "train", "weights", "study_file", "reading", "paired", "scheduler", "sampler"),
     ("estimate",),
-    ("augment", "metrics"),
+    ("augment", "metrics", "adam"),
     ("records", "data", "model", "schedule", "device", "environment", "cuda_graph"),
     ("folder", "spec", "cluster"),
     ("space", "images"),

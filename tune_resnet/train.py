@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from tune_resnet.adam import Adam
 from tune_resnet.augment import Normalise, crop_and_flip, draw_crops, to_device
 from tune_resnet.cuda_graph import RecordedStep
 from tune_resnet.data import Split
@@ -77,17 +78,15 @@ class TrainingRun:
         self.grad_clip.fill_(spec.grad_clip)
         if before is None or (before.precision, before.batch_size) != (spec.precision, spec.batch_size):
             self._prepare_step()
-        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision == "fp16")
-        for state in self.optimizer.state.values():
-            for tensor in state.values():
-                tensor.zero_()  # in place: a recording knows these tensors by their address
+        # Any: it is declared to want PyTorch's own optimizers, but takes any that has what it looks at.
+        self.scaler: Any = torch.amp.GradScaler(self.device.type, enabled=self.precision == "fp16")
+        self.optimizer.reset()
 
     def _prepare_step(self) -> None:
         """Makes the optimizer for the model's parameters, and the step that updates them."""
         self.precision = choose_precision(self.spec.precision, self.device)
         on_gpu = self.device.type == "cuda"
-        # Fused: one kernel for all parameters, and gradient scaling without a synchronisation per step.
-        self.optimizer = torch.optim.Adam(self.model.parameters(), lr=self.lr, fused=True, capturable=on_gpu)
+        self.optimizer = Adam(self.model.parameters(), self.lr)
         # The gradient scaler decides on the CPU, which a recording does not replay.
         recorded = on_gpu and self.precision != "fp16"
         self._update: Callable[[Tensor, Tensor], Tensor] = RecordedStep(self._descend) if recorded else self._descend
@@ -150,25 +149,14 @@ class TrainingRun:
         last = None if state["last"] is None else EpochMetrics(**state["last"])
         self.reset(TrainSpec(**state["spec"]))
         try:
-            self._prepare_step()  # loading puts other tensors into the optimizer
             self.model.load_state_dict(state["model"])
-            self._load_moments(state["optimizer"]["state"])
+            self.optimizer.load_state_dict(state["optimizer"])
             self.scaler.load_state_dict(state["scaler"])
         except Exception:
-            self._prepare_step()
             self.reset(self.spec)
             raise
         if last is not None:
             self.last, self.epochs_done = last, last.epoch
-
-    def _load_moments(self, moments: dict[int, dict[str, Tensor]]) -> None:
-        """Puts these into a fresh optimizer; its settings stay its own. An error of some kind where they do not fit."""
-        self.optimizer.load_state_dict({"state": moments, "param_groups": self.optimizer.state_dict()["param_groups"]})
-        self.optimizer.param_groups[0]["lr"] = self.lr
-        for parameter, loaded in self.optimizer.state.items():
-            shapes = {name: tensor.shape for name, tensor in loaded.items()}
-            if shapes != {"step": torch.Size(), "exp_avg": parameter.shape, "exp_avg_sq": parameter.shape}:
-                raise ValueError("the optimizer's state is of other parameters")
 
     def _on_stream(self) -> AbstractContextManager[None]:
         """On a GPU a stream of this run's own: the default one cannot be recorded."""
@@ -208,9 +196,8 @@ class TrainingRun:
         self.scaler.scale(loss).backward()
         self.scaler.unscale_(self.optimizer)
         with torch.no_grad():
-            for parameter in self.model.parameters():
-                if parameter.grad is not None:
-                    parameter.grad.clamp_(-self.grad_clip, self.grad_clip).addcmul_(parameter, self.weight_decay)
+            for parameter, gradient in zip(self.optimizer.parameters, self.optimizer.gradients, strict=True):
+                gradient.clamp_(-self.grad_clip, self.grad_clip).addcmul_(parameter, self.weight_decay)
         self.scaler.step(self.optimizer)
         self.scaler.update()
         return loss.detach()

@@ -48,8 +48,8 @@ class Trial:
         weights = sum(tensor.numel() * tensor.element_size() for tensor in self.run.model.parameters())
         optimizer = sum(
             tensor.numel() * tensor.element_size()
-            for state in self.run.optimizer.state.values()
-            for tensor in state.values()
+            for tensors in self.run.optimizer.state.values()
+            for tensor in tensors
         )
         return {"weights": 2.0 * weights, "optimizer": optimizer, "activations": self._activations()}
 

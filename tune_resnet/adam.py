@@ -1,0 +1,79 @@
+"""The optimizer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+from torch.optim.adam import adam
+
+
+class Adam:
+    """Adam (Kingma and Ba, 2015) with PyTorch's fused kernel and its defaults, without decay.
+
+    `torch.optim.Adam` does the same, but imports PyTorch's compiler on its way: 1.5 s and 150 MB in each process.
+
+    Args:
+        parameters: what to update; each has a gradient whenever `step` is called.
+        lr: the learning rate, a scalar on the parameters' device that may change between steps.
+    """
+
+    _step_supports_amp_scaling = True  # tells PyTorch's gradient scaler to leave `found_inf` to the kernel
+
+    def __init__(self, parameters: Iterable[Tensor], lr: Tensor) -> None:
+        self.parameters, self.lr = list(parameters), lr
+        self.param_groups = [{"params": self.parameters}]  # where the gradient scaler finds the gradients
+        self.state: dict[str, list[Tensor]] = {
+            "steps": [torch.zeros((), device=parameter.device) for parameter in self.parameters],
+            "exp_avgs": [torch.zeros_like(parameter) for parameter in self.parameters],
+            "exp_avg_sqs": [torch.zeros_like(parameter) for parameter in self.parameters],
+        }
+
+    @property
+    def gradients(self) -> list[Tensor]:
+        return [cast(Tensor, parameter.grad) for parameter in self.parameters]
+
+    @torch.no_grad()
+    def step(self) -> None:
+        """Updates the parameters; not by a gradient that the scaler found to be infinite."""
+        adam(
+            self.parameters,
+            self.gradients,
+            self.state["exp_avgs"],
+            self.state["exp_avg_sqs"],
+            [],
+            self.state["steps"],
+            fused=True,
+            capturable=self.lr.is_cuda,
+            found_inf=getattr(self, "found_inf", None),
+            amsgrad=False,
+            beta1=0.9,
+            beta2=0.999,
+            lr=self.lr,
+            weight_decay=0.0,
+            eps=1e-8,
+            maximize=False,
+        )
+
+    def zero_grad(self) -> None:
+        for parameter in self.parameters:
+            parameter.grad = None
+
+    def reset(self) -> None:
+        """Forgets all steps, in place: a recorded step knows these tensors by their address."""
+        for tensors in self.state.values():
+            for tensor in tensors:
+                tensor.zero_()
+
+    def state_dict(self) -> dict[str, list[Tensor]]:
+        return self.state
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Takes the values of another's, in place; where they do not fit, an error of some kind."""
+        for name, tensors in self.state.items():
+            for tensor, loaded in zip(tensors, state[name], strict=True):
+                if loaded.shape != tensor.shape:
+                    raise ValueError("the optimizer's state is of other parameters")
+                tensor.copy_(loaded)
