@@ -14,10 +14,13 @@ import tune_resnet
 
 # highest first: a module imports only from lines below its own
 LAYERS = (
-    ("report", "predict", "search", "api"),
+    ("predict", "search", "api"),
     ("command",),
     ("confirm",),  # a command starts it, and imports it only then
     ("tuning", "baseline", "conclusion"),
+    ("report",),
+    ("charts",),
+    ("chart_data",),
     ("events",),
     ("progress", "analysis"),
     ("plan", "drawing"),
@@ -40,10 +43,10 @@ LAYERS = (
 )
 MAY_IMPORT = {
     "ray": {"cluster", "trainable", "searcher", "scheduler", "events", "tuning", "plan", "pool"},
-    "optuna": {"searcher", "study_file", "sampler", "warm_start", "report", "findings"},
+    "optuna": {"searcher", "study_file", "sampler", "warm_start", "findings"},
 }
 # not while they are imported themselves; inside a function is fine
-HEAVY = {"torch", "torchvision", "ray", "pandas", "optuna"}
+HEAVY = {"torch", "torchvision", "ray", "pandas", "optuna", "plotly"}
 NOT_AT_IMPORT = {
     "settings": {"torch", "torchvision"},
     "space": {"torch", "torchvision"},

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 
 from rich.console import Console
 
 from tune_resnet.analysis import comparison_sentence, load_run, ranked_table, winner
-from tune_resnet.records import BASELINE, ENDED, RunDirectory
+from tune_resnet.records import BASELINE, ENDED, RecordError, RunDirectory
 from tune_resnet.text import say
 
 _TOP = 10  # trials in the table
@@ -27,7 +28,8 @@ def conclude(run: RunDirectory, console: Console, started: float) -> bool:
     best = winner(frames)
     say(console, f"\n{comparison_sentence(frames)}\n")
     path = run.shown_path
-    commands = [f"run         {path}", f"look closer python -m tune_resnet.analysis {path}"]
+    commands = [f"run         {path}", f"report      {written_report(path)}"]
+    commands.append(f"look closer python -m tune_resnet.analysis {path}")
     planned = 1 if frames.env.get("kind") == BASELINE else frames.spec.search.num_samples
     if frames.trials["state"].isin(ENDED).sum() < planned:
         commands.append(f"go on       {run.resume_command}")
@@ -37,3 +39,13 @@ def conclude(run: RunDirectory, console: Console, started: float) -> bool:
         commands.append(f"use it      python -m tune_resnet.predict {path} IMAGE ...")
     say(console, "\n".join(commands))
     return best is not None
+
+
+def written_report(path: Path) -> str:
+    """Writes the run's report; its path, or why there is none."""
+    from tune_resnet.report import write_report
+
+    try:
+        return str(write_report([path]))
+    except RecordError as error:
+        return f"none: {error}"

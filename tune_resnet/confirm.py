@@ -18,6 +18,7 @@ import pandas as pd
 from rich.console import Console
 
 from tune_resnet.cluster import ray_cluster
+from tune_resnet.conclusion import written_report
 from tune_resnet.data import Dataset, Split, baseline_split
 from tune_resnet.environment import describe_environment
 from tune_resnet.errors import UserError
@@ -221,4 +222,5 @@ def _conclude(confirmation: _Confirmation, rows: pd.DataFrame, about: dict[str, 
             **about,
         }
         write_whole(confirmation.path / "confirm.json", json.dumps(summary, indent=2) + "\n")
+    say(console, f"report      {written_report(confirmation.path)}")
     return 0

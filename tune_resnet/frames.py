@@ -63,7 +63,7 @@ _ENV_VALUES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "resumed": (lambda value: isinstance(value, list), "a list"),
     "wall_seconds": (lambda value: type(value) in (int, float) and 0 <= value < math.inf, "a number of seconds"),
 }
-_ENV_LEVELS = 10  # of nesting; what comes near the interpreter's limit could not be written back
+_LEVELS = 10  # of nesting; what comes near the interpreter's limit could not be written back
 
 STATES = (FINISHED, RUNNING, STOPPED, INTERRUPTED, FAILED)  # in the order in which trials are ranked
 
@@ -202,18 +202,24 @@ def _update_running(trials: pd.DataFrame, epochs: pd.DataFrame) -> None:
     trials.loc[rows, "best_epoch"] = running.map(best).fillna(0).astype("int64")
 
 
-def _read_env(path: Path) -> dict[str, Any]:
+def read_object(path: Path) -> dict[str, Any]:
+    """A JSON file's object, empty where there is no file; RecordError where it holds anything else."""
     if not path.exists():
         return {}
     text = read_text(path)
     try:
-        env = json.loads(text)
+        values = json.loads(text)
     except (ValueError, RecursionError):
         raise RecordError(f"{path} is not valid JSON") from None
-    if not isinstance(env, dict):
-        raise RecordError(f"{path} must hold a JSON object, holds {shown(env)}")
-    if _is_deep(env, _ENV_LEVELS):
+    if not isinstance(values, dict):
+        raise RecordError(f"{path} must hold a JSON object, holds {shown(values)}")
+    if _is_deep(values, _LEVELS):
         raise RecordError(f"{path} is nested too deeply")
+    return values
+
+
+def _read_env(path: Path) -> dict[str, Any]:
+    env = read_object(path)
     for name, (fits, words) in _ENV_VALUES.items():
         if name in env and not fits(env[name]):
             raise RecordError(f"{path}: {name} must be {words}, is {shown(env[name])}")

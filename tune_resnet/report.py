@@ -1,0 +1,307 @@
+"""Runs as one HTML page that needs no network: `python -m tune_resnet.report RUN [RUN ...]`, while they go on too."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import pandas as pd
+from markupsafe import Markup
+from plotly import graph_objects as go
+from plotly.offline import get_plotlyjs
+
+from tune_resnet import chart_data, charts
+from tune_resnet.drawing import comparison_sentence
+from tune_resnet.files import replacing
+from tune_resnet.findings import Comparison, best_trials, compare_to_reference, importance, rung_table, winner
+from tune_resnet.frames import RunFrames, load_run, read_object, run_labels
+from tune_resnet.records import FAILED, REFERENCE_TRIAL, RecordError
+from tune_resnet.text import duration, percent, printable
+
+_TOP = 10  # rows of a table
+_LAST_DATE = 253_402_300_800.0  # Unix time of the year 10000, which has no date
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a run has found, in short."""
+
+    headline: str
+    gain: str
+    sentences: list[str]
+    facts: list[tuple[str, str]]
+
+
+@dataclass(frozen=True)
+class Plot:
+    """A Plotly figure as plain JSON values, and what it shows, for who cannot see it."""
+
+    label: str
+    figure: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Table:
+    columns: list[str]
+    rows: list[list[str]]
+
+
+@dataclass(frozen=True)
+class Section:
+    title: str
+    note: str = ""
+    plots: list[Plot] = field(default_factory=list)
+    table: Table | None = None
+    commands: list[str] = field(default_factory=list)
+
+
+def write_report(paths: Sequence[Path], out: Path | None = None) -> Path:
+    """Writes the page about one run, or the comparison of several; its path: `out`, else report.html in the run's
+    directory or, for several, in the working folder.
+
+    Raises:
+        RecordError: a run cannot be read, or the page not be written.
+    """
+    runs = list({run.path: run for run in map(load_run, paths)}.values())  # each once
+    out = out or (paths[0] if len(runs) == 1 else Path()) / "report.html"
+    page = run_page(runs[0]) if len(runs) == 1 else comparison_page(runs)
+    try:
+        with replacing(out) as file:
+            file.write(page.encode())
+    except OSError as error:
+        raise RecordError(f"cannot write {out}: {error.strerror}") from None
+    return out
+
+
+def run_page(run: RunFrames) -> str:
+    """The page about one run."""
+    parts = (_curves, _trials, _together, _slices, _importance, _stopping, _rates, _time, _failures, _environment)
+    sections = [section for section in (part(run) for part in parts) if section]
+    return _rendered(run.name, [_answer(run)], sections)
+
+
+def comparison_page(runs: Sequence[RunFrames]) -> str:
+    """The page about several runs."""
+    by_label = dict(zip(run_labels(runs), runs, strict=True))
+    progress = chart_data.runs_side_by_side(by_label)
+    columns = ["run", "trials", "epochs", "winner", "accuracy", "judged on", "reference", "gain", *runs[0].spec.space]
+    rows = [_overview_row(label, run) for label, run in by_label.items()]
+    sections = [Section("Runs side by side", table=Table(columns, rows))]
+    if len(progress):
+        plot = _plot("Best accuracy of each run by epochs trained", charts.runs_chart(progress))
+        sections.append(Section("What each run had found after how many epochs", plots=[plot]))
+    for label, run in by_label.items():
+        sections.append(Section(label, note=" ".join(_sentences(run)), commands=_commands(run)))
+    return _rendered(f"{len(runs)} runs", [], sections)
+
+
+def _rendered(name: str, answers: list[Answer], sections: list[Section]) -> str:
+    loader = jinja2.FileSystemLoader(Path(__file__).parent)
+    template = jinja2.Environment(loader=loader, autoescape=True).get_template("report.html.jinja")
+    return template.render(
+        name=name, answers=answers, sections=sections, plotly=Markup(get_plotlyjs()) if _has_plots(sections) else ""
+    )
+
+
+def _has_plots(sections: Sequence[Section]) -> bool:
+    return any(section.plots for section in sections)
+
+
+def _answer(run: RunFrames) -> Answer:
+    found, best, spent = compare_to_reference(run), winner(run), chart_data.cost(run)
+    gain = "" if found.gain is None or found.winner == REFERENCE_TRIAL else f"{found.gain:+.2f} points"
+    facts = [] if best is None else [(name, f"{best[name]:#.3g}") for name in run.spec.space]
+    facts += [
+        ("trials", f"{len(run.trials):,}"),
+        ("epochs", f"{spent['epochs']:,} ({spent['epochs_saved']:,} saved)"),
+        ("training", duration(spent["training_seconds"])),
+        ("device", printable(run.env.get("device_name", run.spec.resources.device))),
+    ]
+    if run.env.get("wall_seconds"):
+        facts.insert(-1, ("whole command", duration(run.env["wall_seconds"])))
+    return Answer(_headline(found), gain, _sentences(run), facts)
+
+
+def _headline(found: Comparison) -> str:
+    if found.winner is None:
+        return "No trial has finished yet"
+    reached = f"{percent(found.winner_accuracy)} {found.judged_on} accuracy"
+    return f"The reference: {reached}" if found.winner == REFERENCE_TRIAL else f"Trial {found.winner}: {reached}"
+
+
+def _sentences(run: RunFrames) -> list[str]:
+    """The comparison to the reference, and what a confirmation has proved."""
+    confirmed = read_object(run.path / "confirm.json").get("sentence")
+    told = [f"Confirmed with fresh seeds. {printable(confirmed)}"] if confirmed else []
+    return [*told, comparison_sentence(run)]
+
+
+def _curves(run: RunFrames) -> Section | None:
+    curves = chart_data.learning_curves(run).dropna()
+    if curves.empty:
+        return None
+    plot = _plot("Accuracy of all trials over epochs", charts.learning_curves_chart(curves))
+    return Section("Learning curves", "Accuracy on held-out images after each epoch, one seed a trial.", [plot])
+
+
+def _trials(run: RunFrames) -> Section | None:
+    trials = chart_data.configurations(run)
+    shown = trials[(trials.index < _TOP) | (trials["trial"] == REFERENCE_TRIAL)]
+    rows = [
+        [
+            str(row["trial"]),
+            row["role"],
+            f"{row['epochs']}/{run.spec.train.epochs}",
+            percent(row["accuracy"]),
+            percent(row["estimate"]),
+            *(f"{row[name]:#.3g}" for name in run.spec.space),
+        ]
+        for row in shown.to_dict("records")
+    ]
+    columns = ["trial", "state", "epochs", "accuracy", "estimate", *run.spec.space]
+    note = "Estimate: the accuracy with luck taken out, learnt from all trials; the winner has the highest."
+    return Section("Best trials", note, table=Table(columns, rows)) if rows else None
+
+
+def _together(run: RunFrames) -> Section | None:
+    trials = chart_data.configurations(run).dropna(subset=["accuracy"])
+    if len(trials) < 2:
+        return None
+    plot = _plot("All trials over the hyperparameters", charts.parallel_chart(trials, list(run.spec.space)))
+    note = "A line is a trial, with its last accuracy by rank; each axis is logarithmic, from the least value tried."
+    return Section("Hyperparameters together", note, [plot])
+
+
+def _slices(run: RunFrames) -> Section | None:
+    trials, region = chart_data.configurations(run), chart_data.good_region(run)
+    finished = trials[trials["trial"].isin(best_trials(run, len(trials))["trial"])]
+    if len(finished) < 2:
+        return None
+    plots = [_plot(f"Accuracy over {name}", charts.slice_chart(finished, name, region)) for name in run.spec.space]
+    shaded = " Shaded: where the best quarter by estimate lies." if len(region) else ""
+    return Section("Hyperparameters one by one", f"The finished trials.{shaded}", plots)
+
+
+def _importance(run: RunFrames) -> Section | None:
+    shares = importance(run)
+    if shares.empty:
+        return None
+    note = f"What separates the best of {compare_to_reference(run).finished:,} finished trials from the others."
+    return Section("Importance", note, [_plot("Importance of each hyperparameter", charts.importance_chart(shares))])
+
+
+def _stopping(run: RunFrames) -> Section | None:
+    judged, signal = chart_data.judged(run), run.spec.scheduler.signal
+    if judged.empty:
+        return None
+    rungs = rung_table(run)
+    columns = ["epoch", "reached", "stopped", "went_on", "weakest_went_on", "strongest_stopped"]
+    rows = [[_number(value) for value in row] for row in rungs[columns].to_numpy()]
+    note = f"Trials are judged by {signal}. Hover over one that was stopped to see how close it was."
+    plot = _plot("Who was stopped and who went on at each rung", charts.judged_chart(judged, signal))
+    return Section("Early stopping", note, [plot], Table([name.replace("_", " ") for name in columns], rows))
+
+
+def _rates(run: RunFrames) -> Section | None:
+    rates = chart_data.rate_curves(run)
+    if rates.empty:
+        return None
+    plot = _plot("Learning rate over epochs of winner and reference", charts.rate_chart(rates))
+    return Section("One-cycle learning rates", "", [plot])
+
+
+def _time(run: RunFrames) -> Section | None:
+    timeline, spent = chart_data.timeline(run), chart_data.cost(run)
+    if timeline.empty:
+        return None
+    note = (
+        f"{duration(spent['training_seconds'])} of training in {duration(spent['span_seconds'])}: the processes that "
+        f"ran at once trained {spent['utilisation']:.0%} of that time."
+    )
+    return Section("Time", note, [_plot("Which process trained which trial, when", charts.timeline_chart(timeline))])
+
+
+def _failures(run: RunFrames) -> Section | None:
+    failed = run.trials[run.trials["state"] == FAILED]
+    rows = [[str(row.trial), str(row.epochs), printable(row.error)] for row in failed.head(_TOP).itertuples()]
+    return Section("Failed trials", table=Table(["trial", "epochs", "reason"], rows)) if rows else None
+
+
+def _environment(run: RunFrames) -> Section:
+    rows = [[name, _shown(name, value)] for name, value in _flat(run.env) if name not in ("command", "resumed")]
+    return Section("Environment, and how to do it again", table=Table(["", ""], rows), commands=_commands(run))
+
+
+def _commands(run: RunFrames) -> list[str]:
+    resumed = run.env.get("resumed", [])
+    commands = [run.env.get("command"), *(item.get("command") for item in resumed if isinstance(item, dict))]
+    return [printable(command) for command in commands if command]
+
+
+def _flat(values: dict[str, Any], above: str = "") -> list[tuple[str, Any]]:
+    """Nested objects as pairs of a dotted name and a value."""
+    pairs: list[tuple[str, Any]] = []
+    for name, value in values.items():
+        pairs += _flat(value, f"{above}{name}.") if isinstance(value, dict) else [(f"{above}{printable(name)}", value)]
+    return pairs
+
+
+def _shown(name: str, value: Any) -> str:
+    if name.endswith("_at") and type(value) is float and 0 <= value < _LAST_DATE:
+        return f"{datetime.fromtimestamp(value, UTC):%Y-%m-%d %H:%M:%S} UTC"
+    return printable(value)
+
+
+def _overview_row(label: str, run: RunFrames) -> list[str]:
+    found, best = compare_to_reference(run), winner(run)
+    return [
+        label,
+        f"{len(run.trials):,}",
+        f"{len(run.epochs):,}",
+        "-" if found.winner is None else str(found.winner),
+        percent(found.winner_accuracy),
+        found.judged_on,
+        percent(found.reference_accuracy),
+        "-" if found.gain is None else f"{found.gain:+.2f}",
+        *("-" if best is None else f"{best[name]:#.3g}" for name in run.spec.space),
+    ]
+
+
+def _number(value: float) -> str:
+    return "-" if pd.isna(value) else f"{value:,.0f}" if value == round(value) else f"{value:.4f}"
+
+
+def _plot(label: str, figure: go.Figure) -> Plot:
+    plain = json.loads(figure.to_json())
+    plain["layout"].pop("template", None)  # the page has its own colours
+    return Plot(label, plain)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command line; the exit code: 0, or 2 after one line on stderr."""
+    parser = argparse.ArgumentParser(
+        prog="python -m tune_resnet.report", description="Writes runs as one HTML page.", allow_abbrev=False
+    )
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="a run directory, as runs/NAME")
+    parser.add_argument(
+        "--out", type=Path, metavar="FILE", help="the page (default RUN/report.html; ./report.html for several)"
+    )
+    options = parser.parse_args(arguments)
+    try:
+        path = write_report(options.runs, options.out)
+    except RecordError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(f"wrote {printable(path)}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
