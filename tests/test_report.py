@@ -197,7 +197,9 @@ def test_every_recorded_run_has_a_page(run: Path, tmp_path: Path) -> None:
 def test_the_answer_comes_first_and_what_was_proved_before_what_was_measured(tmp_path: Path) -> None:
     page = Page(write_report([SEARCH], tmp_path / "page.html"))
     text = " ".join(page.text.split())
-    found = [text.index(words) for words in ("Trial 25: 76.50%", "+1.30 points", "+2.02 percentage", "Learning curves")]
+    found = [
+        text.index(words) for words in ("Trial 25: 76.50%", "+1.30 points over", "+2.02 percentage", "Learning curves")
+    ]
     assert found == sorted(found)
     titles = ["Best trials", "Hyperparameters together", "Hyperparameters one by one", "Importance", "Early stopping"]
     titles += ["One-cycle learning rates", "Time", "Environment, and how to do it again"]

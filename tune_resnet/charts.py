@@ -68,6 +68,7 @@ def parallel_chart(trials: pd.DataFrame, space: list[str]) -> go.Figure:
         trace = go.Scatter(
             x=x, y=y, text=labels, mode="lines+markers", hovertemplate="%{text}<extra></extra>",
             marker_size=7 if bold else 4, line_width=3 if bold else 1, opacity=1 if bold else 0.6,
+            line_dash="dash" if role == REFERENCE else "solid",
         )  # fmt: skip
         figure.add_trace(_coloured(trace, role))
     for name in axes:
@@ -108,9 +109,14 @@ def importance_chart(shares: pd.Series) -> go.Figure:
     """Each hyperparameter's share."""
     shares = shares.iloc[::-1]
     bars = go.Bar(
-        x=shares, y=shares.index, orientation="h", marker_color=COLOURS[FINISHED], text=[f"{s:.0%}" for s in shares],
+        x=shares,
+        y=shares.index,
+        orientation="h",
+        marker_color=COLOURS[FINISHED],
+        text=[f"{share:.0%}" for share in shares],
+        textposition="outside",
         hovertemplate="%{y}: %{x:.1%}<extra></extra>",
-    )  # fmt: skip
+    )
     figure = go.Figure(bars)
     figure.update_layout(height=240)
     figure.update_xaxes(tickformat=".0%", range=[0, 1])
@@ -192,7 +198,7 @@ def runs_chart(progress: pd.DataFrame) -> go.Figure:
         figure.add_trace(trace)
     figure.update_layout(colorway=[colour for colour in COLOURS.values() if colour != "ink"][::-1])
     figure.update_xaxes(title="epochs trained, over all trials", rangemode="tozero")
-    figure.update_yaxes(title="best finished trial", tickformat=".0%")
+    figure.update_yaxes(title="best finished trial", tickformat=_PERCENT)
     return figure
 
 

@@ -116,7 +116,9 @@ def _has_plots(sections: Sequence[Section]) -> bool:
 
 def _answer(run: RunFrames) -> Answer:
     found, best, spent = compare_to_reference(run), winner(run), chart_data.cost(run)
-    gain = "" if found.gain is None or found.winner == REFERENCE_TRIAL else f"{found.gain:+.2f} points"
+    gain = (
+        "" if found.gain is None or found.winner == REFERENCE_TRIAL else f"{found.gain:+.2f} points over the reference"
+    )
     facts = [] if best is None else [(name, f"{best[name]:#.3g}") for name in run.spec.space]
     facts += [
         ("trials", f"{len(run.trials):,}"),

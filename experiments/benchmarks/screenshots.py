@@ -1,0 +1,51 @@
+"""README's pictures of the report: a recorded run's page, as a desktop and a phone show it.
+
+    python experiments/benchmarks/screenshots.py --run experiments/results/cifar10-jpeg-search --out experiments/results
+
+Needs Playwright and a Chromium on the path.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from playwright.sync_api import Playwright, sync_playwright
+
+from tune_resnet.report import write_report
+
+# Without them Chromium asks the network for things of its own; it has no sandbox where its user is root.
+FLAGS = [
+    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+    "--disable-component-update", "--disable-sync",
+]  # fmt: skip
+SCREENS = {"desktop": (1100, 1150), "phone": (380, 1150)}  # pixels, width and height
+
+
+def start_chromium(playwright: Playwright) -> Any:
+    """The system's browser; None where there is none."""
+    path = shutil.which("chromium")
+    return path and playwright.chromium.launch(executable_path=path, args=FLAGS)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--run", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
+        file = write_report([options.run], Path(folder) / "report.html").absolute()
+        browser = start_chromium(playwright)
+        for name, (width, height) in SCREENS.items():
+            page = browser.new_page(viewport={"width": width, "height": height})
+            page.goto(file.as_uri())
+            page.wait_for_function("[...document.querySelectorAll('.plot')].every(plot => plot.querySelector('svg'))")
+            page.screenshot(path=options.out / f"report-{name}.png")
+        browser.close()
+
+
+if __name__ == "__main__":
+    main()
