@@ -14,10 +14,11 @@ import tune_resnet
 
 # highest first: a module imports only from lines below its own
 LAYERS = (
+    ("export",),
     ("predict", "search", "api"),
     ("command",),
     ("confirm",),  # a command starts it, and imports it only then
-    ("tuning", "baseline", "conclusion"),
+    ("tuning", "baseline", "conclusion", "loggers"),
     ("report",),
     ("charts",),
     ("chart_data",),
@@ -42,7 +43,7 @@ LAYERS = (
     ("text",),
 )
 MAY_IMPORT = {
-    "ray": {"cluster", "trainable", "searcher", "scheduler", "events", "tuning", "plan", "pool"},
+    "ray": {"cluster", "trainable", "searcher", "scheduler", "events", "tuning", "plan", "pool", "loggers"},
     "optuna": {"searcher", "study_file", "sampler", "warm_start", "findings"},
 }
 # not while they are imported themselves; inside a function is fine

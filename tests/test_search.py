@@ -97,7 +97,8 @@ def test_a_search_leaves_a_whole_run_directory(tmp_path: Path, capsys: pytest.Ca
     assert_consistent(path)
 
     assert sorted(item.name for item in path.iterdir()) == [
-        ".lock", "best", "checkpoints", "env.json", "epochs.csv", "ray", "spec.toml", "study.db", "trials.csv",
+        ".lock", "best", "checkpoints", "env.json", "epochs.csv", "ray", "report.html", "spec.toml", "study.db",
+        "trials.csv",
     ]  # fmt: skip
     trials, epochs = table(path / "trials.csv"), table(path / "epochs.csv")
     assert len(trials) == 6

@@ -108,12 +108,14 @@ def _search(command: Command) -> int:
             say(console, f"warm start  {known} trials known, {first} configurations to try first")
         if options.dry_run:
             return 0
+        from tune_resnet.loggers import logger_callbacks
         from tune_resnet.tuning import run_search
 
         run = _open(plan, dataset, command)
         if options.warm_start:
             warm.write(run.warm_start_json)
-        ended_by = run_search(plan, split, run, warm, console, history=history)
+        loggers = logger_callbacks(options.log, run)
+        ended_by = run_search(plan, split, run, warm, console, history=history, loggers=loggers)
     return _concluded(run, command, ended_by) or _confirmed(command, plan.spec, dataset)
 
 

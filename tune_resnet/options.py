@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import os
 import re
 from collections.abc import Sequence
@@ -29,10 +30,13 @@ see experiments/*.toml. Flags override the file. Exit codes: 0 done, 1 the searc
 130 interrupted (Ctrl-C), 143 terminated."""
 
 RUNS = Path("runs")  # where run directories are
+_PACKAGES = {"tensorboard": "tensorboardX", "mlflow": "mlflow", "wandb": "wandb"}
+LOGGERS = tuple(_PACKAGES)
 LEAST_SEEDS = 2  # to confirm with: fewer have no spread
 _WITH_RESUME = {  # a run's own spec says what it is; these say how far to go, where its images are, and how to train
-    "resume", "confirm", "address", "runs_dir", "dry_run", "search.num_samples", "search.time_budget", "data.data_dir",
-    "resources.device", "resources.cpus_per_trial", "resources.gpus_per_trial", "resources.max_concurrent",
+    "resume", "confirm", "address", "runs_dir", "dry_run", "log", "search.num_samples", "search.time_budget",
+    "data.data_dir", "resources.device", "resources.cpus_per_trial", "resources.gpus_per_trial",
+    "resources.max_concurrent",
 }  # fmt: skip
 _NOT_WITH_CONFIRM = {"dry_run", "search.num_samples", "search.time_budget"}  # of those
 
@@ -49,6 +53,7 @@ class Options:
     dry_run: bool
     runs_dir: Path
     address: str | None
+    log: list[str]  # of LOGGERS
 
 
 class _Parser(argparse.ArgumentParser):
@@ -111,6 +116,7 @@ def _parser() -> argparse.ArgumentParser:
         "--max-concurrent", type=int, dest="resources.max_concurrent", metavar="N", help="trials at once"
     )
     where.add_argument("--address", metavar="HOST:PORT", help="join this Ray cluster instead of starting one here")
+    where.add_argument("--log", nargs="+", choices=LOGGERS, metavar="NAME", help="|".join(LOGGERS))
     where.add_argument("--name", dest="search.name", metavar="NAME", help="the run directory (default: data set, time)")
     where.add_argument("--runs-dir", type=Path, metavar="DIR", help="holds run directories (default runs)")
     return parser
@@ -138,6 +144,7 @@ def parse_options(arguments: Sequence[str]) -> Options:
         dry_run=given.get("dry_run", False),
         runs_dir=given.get("runs_dir", RUNS),
         address=given.get("address"),
+        log=given.get("log", []),
     )
 
 
@@ -149,6 +156,9 @@ def _check_together(given: dict[str, Any]) -> None:
         raise SpecError("--confirm needs a search's winner: --baseline has none")
     if "warm_start" in given and "baseline" in given:
         raise SpecError("--warm-start needs a search: --baseline proposes nothing")
+    for name in given.get("log", []):
+        if importlib.util.find_spec(_PACKAGES[name]) is None:
+            raise SpecError(f"--log {name} needs a package: pip install {_PACKAGES[name]}")
     if "resume" not in given:
         return
     for key in given:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any
@@ -10,7 +11,6 @@ from ray import tune
 from ray.air.execution._internal import actor_manager
 from ray.exceptions import OutOfMemoryError, RayActorError
 from ray.tune.execution import tune_controller
-from ray.tune.logger import TBXLoggerCallback
 from rich.console import Console
 
 from tune_resnet.data import Split
@@ -41,10 +41,11 @@ def run_search(
     console: Console,
     trainable: type[tune.Trainable] = TrialTrainable,
     history: History | None = None,
+    loggers: Sequence[tune.Callback] = (),
 ) -> int | None:
     """Runs the search to its end, from its `history` on. Returns the signal that ended it early, or None.
 
-    `trainable` is set up and reports as `TrialTrainable` does.
+    `trainable` is set up and reports as `TrialTrainable` does; `loggers` are told all that it reports.
 
     Raises:
         SearchError: the search could not go on, or not be recorded.
@@ -63,7 +64,7 @@ def run_search(
         progress = Progress(recorder, plan, console)
         events = RecordEvents(recorder, progress, end, plan.epoch_timeout)
         ready = tune.with_parameters(trainable, spec=spec, data=data, run_path=run.path)
-        tuner = _tuner(ready, plan, run, left, searcher, scheduler, events)
+        tuner = _tuner(ready, plan, run, left, searcher, scheduler, [events, *loggers], end)
         try:
             with progress, signals_to(end, console):
                 tuner.fit()
@@ -88,7 +89,8 @@ def _tuner(
     left: int,
     searcher: OptunaSearcher,
     scheduler: EarlyStopping,
-    events: RecordEvents,
+    callbacks: list[tune.Callback],
+    end: SearchEnd,
 ) -> tune.Tuner:
     """Ray Tune, set to run the `left` trials of a plan."""
     spec = plan.spec
@@ -106,8 +108,8 @@ def _tuner(
         run_config=tune.RunConfig(
             name=run.ray.name,
             storage_path=str(run.path),
-            callbacks=[events, TBXLoggerCallback()],
-            stop=events.end,
+            callbacks=callbacks,
+            stop=end,
             failure_config=tune.FailureConfig(max_failures=spec.search.max_retries),
             checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),  # checkpoints/ has our own
             verbose=0,
