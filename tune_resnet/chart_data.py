@@ -132,11 +132,11 @@ def cost(frames: RunFrames) -> dict[str, float]:
         "epochs_saved": int((frames.spec.train.epochs - stopped["epochs"]).sum()),
         "training_seconds": training,
         "span_seconds": span,
-        "utilisation": training / (span * _most_at_once(when)) if span > 0 else np.nan,
+        "utilisation": training / (span * most_at_once(when)) if span > 0 else np.nan,
     }
 
 
-def _most_at_once(when: pd.DataFrame) -> int:
+def most_at_once(when: pd.DataFrame) -> int:
     """How many trials ran at once, at the most. One that starts as another ends does not run beside it."""
     changes = pd.concat(
         [pd.DataFrame({"time": when["end"], "by": -1}), pd.DataFrame({"time": when["start"], "by": 1})]
