@@ -34,7 +34,7 @@ from PIL import Image
 from rich.console import Console
 from test_analysis import SPEC, Build
 
-from tune_resnet import analysis, predict
+from tune_resnet import analysis, predict, report
 from tune_resnet.checkpoint import Checkpoint, continue_training
 from tune_resnet.confirm import _conclude, _Confirmation, _recorded
 from tune_resnet.data import Split, load_dataset, search_split
@@ -166,6 +166,10 @@ def quiet(main: Callable[[list[str]], int], *arguments: object) -> tuple[int, st
 
 def analyse(path: Path) -> None:
     quiet(analysis.main, path, "--fidelity")
+
+
+def report_on(path: Path) -> None:
+    quiet(report.main, path)
 
 
 def resume(path: Path, study: bool = False) -> None:
@@ -318,7 +322,7 @@ Reader = Callable[[Path], object]
 @pytest.fixture(scope="module")
 def readers(training: TrainingRun, photo: Path) -> dict[str, list[Reader]]:
     """Who reads the contents of which file."""
-    tables: list[Reader] = [analyse, learn, partial(learn, fingerprint="others"), resume]
+    tables: list[Reader] = [analyse, report_on, learn, partial(learn, fingerprint="others"), resume]
     return {
         "spec.toml": [*tables, confirm],
         "env.json": tables,

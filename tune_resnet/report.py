@@ -23,6 +23,7 @@ from tune_resnet.files import replacing
 from tune_resnet.findings import Comparison, best_trials, compare_to_reference, importance, rung_table, winner
 from tune_resnet.frames import RunFrames, load_run, read_object, run_labels
 from tune_resnet.records import FAILED, REFERENCE_TRIAL, RecordError
+from tune_resnet.spec import TUNABLE
 from tune_resnet.text import duration, percent, printable
 
 _TOP = 10  # rows of a table
@@ -91,7 +92,7 @@ def comparison_page(runs: Sequence[RunFrames]) -> str:
     """The page about several runs."""
     by_label = dict(zip(run_labels(runs), runs, strict=True))
     progress = chart_data.runs_side_by_side(by_label)
-    columns = ["run", "trials", "epochs", "winner", "accuracy", "judged on", "reference", "gain", *runs[0].spec.space]
+    columns = ["run", "trials", "epochs", "winner", "accuracy", "judged on", "reference", "gain", *TUNABLE]
     rows = [_overview_row(label, run) for label, run in by_label.items()]
     sections = [Section("Runs side by side", table=Table(columns, rows))]
     if len(progress):
@@ -105,20 +106,15 @@ def comparison_page(runs: Sequence[RunFrames]) -> str:
 def _rendered(name: str, answers: list[Answer], sections: list[Section]) -> str:
     loader = jinja2.FileSystemLoader(Path(__file__).parent)
     template = jinja2.Environment(loader=loader, autoescape=True).get_template("report.html.jinja")
-    return template.render(
-        name=name, answers=answers, sections=sections, plotly=Markup(get_plotlyjs()) if _has_plots(sections) else ""
-    )
-
-
-def _has_plots(sections: Sequence[Section]) -> bool:
-    return any(section.plots for section in sections)
+    plotly = Markup(get_plotlyjs()) if any(section.plots for section in sections) else ""
+    return template.render(name=name, answers=answers, sections=sections, plotly=plotly)
 
 
 def _answer(run: RunFrames) -> Answer:
     found, best, spent = compare_to_reference(run), winner(run), chart_data.cost(run)
-    gain = (
-        "" if found.gain is None or found.winner == REFERENCE_TRIAL else f"{found.gain:+.2f} points over the reference"
-    )
+    gain = ""
+    if found.gain is not None and found.winner != REFERENCE_TRIAL:
+        gain = f"{found.gain:+.2f} points over the reference"
     facts = [] if best is None else [(name, f"{best[name]:#.3g}") for name in run.spec.space]
     facts += [
         ("trials", f"{len(run.trials):,}"),
@@ -272,7 +268,7 @@ def _overview_row(label: str, run: RunFrames) -> list[str]:
         found.judged_on,
         percent(found.reference_accuracy),
         "-" if found.gain is None else f"{found.gain:+.2f}",
-        *("-" if best is None else f"{best[name]:#.3g}" for name in run.spec.space),
+        *("-" if best is None else f"{best[name]:#.3g}" for name in TUNABLE),
     ]
 
 
