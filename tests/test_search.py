@@ -91,7 +91,7 @@ def assert_consistent(path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_search_leaves_a_whole_run_directory(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    search = in_process([*SMALL, "--epochs", "4", "--num-samples", "6"], tmp_path, capsys)
+    search = in_process([*SMALL, "--epochs", "4", "--num-samples", "6", "--log", "tensorboard"], tmp_path, capsys)
     path = search.path
     assert search.code == 0
     assert_consistent(path)
