@@ -14,7 +14,7 @@ from tune_resnet.schedule import one_cycle
 from tune_resnet.spec import rung_epochs
 
 REFERENCE, WINNER = "reference", "winner"  # roles; the other trials have their state for one
-LEAST_FOR_REGION = 4  # finished trials
+_LEAST_FOR_REGION = 4  # finished trials
 _GOOD_SHARE = 0.25  # of the finished trials: the good region
 _POINTS_PER_EPOCH = 20  # of a learning rate's curve
 
@@ -50,7 +50,7 @@ def good_region(frames: RunFrames) -> pd.DataFrame:
     at least, by their estimates; no rows for fewer than four.
     """
     finished = best_trials(frames, len(frames.trials)).sort_values("estimate", ascending=False)
-    count = max(2, round(_GOOD_SHARE * len(finished))) if len(finished) >= LEAST_FOR_REGION else 0
+    count = max(2, round(_GOOD_SHARE * len(finished))) if len(finished) >= _LEAST_FOR_REGION else 0
     best = finished.head(count)[list(frames.spec.space)]
     return pd.DataFrame({"low": best.min(), "high": best.max()}).dropna()
 
