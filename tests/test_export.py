@@ -27,7 +27,7 @@ def run(split: Split, tmp_path_factory: pytest.TempPathFactory) -> Path:
     training = TrainingRun(TrainSpec(epochs=2, batch_size=45), split, model=ModelSpec(width=8))
     while training.epochs_done < 2:
         training.run_epoch()
-    save_model(path / "best" / "model.safetensors", training.model, split, 8)
+    save_model(path / "best" / "model.safetensors", training.model, split, ModelSpec(width=8))
     return path
 
 

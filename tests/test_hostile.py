@@ -115,7 +115,7 @@ def make_run(path: Path, split: Split, sampler: str, ends: Sequence[float]) -> P
     checkpoint = Checkpoint(run.checkpoint_of(INTERRUPTED_TRIAL))
     checkpoint.save(training.state_dict())
     checkpoint.wait()
-    save_model(run.best / "model.safetensors", training.model, split, 1)
+    save_model(run.best / "model.safetensors", training.model, split, ModelSpec(width=1))
     return run.path
 
 

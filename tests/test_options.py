@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from tune_resnet.options import parse_options
 from tune_resnet.search import main
 from tune_resnet.settings import SpecError
+from tune_resnet.space import Domain
 from tune_resnet.spec import SearchSpec
 
 EXPERIMENTS = sorted((Path(__file__).parents[1] / "experiments").glob("*.toml"))
@@ -51,6 +52,21 @@ def test_flags_override_the_file(tmp_path: Path) -> None:
     file.write_text("[search]\nnum_samples = 7\nsampler = 'gp'\n[train]\nmax_lr = 0.02\n")
     spec = parse_options(["--experiment", str(file), "--num-samples", "9"]).spec
     assert (spec.search.num_samples, spec.search.sampler, spec.train.max_lr) == (9, "gp", 0.02)
+
+
+def test_a_space_may_be_given_instead_of_the_files(tmp_path: Path) -> None:
+    file = tmp_path / "a.toml"
+    file.write_text("[space]\nweight_decay = { low = 1e-5, high = 1e-3 }\n")
+    spec = parse_options(["--experiment", str(file), "--space", "max_lr=1e-4:1", "grad_clip=0.05:0.5"]).spec
+    assert spec.space == {"max_lr": Domain(low=1e-4, high=1.0), "grad_clip": Domain(low=0.05, high=0.5)}
+
+
+def test_wrong_tables_are_errors_with_a_folder_from_the_command_line_too(tmp_path: Path) -> None:
+    file = tmp_path / "a.toml"
+    for text in ("data = 3", "data = { dataset = 'folder' }\nmodel = 3"):
+        file.write_text(text)
+        with pytest.raises(SpecError, match=r"a\.toml: (data|model) must be a table, got 3"):
+            parse_options(["--experiment", str(file), "--data-dir", "d"])
 
 
 def test_a_run_to_confirm_brings_its_spec(tmp_path: Path) -> None:
@@ -120,6 +136,11 @@ BAD = [
         ["--resume", "x", "--confirm", "2", "--num-samples", "3"],
         "--num-samples does not go with --resume and --confirm: go on first, then confirm",
     ),
+    (["--model", "nets"], "model.factory must look like package.module:function, got 'nets'"),
+    (["--space", "max_lr=1"], "argument --space: 'max_lr=1' is not NAME=LOW:HIGH, as max_lr=1e-3:1e-1"),
+    (["--space", "max_lr=a:b"], "argument --space: 'max_lr=a:b' is not NAME=LOW:HIGH, as max_lr=1e-3:1e-1"),
+    (["--space", "max_lr=2:3"], "space.max_lr = [2.0, 3.0] must contain the reference train.max_lr = 0.01"),
+    (["--space", "momentum=2:3"], "unknown hyperparameter space.momentum; known: max_lr, weight_decay, grad_clip"),
     (["--experiment", "/none.toml"], "cannot read /none.toml: No such file or directory"),
 ]  # fmt: skip
 
@@ -154,7 +175,7 @@ def test_help_is_quick_and_names_every_flag() -> None:
     flags = (
         "experiment num-samples baseline dataset data-dir limit-train width epochs scheduler sampler cpus-per-trial "
         "gpus-per-trial max-concurrent time-budget seed device precision name runs-dir address dry-run "
-        "confirm resume"
+        "confirm resume model space"
     )
     for flag in flags.split():
         assert f"--{flag} " in done.stdout or f"--{flag}\n" in done.stdout, flag

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import replace
 
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 
 from tune_resnet.data import Split
 from tune_resnet.outlook import measure_speed
-from tune_resnet.plan import _fit, expected_epochs
+from tune_resnet.plan import _fit, expected_survival
 from tune_resnet.spec import BudgetSpec, ModelSpec, SchedulerSpec, SearchSpec, TrainSpec
 from tune_resnet.text import duration
 
@@ -27,18 +28,21 @@ def spec(trials: int, epochs: int, scheduler: str) -> SearchSpec:
 
 @settings(derandomize=True, deadline=None, max_examples=20)
 @given(trials=st.integers(1, 40), epochs=st.integers(1, 12), scheduler=st.sampled_from(["asha", "median", "none"]))
-def test_expected_epochs_lie_between_one_each_and_all(trials: int, epochs: int, scheduler: str) -> None:
-    expected = expected_epochs(spec(trials, epochs, scheduler))
-    assert epochs + trials - 1 <= expected <= trials * epochs  # the reference is never stopped
+def test_trials_are_expected_to_end_but_the_reference_to_go_on(trials: int, epochs: int, scheduler: str) -> None:
+    survival = expected_survival(spec(trials, epochs, scheduler))
+    assert len(survival) == epochs
+    assert survival[0] == 1
+    assert all(after <= before for before, after in itertools.pairwise(survival))
+    assert survival[-1] >= 1 / trials - 1e-9  # the reference is never stopped
     if scheduler == "none" or trials == 1:
-        assert expected == trials * epochs
+        assert survival == (1,) * epochs
 
 
 def test_stopping_is_expected_to_save_epochs() -> None:
     default = spec(200, 8, "asha")
     usual = replace(default, scheduler=SchedulerSpec(grace_epochs=1, reduction_factor=2, margin=0))
-    assert expected_epochs(usual) < 0.5 * 1600
-    assert expected_epochs(default) < 0.65 * 1600
+    assert sum(expected_survival(usual)) < 0.5 * 8
+    assert sum(expected_survival(default)) < 0.65 * 8
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from tune_resnet.spec import BudgetSpec, SearchSpec, TrainSpec
 SPEC = SearchSpec(train=TrainSpec(epochs=4), search=BudgetSpec(num_samples=5))
 PLAN = Plan(
     spec=SPEC, device_name="a device", seconds_per_epoch=10, concurrency=2, train_images=90, held_out_images=10,
-    held_out="validation", trials=5, epochs=4, rungs=(1, 2), epochs_expected=12,
+    held_out="validation", trials=5, epochs=4, rungs=(1, 2), survival=(1, 0.6, 0.4, 0.4),
 )  # fmt: skip
 
 
@@ -78,6 +78,19 @@ def test_the_time_left_starts_as_planned_and_ends_at_zero(recorder: Recorder) ->
     assert estimates[-1] == 0
 
 
+def test_trials_that_went_on_make_the_time_longer_than_trials_that_were_stopped(recorder: Recorder) -> None:
+    watching = progress(recorder, terminal=False)
+    for trial in range(1, 4):
+        run_trial(recorder, trial, [0.1], STOPPED)
+    mostly_stopped = watching.seconds_left()
+    # Of seven trials at the first rung, the plan's four among them, 2.4 went on, at the second 0.4 of 0.6.
+    each = 1 + 2.4 / 7 * (1 + 0.4 / 0.6 * (1 + 1))
+    assert mostly_stopped == pytest.approx(2 * each * 10 / 2)
+    run_trial(recorder, 4, [0.1, 0.2, 0.3, 0.4], FINISHED)
+    run_trial(recorder, 0, [], None)
+    assert watching.seconds_left() == pytest.approx(4 * 10)  # the reference is never stopped
+
+
 def test_the_table_shows_the_best_and_the_running(recorder: Recorder) -> None:
     watching = progress(recorder, terminal=True)
     run_trial(recorder, 0, [0.1, 0.2, 0.3, 0.5], FINISHED)
@@ -94,5 +107,6 @@ def test_the_table_shows_the_best_and_the_running(recorder: Recorder) -> None:
         ["reference", "finished", "4/4", "50.00%"],
         ["3", "running", "1/4", "20.00%"],
     ]
+    assert [row[4] for row in rows[:3]] == ["0.0300", "0.0100", "2.2e-02"]  # the running one's rate now
     assert "3 of 5 trials ended; best 60.00% (trial 2), reference 50.00%" in text
     assert "[1/5]" not in text

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -129,7 +130,7 @@ def test_a_search_leaves_a_whole_run_directory(tmp_path: Path, capsys: pytest.Ca
 
     for text in ("6 trials, the first is the reference", "rungs at epochs 2", "24 at most", "[6/6]", "reference"):
         assert text in search.output
-    assert "python -m tune_resnet.analysis" in search.output
+    assert " -m tune_resnet.analysis" in search.output
 
     assert main([*SMALL, "--runs-dir", str(tmp_path), "--name", "it"]) == 2
     assert "it exists already: choose another --name" in capsys.readouterr().err
@@ -237,7 +238,7 @@ def test_a_signal_ends_a_search_in_order(number: signal.Signals, tmp_path: Path)
     assert search.process.returncode == 128 + number
     assert errors == ""
     assert "Ending the search" in output
-    assert "go on       python -m tune_resnet.search --resume" in output
+    assert re.search(r"go on       \S+ -m tune_resnet.search --resume", output)
     assert_consistent(search.path)
     assert {row["state"] for row in table(search.path / "trials.csv")} == {INTERRUPTED}
 

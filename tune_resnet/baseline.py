@@ -96,7 +96,7 @@ def run_baseline(
                 f"{metrics.images_per_second:,.0f} images/s, about {duration(left)} left",
                 soft_wrap=True,
             )
-        save_model(run.model_of(REFERENCE_TRIAL), training.model, data, spec.model.width)
+        save_model(run.model_of(REFERENCE_TRIAL), training.model, data, spec.model)
         recorder.end(REFERENCE_TRIAL, FINISHED)
     except NonFiniteLoss as error:
         recorder.end(REFERENCE_TRIAL, FAILED, str(error))

@@ -122,16 +122,28 @@ def _search(command: Command) -> int:
 def _images(command: Command) -> Dataset:
     """The images; RecordError where a run that is resumed was about others, ConfirmError where none are left to judge
     on."""
-    from tune_resnet.data import load_dataset
     from tune_resnet.records import RecordError
 
-    dataset = load_dataset(command.options.spec.data)
+    dataset = _dataset(command)
     if command.history and command.history.env["dataset_fingerprint"] != dataset.fingerprint:
         raise RecordError(f"the images are not those of {command.options.resume} (env.json: dataset_fingerprint)")
     if command.options.confirm:
         from tune_resnet.confirm import judging_images
 
         judging_images(dataset)  # complains now, not after hours of searching
+    return dataset
+
+
+def _dataset(command: Command) -> Dataset:
+    """The images; the user's own network is tried on their classes. UserError where there is something wrong."""
+    from tune_resnet.data import load_dataset
+
+    spec = command.options.spec
+    dataset = load_dataset(spec.data)
+    if spec.model.factory is not None:
+        from tune_resnet.model import check_network
+
+        check_network(spec.model, len(dataset.classes))
     return dataset
 
 
@@ -158,10 +170,7 @@ def _prepare(command: Command, dataset: Dataset, split: Split) -> tuple[WarmStar
 
 def _confirm_ended(command: Command) -> int:
     """Confirms a run that has ended; the exit code."""
-    from tune_resnet.data import load_dataset
-
-    spec = command.options.spec
-    return _confirmed(command, spec, load_dataset(spec.data))
+    return _confirmed(command, command.options.spec, _dataset(command))
 
 
 def _confirmed(command: Command, spec: SearchSpec, dataset: Dataset) -> int:
@@ -171,7 +180,7 @@ def _confirmed(command: Command, spec: SearchSpec, dataset: Dataset) -> int:
         return 0
     from tune_resnet.confirm import confirm
 
-    return confirm(command.path, spec, dataset, options.confirm, options.address, command.console)
+    return confirm(command.path, spec, dataset, options, command.console)
 
 
 def _baseline(command: Command) -> int:
@@ -213,12 +222,13 @@ def _open(plan: Outlook, dataset: Dataset, command: Command) -> RunDirectory:
     here = describe_environment()
     if command.run and command.history:
         env = command.history.env
-        resumed = {"started_at": command.started, "git_commit": here["git_commit"], "command": here["command"]}
+        resumed = {"started_at": command.started, "git_commit": here["git_commit"], "command": command.options.command}
         command.run.write_env({**env, "resumed": [*env.get("resumed", []), resumed]})
         write_whole(command.run.spec_toml, plan.spec.to_toml())
         return command.run
     env = {
         **here,
+        "command": command.options.command,
         "kind": BASELINE if command.is_baseline else SEARCH,
         "device": plan.spec.resources.device,
         "device_name": plan.device_name,

@@ -9,7 +9,7 @@ from rich.console import Console
 
 from tune_resnet.analysis import comparison_sentence, load_run, ranked_table, winner
 from tune_resnet.records import BASELINE, ENDED, RecordError, RunDirectory
-from tune_resnet.text import say
+from tune_resnet.text import say, to_run
 
 _TOP = 10  # trials in the table
 
@@ -27,16 +27,16 @@ def conclude(run: RunDirectory, console: Console, started: float) -> bool:
     console.print(ranked_table(frames, _TOP))
     best = winner(frames)
     say(console, f"\n{comparison_sentence(frames)}\n")
-    path = run.shown_path
+    path, model = run.shown_path, frames.spec.model
     commands = [f"run         {path}", f"report      {written_report(path)}"]
-    commands.append(f"look closer python -m tune_resnet.analysis {path}")
+    commands.append(f"look closer {to_run('analysis', path)}")
     planned = 1 if frames.env.get("kind") == BASELINE else frames.spec.search.num_samples
     if frames.trials["state"].isin(ENDED).sum() < planned:
-        commands.append(f"go on       {run.resume_command}")
+        commands.append(f"go on       {run.resume_command(model)}")
     if best is not None and not best["reference"]:
-        commands.append(f"prove it    python -m tune_resnet.search --confirm 5 --resume {path}")
+        commands.append(f"prove it    {to_run('search', '--confirm', 5, '--resume', path, *model.flag)}")
     if best is not None:
-        commands.append(f"use it      python -m tune_resnet.predict {path} IMAGE ...")
+        commands.append(f"use it      {to_run('predict', path, *model.flag)} IMAGE ...")
     say(console, "\n".join(commands))
     return best is not None
 

@@ -25,7 +25,7 @@ from tune_resnet.errors import UserError
 from tune_resnet.events import SearchEnd, signals_to
 from tune_resnet.findings import winner
 from tune_resnet.frames import load_run
-from tune_resnet.options import LEAST_SEEDS
+from tune_resnet.options import LEAST_SEEDS, Options
 from tune_resnet.paired import analyse_pairs
 from tune_resnet.plan import Plan, make_plan
 from tune_resnet.pool import train_all
@@ -68,14 +68,14 @@ class _Confirmation:
         return replace(self.winner if configuration == WINNER else self.spec.train, seed=seed)
 
 
-def confirm(path: Path, spec: SearchSpec, dataset: Dataset, count: int, address: str | None, console: Console) -> int:
-    """Confirms the run in `path` with `count` paired seeds; the exit code: 0, or 1 without two complete pairs.
+def confirm(path: Path, spec: SearchSpec, dataset: Dataset, options: Options, console: Console) -> int:
+    """Confirms the run in `path` with `options.confirm` paired seeds; the exit code: 0, or 1 without two whole pairs.
 
     Raises:
         ConfirmError: there is no finished trial, no test set, or the images or confirm.csv belong to something else.
     """
     started = time.time()
-    confirmation = _prepare(path, spec, dataset, count)
+    confirmation = _prepare(path, spec, dataset, options.confirm or LEAST_SEEDS)
     if confirmation is None:
         say(console, "The reference itself is the best trial: there is nothing to confirm.")
         return 0
@@ -85,13 +85,13 @@ def confirm(path: Path, spec: SearchSpec, dataset: Dataset, count: int, address:
     about = None
     if jobs := [job for job in pairs if job not in trained]:
         data = baseline_split(dataset, spec.data)
-        with ray_cluster(address):
+        with ray_cluster(options.address):
             plan = _plan(spec, data, len(jobs), console)
             ended_by = _train(confirmation, plan, jobs, rows, data, console)
         if ended_by is not None:
             say(console, "The same command again trains what is missing.")
             return 128 + ended_by
-        about = {**_describe(plan), "wall_seconds": time.time() - started}
+        about = {**_describe(plan), "command": options.command, "wall_seconds": time.time() - started}
     return _conclude(confirmation, pd.DataFrame(rows, columns=list(CONFIRM_DTYPES)), about, console)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import platform
 import subprocess
-import sys
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -14,14 +13,13 @@ _PACKAGES = ("tune_resnet", "torch", "torchvision", "ray", "optuna", "numpy", "p
 
 
 def describe_environment() -> dict[str, Any]:
-    """Versions, host, cores, git commit of this package's source (None outside a checkout) and the command line."""
+    """Versions, host, cores, git commit of this package's source (None outside a checkout)."""
     return {
         "python": platform.python_version(),
         "versions": {name: metadata.version(name) for name in _PACKAGES},
         "platform": platform.platform(),
         "cores": os.cpu_count(),
         "git_commit": _git_commit(),
-        "command": " ".join(["python -m tune_resnet.search", *sys.argv[1:]]),
     }
 
 

@@ -119,11 +119,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("run", type=Path, metavar="RUN", help="a run directory, as runs/NAME")
     parser.add_argument("--format", choices=tuple(_FORMATS), default="onnx", help="default onnx; torch: torch.export")
     parser.add_argument("--out", type=Path, metavar="FILE", help="default RUN/best/model.onnx or model.pt2")
+    parser.add_argument("--model", metavar="MODULE:FUNCTION", help="import your own model, if the run is of one")
     options = parser.parse_args(arguments)
     best = RunDirectory(options.run).best
     path = options.out or best / f"model{_SUFFIXES[options.format]}"
     try:
-        difference = export(load_model(best / "model.safetensors"), path, options.format)
+        difference = export(load_model(best / "model.safetensors", options.model), path, options.format)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

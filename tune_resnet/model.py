@@ -1,8 +1,61 @@
-"""ResNet9: a small residual network for 32x32 colour images."""
+"""ResNet9, a small residual network for 32x32 colour images, or the user's own."""
 
 from __future__ import annotations
 
+import importlib
+from collections.abc import Callable
+
+import torch
 from torch import Tensor, nn
+
+from tune_resnet.errors import UserError
+from tune_resnet.spec import ModelSpec
+from tune_resnet.text import one_line
+
+
+class ModelError(UserError):
+    """The user's own network cannot be made or used."""
+
+
+def build_network(spec: ModelSpec, classes: int) -> nn.Module:
+    """A network for images (N, 3, 32, 32), normalised, that gives logits (N, classes); its weights are drawn anew from
+    PyTorch's generator.
+
+    The user's own comes from a call of `spec.factory` with `num_classes=classes`, as torchvision's models are made.
+
+    Raises:
+        ModelError: the user's own code cannot be imported, or does not make such a network.
+    """
+    if spec.factory is None:
+        return ResNet9(classes, spec.width)
+    try:
+        network = _imported(spec.factory)(num_classes=classes)
+    except Exception as error:  # of any kind: it is the user's code
+        raise ModelError(f"--model {spec.factory}: {type(error).__name__}: {one_line(error)}") from error
+    if not isinstance(network, nn.Module):
+        raise ModelError(f"--model {spec.factory} made no torch.nn.Module, but {type(network).__name__}")
+    return network
+
+
+def check_network(spec: ModelSpec, classes: int) -> None:
+    """Tries the network on two black images. ModelError where it would not train."""
+    network = build_network(spec, classes)
+    try:
+        logits = network(torch.zeros(2, 3, 32, 32))
+    except Exception as error:
+        raise ModelError(
+            f"--model {spec.factory}, on images (2, 3, 32, 32): {type(error).__name__}: {one_line(error)}"
+        ) from error
+    if not isinstance(logits, Tensor) or logits.shape != (2, classes) or not logits.requires_grad:
+        found = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+        raise ModelError(f"--model {spec.factory} must give logits (2, {classes}) that depend on weights, gave {found}")
+
+
+def _imported(factory: str) -> Callable[..., object]:
+    """`package.module:function`, imported."""
+    module, _, function = factory.partition(":")
+    found: Callable[..., object] = getattr(importlib.import_module(module), function)
+    return found
 
 
 def _conv_block(in_channels: int, out_channels: int, *, pool: bool = False) -> nn.Sequential:
@@ -54,9 +107,3 @@ class ResNet9(nn.Module):
         features = self.res2(features) + features
         logits: Tensor = self.classifier(features)
         return logits
-
-    def initialise(self) -> None:
-        """Draws every parameter anew, in place, and clears the batch-norm statistics."""
-        for layer in self.modules():
-            if isinstance(layer, (nn.Conv2d, nn.BatchNorm2d, nn.Linear)):
-                layer.reset_parameters()

@@ -6,6 +6,7 @@ import argparse
 import importlib.util
 import os
 import re
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,7 +36,7 @@ LOGGERS = tuple(_PACKAGES)
 LEAST_SEEDS = 2  # to confirm with: fewer have no spread
 _WITH_RESUME = {  # a run's own spec says what it is; these say how far to go, where its images are, and how to train
     "resume", "confirm", "address", "runs_dir", "dry_run", "log", "search.num_samples", "search.time_budget",
-    "data.data_dir", "resources.device", "resources.cpus_per_trial", "resources.gpus_per_trial",
+    "data.data_dir", "model.factory", "resources.device", "resources.cpus_per_trial", "resources.gpus_per_trial",
     "resources.max_concurrent",
 }  # fmt: skip
 _NOT_WITH_CONFIRM = {"dry_run", "search.num_samples", "search.time_budget"}  # of those
@@ -45,6 +46,7 @@ _NOT_WITH_CONFIRM = {"dry_run", "search.num_samples", "search.time_budget"}  # o
 class Options:
     """What to do with which spec."""
 
+    command: str  # what a shell runs to have it done
     spec: SearchSpec
     baseline: bool
     confirm: int | None  # paired seeds
@@ -67,6 +69,17 @@ def _seconds(text: str) -> float:
     if not match:
         raise argparse.ArgumentTypeError(f"{text!r} is not a duration such as 90s, 30m or 1.5h")
     return float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[match[2]]
+
+
+def _domain(text: str) -> tuple[str, dict[str, float]]:
+    """`max_lr=1e-3:1e-1` as a name and its table."""
+    match = re.fullmatch(r"(\w+)=([^:]+):([^:]+)", text)
+    try:
+        if match:
+            return match[1], {"low": float(match[2]), "high": float(match[3])}
+    except ValueError:
+        pass
+    raise argparse.ArgumentTypeError(f"{text!r} is not NAME=LOW:HIGH, as max_lr=1e-3:1e-1")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -100,6 +113,12 @@ def _parser() -> argparse.ArgumentParser:
     what.add_argument("--scheduler", dest="scheduler.name", metavar="NAME", help="|".join(SCHEDULERS))
     what.add_argument("--epochs", type=int, dest="train.epochs", metavar="N", help="per trial (default 8)")
     what.add_argument("--width", type=int, dest="model.width", metavar="N", help="ResNet9 channels (default 64)")
+    what.add_argument(
+        "--model", dest="model.factory", metavar="MODULE:FUNCTION", help="your own network instead, see experiments/"
+    )
+    what.add_argument(
+        "--space", type=_domain, nargs="+", metavar="NAME=LOW:HIGH", help="what to vary, on a logarithmic scale"
+    )
     what.add_argument("--seed", type=int, dest="train.seed", metavar="N", help="of training and sampler (default 0)")
     data = parser.add_argument_group("data")
     data.add_argument("--dataset", dest="data.dataset", metavar="NAME", help="|".join(DATASETS))
@@ -136,7 +155,8 @@ def parse_options(arguments: Sequence[str]) -> Options:
     if "resume" in given and "resources.device" in settings:
         settings.setdefault("resources.gpus_per_trial", None)  # the run's own share is of the device it had
     return Options(
-        spec=_resolve(_spec_file(given), settings),
+        command=shlex.join(["python", "-m", "tune_resnet.search", *arguments]),
+        spec=_resolve(_spec_file(given), settings, dict(given.get("space", [])), resumed="resume" in given),
         baseline=given.get("baseline", False),
         confirm=given.get("confirm"),
         warm_start=given.get("warm_start", []),
@@ -187,6 +207,14 @@ def _spec_file(given: dict[str, Any]) -> Path | None:
     return path
 
 
+def _check_factory(named: str | None, given: str | None, experiment: Path, resumed: bool) -> None:
+    """A file may be a stranger's: the code that it names is imported only where --model names it, too."""
+    if named is not None and given is None:
+        raise SpecError(f"{experiment} is of your own network: --model {named} lets it be imported, and run")
+    if resumed and named != given:
+        raise SpecError(f"{experiment} is of {named or 'ResNet9'}: --model {given} does not go with it")
+
+
 def _about_unknown(argument: str, parser: argparse.ArgumentParser) -> str:
     name = argument.partition("=")[0].lstrip("-")
     setting = name.replace("-", "_")
@@ -197,17 +225,30 @@ def _about_unknown(argument: str, parser: argparse.ArgumentParser) -> str:
     return f"unknown argument {argument!r}{close}"
 
 
-def _resolve(experiment: Path | None, settings: dict[str, Any]) -> SearchSpec:
+def _resolve(
+    experiment: Path | None, settings: dict[str, Any], space: dict[str, dict[str, float]], *, resumed: bool
+) -> SearchSpec:
     """The file's tables with the flags' values laid over them; a message names the file where the file is wrong."""
     tables = load_tables(experiment) if experiment else {}
     if experiment:
+        folder = {key: value for key, value in settings.items() if key == "data.data_dir"}
         try:
-            spec_from_tables(tables)
+            spec = spec_from_tables(_laid_over(tables, folder))  # a folder spec may leave the folder to the flag
         except SpecError as error:
-            # A folder spec may leave the folder to the command line.
-            if "data.data_dir" not in settings:
-                raise SpecError(f"{experiment}: {error}") from None
+            raise SpecError(f"{experiment}: {error}") from None
+        _check_factory(spec.model.factory, settings.get("model.factory"), experiment, resumed)
+    if "model.factory" in settings:
+        tables = {**tables, "model": {}}  # the file's network is another
+    if space:
+        tables = {**tables, "space": space}
+    return spec_from_tables(_laid_over(tables, settings))
+
+
+def _laid_over(tables: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any]:
+    """Tables with each `section.name` of the settings in its section."""
     for key, value in settings.items():
         section, name = key.split(".")
-        tables = {**tables, section: {**tables.get(section, {}), name: value}}
-    return spec_from_tables(tables)
+        table = tables.get(section, {})
+        if isinstance(table, dict):  # else it is an error that the spec explains
+            tables = {**tables, section: {**table, name: value}}
+    return tables

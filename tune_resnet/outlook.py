@@ -35,7 +35,7 @@ class Outlook:
         return [
             f"data        {spec.data.dataset}: {self.train_images:,} training, "
             f"{self.held_out_images:,} {self.held_out} images",
-            f"model       ResNet9, width {spec.model.width}; {spec.train.epochs} epochs, "
+            f"model       {spec.model}; {spec.train.epochs} epochs, "
             f"batch {spec.train.batch_size}, {spec.train.schedule}",
         ]
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import random
+from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import ray
@@ -28,12 +30,13 @@ class Plan(Outlook):
     trials: int
     epochs: int  # of a trial that is never stopped
     rungs: tuple[int, ...]
-    epochs_expected: float  # over all trials, with early stopping
+    survival: tuple[float, ...]  # expected share of the trials that train each epoch, from the first (1.0) on
     ended: int = 0  # trials of a resumed search that are done
 
     @property
-    def epochs_per_trial(self) -> float:
-        return self.epochs_expected / self.trials
+    def epochs_expected(self) -> float:
+        """Over all trials, with early stopping."""
+        return self.trials * sum(self.survival)
 
     @property
     def epoch_timeout(self) -> float:
@@ -92,7 +95,7 @@ def make_plan(
         ended=ended,
         epochs=spec.train.epochs,
         rungs=rung_epochs(spec.scheduler, spec.train.epochs),
-        epochs_expected=expected_epochs(spec),
+        survival=expected_survival(spec),
         concurrency=concurrency,
         device_name=speed.device_name,
         seconds_per_epoch=len(data.train) / speed.images_per_second,
@@ -102,29 +105,30 @@ def make_plan(
     )
 
 
-def expected_epochs(spec: SearchSpec) -> float:
-    """Mean total epochs of a search under the spec's stopping rule, simulated.
+def expected_survival(spec: SearchSpec) -> tuple[float, ...]:
+    """Mean share of a search's trials that train each epoch under the spec's stopping rule, simulated.
 
     Each simulated trial has one random quality that its signal shows at every epoch, so the figure assumes signals that
     keep their order; it is exact for no stopping.
     """
     trials, epochs = spec.search.num_samples, spec.train.epochs
     if spec.scheduler.name == "none":
-        return float(trials * epochs)
+        return (1.0,) * epochs
     draw = random.Random(0)
     runs = min(_SIMULATIONS, max(1, 20_000 // trials))
-    return sum(_simulated_epochs(spec, draw) for _ in range(runs)) / runs
+    reached = Counter(epoch for _ in range(runs) for epoch in _simulated_epochs(spec, draw))
+    return tuple(reached[epoch] / (runs * trials) for epoch in range(1, epochs + 1))
 
 
-def _simulated_epochs(spec: SearchSpec, draw: random.Random) -> int:
-    rule, epochs, total = stopping_rule(spec), spec.train.epochs, 0
+def _simulated_epochs(spec: SearchSpec, draw: random.Random) -> Iterator[int]:
+    """Each epoch, counted from 1, of each trial of one search."""
+    rule, epochs = stopping_rule(spec), spec.train.epochs
     for trial in range(spec.search.num_samples):
         quality = draw.random()
         for epoch in range(1, epochs + 1):
-            total += 1
+            yield epoch
             if rule.should_stop(trial, epoch, quality) and trial != REFERENCE_TRIAL:
                 break
-    return total
 
 
 def _settle_device(spec: SearchSpec, growing: bool) -> SearchSpec:

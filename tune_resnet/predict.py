@@ -43,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line; the exit code: 0, or 2 after one line on stderr."""
     options = _parser().parse_args(arguments)
     try:
-        model = load_model(RunDirectory(options.run).best / "model.safetensors")
+        model = load_model(RunDirectory(options.run).best / "model.safetensors", options.model)
         paths = [path for named in options.images for path in (image_files(named) if named.is_dir() else [named])]
         images = np.stack([read_image(path) for path in paths])
     except UserError as error:
@@ -88,6 +88,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("run", type=Path, metavar="RUN", help="a run directory, as runs/NAME")
     parser.add_argument("images", nargs="+", type=Path, metavar="IMAGE", help="image files of any size, or folders")
     parser.add_argument("--top", type=_positive, default=3, metavar="K", help="print so many classes (default 3)")
+    parser.add_argument("--model", metavar="MODULE:FUNCTION", help="import your own model, if the run is of one")
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="print them as JSON")
     form.add_argument("--csv", action="store_true", help="print every class's probability, as CSV")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from typing import Self
 
 from rich.console import Console, Group, RenderableType
@@ -15,10 +17,12 @@ from rich.text import Text
 from tune_resnet.plan import Plan
 from tune_resnet.recorder import Recorder
 from tune_resnet.records import FINISHED, REFERENCE_TRIAL, RUNNING, TrialRow
+from tune_resnet.schedule import one_cycle
 from tune_resnet.text import duration, percent, say
 
-_COLUMNS = ("trial", "state", "epochs", "val_acc", "max_lr", "weight_decay", "grad_clip")
+_COLUMNS = ("trial", "state", "epochs", "val_acc", "lr now", "max_lr", "weight_decay", "grad_clip")
 _BEST_ROWS, _RUNNING_ROWS = 5, 12  # so that the table fits a small terminal
+_PLANNED_TRIALS = 4  # the plan counts as much as so many trials, so that the first to end do not swing the estimate
 
 
 class Progress:
@@ -70,20 +74,39 @@ class Progress:
         say(self.console, f"{_name(trial)} is tried again ({reason})")
 
     def seconds_left(self) -> float:
-        """Estimated from the epochs that ended trials took, and before any has ended from the plan."""
+        """Estimated from the pace of the epochs trained, and from the share of trials that went on after each epoch."""
         rows = self._rows()
-        ended = [row.epochs for row in rows if row.state != RUNNING and row.trial != REFERENCE_TRIAL]
-        # The plan counts as much as one trial, so that the first to end does not swing the estimate.
-        each = (sum(ended) + self.plan.epochs_per_trial) / (len(ended) + 1)
-        running = [row for row in rows if row.state == RUNNING]
-        left = (self.plan.trials - len(rows)) * each
-        left += sum(
-            (self.plan.epochs if row.trial == REFERENCE_TRIAL else max(each, row.epochs + 1)) - row.epochs
-            for row in running
-        )
+        expected = self._epochs_to_come(rows)
+        running = [
+            self.plan.epochs - row.epochs if row.trial == REFERENCE_TRIAL else expected[row.epochs]
+            for row in rows
+            if row.state == RUNNING
+        ]
+        left = sum(running) + (self.plan.trials - len(rows)) * expected[0]
         done = sum(row.epochs for row in rows)
         seconds_per_epoch = sum(row.seconds for row in rows) / done if done else self.plan.seconds_per_epoch
-        return left * seconds_per_epoch / self.plan.concurrency
+        return max([left / self.plan.concurrency, *running]) * seconds_per_epoch
+
+    def _epochs_to_come(self, rows: Sequence[TrialRow]) -> list[float]:
+        """How many more epochs a running trial is expected to train, by the number of those that it has trained."""
+        others = [row for row in rows if row.trial != REFERENCE_TRIAL]
+        trained = Counter(row.epochs for row in others)
+        ended = Counter(row.epochs for row in others if row.state != RUNNING)
+        planned = [*self.plan.survival, 0.0]
+        expected, went_on = [0.0], 0
+        for epoch in range(self.plan.epochs, 0, -1):
+            prior = _PLANNED_TRIALS * planned[epoch] / planned[epoch - 1]
+            share = (went_on + prior) / (went_on + ended[epoch] + _PLANNED_TRIALS)
+            expected.insert(0, 1 + share * expected[0])
+            went_on += trained[epoch]
+        return expected
+
+    def _lr(self, row: TrialRow) -> float:
+        """The learning rate at the beginning of the epoch that a trial is training."""
+        train, plan = self.plan.spec.train, self.plan
+        steps = math.ceil(plan.train_images / train.batch_size)
+        step = min(row.epochs * steps, plan.epochs * steps - 1)  # it may have trained its last epoch
+        return one_cycle(step, plan.epochs * steps, row.max_lr, shape=train.schedule)
 
     def _rows(self) -> list[TrialRow]:
         return list(self.recorder.trials.values())
@@ -107,15 +130,14 @@ class Progress:
         head = Text(f"{ended} of {self.plan.trials} trials ended; {self._standing()}; {self._clock()}")
         bar = Table.grid()  # a bar on its own leaves its line open
         bar.add_row(ProgressBar(total=self.plan.trials, completed=ended, width=60))
-        table = Table(
-            "trial", "state", "epochs", "val_acc", "max_lr", "weight_decay", "grad_clip", box=None, pad_edge=False
-        )
+        table = Table(*_COLUMNS, box=None, pad_edge=False)
         for row in _shown(rows):
             table.add_row(
                 "reference" if row.trial == REFERENCE_TRIAL else str(row.trial),
                 row.state,
                 f"{row.epochs}/{self.plan.epochs}",
                 percent(row.val_accuracy),
+                f"{self._lr(row):.1e}" if row.state == RUNNING else "",
                 f"{row.max_lr:#.3g}",
                 f"{row.weight_decay:.1e}",
                 f"{row.grad_clip:#.3g}",

@@ -38,7 +38,8 @@ from typing import Any
 
 from tune_resnet.errors import UserError
 from tune_resnet.files import read_regular, replacing
-from tune_resnet.spec import SearchSpec
+from tune_resnet.spec import ModelSpec, SearchSpec
+from tune_resnet.text import to_run
 
 RUNNING, FINISHED, STOPPED, FAILED, INTERRUPTED = "running", "finished", "stopped", "failed", "interrupted"
 ENDED = (FINISHED, STOPPED, FAILED)  # for good: nothing continues such a trial
@@ -138,10 +139,9 @@ class RunDirectory:
         """The path as a person would type it: relative where it is below the working folder."""
         return self.path.relative_to(Path.cwd()) if self.path.is_relative_to(Path.cwd()) else self.path
 
-    @property
-    def resume_command(self) -> str:
+    def resume_command(self, model: ModelSpec) -> str:
         """What continues the run."""
-        return f"python -m tune_resnet.search --resume {self.shown_path}"
+        return to_run("search", "--resume", self.shown_path, *model.flag)
 
     @classmethod
     def create(cls, path: Path, spec: SearchSpec, env: Mapping[str, Any] | None = None) -> RunDirectory:

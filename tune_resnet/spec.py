@@ -16,7 +16,7 @@ from typing import Any
 
 import tomli_w
 
-from tune_resnet.settings import Section, SpecError, nearest, setting
+from tune_resnet.settings import Section, SpecError, nearest, setting, shown
 from tune_resnet.space import DEFAULT_SPACE, Domain, space_from_table
 
 DATASETS = ("cifar10", "folder", "digits")
@@ -45,10 +45,32 @@ class DataSpec(Section):
 
 @dataclass(frozen=True, kw_only=True)
 class ModelSpec(Section):
-    """The network's size."""
+    """The network: ResNet9 of some width, or what the user's own code makes, for which see `model.build_network`."""
 
     section = "model"
-    width: int = setting(64, ge=1, le=1024)  # channels of the first convolution
+    width: int = setting(64, ge=1, le=1024)  # channels of ResNet9's first convolution
+    factory: str | None = None  # package.module:function of the user's own network; None: ResNet9
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.factory is None:
+            return
+        module, _, function = self.factory.partition(":")
+        if not all(name.isidentifier() for name in (*module.split("."), function)):
+            raise SpecError(f"model.factory must look like package.module:function, got {shown(self.factory)}")
+        if self.width != ModelSpec.width:
+            raise SpecError(f"model.width is ResNet9's: {self.factory} has none")
+
+    def __str__(self) -> str:
+        return self.factory or f"ResNet9, width {self.width}"
+
+    @property
+    def flag(self) -> list[str]:
+        """The arguments that let another command import the user's own network; none for ResNet9."""
+        return ["--model", self.factory] if self.factory else []
+
+    def to_table(self) -> dict[str, Any]:
+        return {"factory": self.factory} if self.factory else super().to_table()
 
 
 @dataclass(frozen=True, kw_only=True)

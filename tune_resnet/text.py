@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import math
+import os
+import shlex
+import shutil
+import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -24,6 +29,20 @@ def say(console: Console, text: str, style: str = "") -> None:
     from rich.text import Text
 
     console.print(Text(text, style=style), soft_wrap=True)
+
+
+def to_run(module: str, *words: object) -> str:
+    """A command of this package as it can be pasted here: with the Python that is running now."""
+    return shlex.join([_python(), "-m", f"tune_resnet.{module}", *map(str, words)])
+
+
+def _python() -> str:
+    """The running Python by its name, where a shell finds it by that, else by its path."""
+    running = Path(sys.executable)
+    for name in ("python", "python3"):
+        if os.path.abspath(shutil.which(name) or "") == str(running):
+            return name
+    return str(running.relative_to(Path.cwd()) if running.is_relative_to(Path.cwd()) else running)
 
 
 def percent(share: float | None) -> str:

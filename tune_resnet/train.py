@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from tune_resnet.adam import Adam
@@ -20,7 +20,7 @@ from tune_resnet.cuda_graph import RecordedStep
 from tune_resnet.data import Split
 from tune_resnet.device import choose_precision, keep_freed_memory, seeded
 from tune_resnet.metrics import EpochMetrics, NonFiniteLoss
-from tune_resnet.model import ResNet9
+from tune_resnet.model import build_network
 from tune_resnet.schedule import one_cycle
 from tune_resnet.spec import ModelSpec, TrainSpec
 
@@ -41,7 +41,7 @@ class TrainingRun:
         spec: the configuration.
         data: training and held-out images.
         device: where to train.
-        model: the network's size.
+        model: the network.
         flip: mirror training images at random.
     """
 
@@ -61,9 +61,8 @@ class TrainingRun:
         self.train_images = to_device(data.train, self.device)
         self.held_out = to_device(data.held_out, self.device)
         self.normalise = Normalise(data.mean, data.std, self.device)
-        with seeded(spec.seed, self.device):  # the first weights are drawn on creation; `reset` draws them anew
-            network = ResNet9(len(data.classes), (model or ModelSpec()).width)
-        self.model = network.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.model_spec, self.classes = model or ModelSpec(), len(data.classes)
+        self.model = self._fresh_network(spec.seed)
         # Tensors, so that a recorded step sees a new value.
         self.lr, self.weight_decay, self.grad_clip = (torch.zeros((), device=self.device) for _ in range(3))
         self.stream = torch.cuda.Stream(self.device) if self.device.type == "cuda" else None
@@ -75,8 +74,8 @@ class TrainingRun:
         self.spec = spec
         self.epochs_done = 0
         self.last: EpochMetrics | None = None
-        with seeded(spec.seed, self.device):
-            self.model.initialise()
+        if before is not None:  # in place: a recorded step knows the weights by their address
+            self.model.load_state_dict(self._fresh_network(spec.seed).state_dict())
         self.weight_decay.fill_(spec.weight_decay)
         self.grad_clip.fill_(spec.grad_clip)
         if before is None or (before.precision, before.batch_size) != (spec.precision, spec.batch_size):
@@ -84,6 +83,13 @@ class TrainingRun:
         # Any: it is declared to want PyTorch's own optimizers, but takes any that has what it looks at.
         self.scaler: Any = torch.amp.GradScaler(self.device.type, enabled=self.precision == "fp16")
         self.optimizer.reset()
+
+    def _fresh_network(self, seed: int) -> nn.Module:
+        """The network with the first weights of a seed, which are drawn on the CPU: the same on every device."""
+        with seeded(seed, torch.device("cpu")):
+            network = build_network(self.model_spec, self.classes)
+        network.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        return network
 
     def _prepare_step(self) -> None:
         """Makes the optimizer for the model's parameters, and the step that updates them."""

@@ -55,7 +55,7 @@ class TrialTrainable(tune.Trainable):  # type: ignore[misc]
             self.checkpoint.offer(self.training.state_dict, metrics.seconds)
         else:
             path = self.directory.model_of(self.config["trial"])
-            save_model(path, self.training.model, self.data, self.spec.model.width)
+            save_model(path, self.training.model, self.data, self.spec.model)
         return self._result(metrics, done=done)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:

@@ -77,7 +77,7 @@ def run_search(
         end.error = end.error or error
     if end.error:
         reason = getattr(end.error, "strerror", None) or one_line(str(end.error).strip().rpartition("\n")[2])
-        advice = f"What is recorded stays; once that is mended, go on: {run.resume_command}"
+        advice = f"What is recorded stays; once that is mended, go on: {run.resume_command(spec.model)}"
         raise SearchError(f"the search has ended: {reason}. {advice}") from end.error
     return end.signal
 

@@ -19,7 +19,7 @@ from rich.console import Console
 
 from tune_resnet.chart_data import most_at_once, timeline
 from tune_resnet.frames import RunFrames, load_run
-from tune_resnet.plan import expected_epochs
+from tune_resnet.plan import expected_survival
 from tune_resnet.progress import Progress
 from tune_resnet.records import RUNNING, TrialRow
 
@@ -32,9 +32,11 @@ def errors(run: RunFrames) -> pd.DataFrame:
     start, end = trials["started_at"].min(), trials["ended_at"].max()
     count = run.spec.search.num_samples
     plan: Any = SimpleNamespace(
+        spec=run.spec,
+        train_images=1,  # only for the table, which nobody sees
         trials=count,
         epochs=run.spec.train.epochs,
-        epochs_per_trial=expected_epochs(run.spec) / count,
+        survival=expected_survival(run.spec),
         concurrency=most_at_once(timeline(run)),
     )
     rows = []

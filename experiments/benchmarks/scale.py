@@ -104,7 +104,7 @@ def our_search(sampler: str, path: Path, concurrent: int = CONCURRENT) -> list[f
         trials=TRIALS,
         epochs=EPOCHS,
         rungs=rung_epochs(spec.scheduler, EPOCHS),
-        epochs_expected=2.5 * TRIALS,
+        survival=tuple(1.0 if epoch <= RUNG else 1 / KEPT for epoch in range(1, EPOCHS + 1)),
         concurrency=concurrent,
         device_name="none",
         seconds_per_epoch=0.01,

@@ -1,0 +1,188 @@
+"""The user's own network, by import string: as experiments/README.md shows it, and what is wrong with others."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+import sys
+import textwrap
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from tune_resnet import predict
+from tune_resnet.data import Split
+from tune_resnet.frames import load_run
+from tune_resnet.model import ModelError, build_network, check_network
+from tune_resnet.options import parse_options
+from tune_resnet.search import main
+from tune_resnet.settings import SpecError
+from tune_resnet.spec import ModelSpec, TrainSpec, load_spec
+from tune_resnet.train import TrainingRun
+from tune_resnet.weights import ModelFileError, load_model, save_model
+
+PAGE = (Path(__file__).parents[1] / "experiments" / "README.md").read_text()
+SHOWN = PAGE[PAGE.index("## Your own network") :]
+BLOCK = re.match(r"(?:    .*\n|\n)+", SHOWN[SHOWN.index("    from torch") :])
+COMMAND = next(line.strip() for line in SHOWN.splitlines() if "--model nets:" in line)
+QUICK = "--limit-train 200 --epochs 2 --num-samples 3 --device cpu --name own"
+OTHERS = """
+import torch
+from torch import nn
+
+def broken(num_classes):
+    raise RuntimeError("not\\ntoday")
+
+def no_module(num_classes):
+    return num_classes
+
+def nine(num_classes):
+    return nn.Sequential(nn.Flatten(), nn.Linear(3072, 9))
+
+def two_kinds(num_classes):
+    return nn.LSTM(32, 4)
+
+def for_others(num_classes):
+    return nn.Sequential(nn.Flatten(), nn.Linear(100, num_classes))
+
+def no_weights(num_classes):
+    return nn.Sequential(nn.AvgPool2d(32), nn.Flatten(), nn.ZeroPad1d((0, num_classes - 3)))
+
+def linear(num_classes):
+    return nn.Sequential(nn.Dropout(0.5), nn.Flatten(), nn.Linear(3072, num_classes), nn.BatchNorm1d(num_classes))
+
+not_a_function = 3
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the example's network and worse ones."""
+    folder = tmp_path_factory.mktemp("own")
+    assert BLOCK is not None
+    (folder / "nets.py").write_text(textwrap.dedent(BLOCK[0]))
+    (folder / "other_nets.py").write_text(OTHERS)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def searched(folder: Path) -> Path:
+    """The run that the example's command leaves, with fewer images and epochs."""
+    words = shlex.split(COMMAND.replace("python", sys.executable, 1)) + shlex.split(QUICK)
+    done = subprocess.run(words, cwd=folder, capture_output=True, text=True, timeout=240)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "model       nets:small; 2 epochs" in done.stdout
+    assert "--model nets:small" in done.stdout[done.stdout.index("\nrun  ") :]  # of the next commands
+    return folder / "runs" / "own"
+
+
+@pytest.fixture
+def importable(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(folder)
+
+
+@pytest.mark.slow
+def test_the_example_searches_its_own_space_with_its_own_network(searched: Path) -> None:
+    run = load_run(searched)
+    assert run.spec.model == ModelSpec(factory="nets:small")
+    assert set(run.spec.space) == {"max_lr", "grad_clip"}
+    assert set(run.trials["state"]) <= {"finished", "stopped"}
+    assert run.trials["weight_decay"].nunique() == 1
+    assert load_spec(searched / "best" / "spec.toml").model.factory == "nets:small"
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("importable")
+def test_its_model_predicts_where_the_network_is_named_again(
+    searched: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from PIL import Image
+
+    Image.new("RGB", (32, 32)).save(tmp_path / "black.png")
+    assert predict.main([str(searched), str(tmp_path / "black.png")]) == 2
+    assert "it is nets:small: --model nets:small imports it" in capsys.readouterr().err
+    assert predict.main([str(searched), str(tmp_path / "black.png"), "--model", "nets:small"]) == 0
+    assert "black.png: " in capsys.readouterr().out
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("importable")
+def test_code_that_only_a_file_names_is_not_imported(searched: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for arguments in (["--resume", str(searched)], ["--experiment", str(searched / "spec.toml"), "--dry-run"]):
+        assert main(arguments) == 2
+        assert "spec.toml is of your own network: --model nets:small lets it be imported" in capsys.readouterr().err
+    assert main(["--resume", str(searched), "--model", "other_nets:linear"]) == 2
+    assert "is of nets:small: --model other_nets:linear does not go with it" in capsys.readouterr().err
+    assert main(["--resume", str(searched), "--model", "nets:small"]) == 0
+    assert "All 3 trials have ended" in capsys.readouterr().out
+
+
+def test_another_network_than_the_files_has_no_width_of_it(tmp_path: Path) -> None:
+    (tmp_path / "a.toml").write_text("[model]\nwidth = 16\n")
+    given = ["--experiment", str(tmp_path / "a.toml"), "--model", "a.b:c"]
+    assert parse_options(given).spec.model == ModelSpec(factory="a.b:c")
+    with pytest.raises(SpecError, match=r"model\.width is ResNet9's: a.b:c has none"):
+        parse_options([*given, "--width", "8"])
+
+
+@pytest.mark.parametrize("name", ["", "a", "a:", ":b", "a:b:c", "a.:b", "a b:c", "os;x:y", "../a:b", "a:b()"])
+def test_an_import_string_is_of_names_only(name: str) -> None:
+    with pytest.raises(SpecError, match=r"model\.factory must"):
+        ModelSpec(factory=name)
+
+
+@pytest.mark.usefixtures("importable")
+@pytest.mark.parametrize(
+    ("factory", "message"),
+    [
+        ("no_such_nets:small", "ModuleNotFoundError: No module named 'no_such_nets'"),
+        ("other_nets:missing", "AttributeError: module 'other_nets' has no attribute 'missing'"),
+        ("other_nets:not_a_function", "TypeError: 'int' object is not callable"),
+        ("other_nets:broken", "RuntimeError: not today"),
+        ("other_nets:no_module", "made no torch.nn.Module, but int"),
+        ("other_nets:nine", r"must give logits \(2, 10\) that depend on weights, gave \(2, 9\)"),
+        ("other_nets:two_kinds", r"on images \(2, 3, 32, 32\): "),
+        ("other_nets:for_others", r"on images \(2, 3, 32, 32\): RuntimeError: mat1 and mat2 shapes"),
+        ("other_nets:no_weights", r"must give logits \(2, 10\) that depend on weights, gave \(2, 10\)"),
+    ],
+)  # fmt: skip
+def test_a_network_that_would_not_train_is_a_clear_error(factory: str, message: str) -> None:
+    with pytest.raises(ModelError, match=f"^--model {factory}.*{message}"):
+        check_network(ModelSpec(factory=factory), 10)
+
+
+@pytest.mark.usefixtures("importable")
+def test_a_wrong_network_is_found_before_ray_starts(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--dataset", "digits", "--model", "other_nets:nine", "--name", "none"]) == 2
+    assert capsys.readouterr().err.startswith("error: --model other_nets:nine must give logits (2, 10)")
+
+
+@pytest.mark.usefixtures("importable")
+def test_a_reset_run_of_an_own_network_equals_a_fresh_one(split: Split) -> None:
+    spec, own = TrainSpec(epochs=2, batch_size=45, precision="fp32"), ModelSpec(factory="other_nets:linear")
+    reused = TrainingRun(spec, split, model=own)
+    reused.run_epoch()
+    other = replace(spec, seed=5, max_lr=0.003)
+    reused.reset(other)
+    fresh = TrainingRun(other, split, model=own)
+    for _ in range(2):
+        assert replace(reused.run_epoch(), seconds=0, images_per_second=0) == replace(
+            fresh.run_epoch(), seconds=0, images_per_second=0
+        )
+    for name, tensor in fresh.model.state_dict().items():
+        assert torch.equal(tensor, reused.model.state_dict()[name]), name
+
+
+@pytest.mark.usefixtures("importable")
+def test_a_model_file_names_its_network(split: Split, tmp_path: Path) -> None:
+    own = ModelSpec(factory="other_nets:linear")
+    save_model(tmp_path / "own.safetensors", build_network(own, 10), split, own)
+    save_model(tmp_path / "ours.safetensors", build_network(ModelSpec(width=2), 10), split, ModelSpec(width=2))
+    assert load_model(tmp_path / "own.safetensors", "other_nets:linear").classes == split.classes
+    with pytest.raises(ModelFileError, match="it is ResNet9, width 2: it takes no --model"):
+        load_model(tmp_path / "ours.safetensors", "other_nets:linear")
+    with pytest.raises(ModelFileError, match="--model other_nets:linear imports it"):
+        load_model(tmp_path / "own.safetensors", "other_nets:nine")
