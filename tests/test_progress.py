@@ -107,6 +107,6 @@ def test_the_table_shows_the_best_and_the_running(recorder: Recorder) -> None:
         ["reference", "finished", "4/4", "50.00%"],
         ["3", "running", "1/4", "20.00%"],
     ]
-    assert [row[4] for row in rows[:3]] == ["0.0300", "0.0100", "2.2e-02"]  # the running one's rate now
+    assert [row[4] for row in rows[:3]] == ["0.0300", "0.0100", "2.1e-02"]  # a running one has a rate now
     assert "3 of 5 trials ended; best 60.00% (trial 2), reference 50.00%" in text
     assert "[1/5]" not in text

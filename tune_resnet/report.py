@@ -234,7 +234,7 @@ def _failures(run: RunFrames) -> Section | None:
 
 def _environment(run: RunFrames) -> Section:
     rows = [[name, _shown(name, value)] for name, value in _flat(run.env) if name not in ("command", "resumed")]
-    return Section("Environment, and how to do it again", table=Table(["", ""], rows), commands=_commands(run))
+    return Section("Environment, and how to do it again", table=Table(["what", "value"], rows), commands=_commands(run))
 
 
 def _commands(run: RunFrames) -> list[str]:
