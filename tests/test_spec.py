@@ -118,6 +118,8 @@ NASTY = (
 )
 strings = st.sampled_from(NASTY) | st.text()
 paths = strings.filter(lambda text: text and "\0" not in text)
+identifiers = st.from_regex(r"[^\W\d]\w*", fullmatch=True).filter(str.isidentifier)
+factories = st.builds("{}:{}".format, st.lists(identifiers, min_size=1, max_size=3).map(".".join), identifiers)
 names = paths.filter(lambda text: text not in (".", "..") and not set(text) & {"/", "\\"})
 
 
@@ -132,7 +134,7 @@ def values_of(name: str, *, toml: bool = False) -> st.SearchStrategy[Any]:
     if bool in kinds:
         return st.booleans()
     if str in kinds:
-        values: st.SearchStrategy[Any] = names if name == "search.name" else paths
+        values: st.SearchStrategy[Any] = {"search.name": names, "model.factory": factories}.get(name, paths)
     elif int in kinds:
         values = st.integers(low, high if high is not None else 2**63 - 1)
     else:
@@ -141,7 +143,10 @@ def values_of(name: str, *, toml: bool = False) -> st.SearchStrategy[Any]:
 
 
 def sections(cls: Any) -> st.SearchStrategy[Any]:
-    return st.builds(cls, **{item.name: values_of(f"{cls.section}.{item.name}") for item in fields(cls)})
+    settings = {item.name: values_of(f"{cls.section}.{item.name}") for item in fields(cls)}
+    if cls is ModelSpec:  # either of the two
+        return st.one_of(st.builds(cls, **{name: values}) for name, values in settings.items())
+    return st.builds(cls, **settings)
 
 
 @st.composite
