@@ -7,6 +7,8 @@ import io
 import json
 import math
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -177,3 +179,14 @@ def test_a_dry_baseline_says_how_long_it_takes(tmp_path: Path, capsys: pytest.Ca
     assert "100 training, 359 test images" in lines[0]
     assert "images/s, from a few timed steps" in lines[-1]
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("command", [["predict", "--csv"], ["analysis"]])
+def test_whoever_reads_the_output_may_stop_reading(run: Path, test_files: list[Path], command: list[str]) -> None:
+    images = test_files[:1] if command[0] == "predict" else []
+    words = [sys.executable, "-m", f"tune_resnet.{command[0]}", str(run), *map(str, images), *command[1:]]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == ""

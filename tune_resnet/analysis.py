@@ -6,6 +6,7 @@ For use from Python, the DataFrames and the answers drawn from them are importab
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -104,4 +105,5 @@ def _positive(text: str) -> int:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # whoever reads the output may have enough of it
     sys.exit(main())

@@ -30,7 +30,7 @@ from tune_resnet.paired import analyse_pairs
 from tune_resnet.plan import Plan, make_plan
 from tune_resnet.pool import train_all
 from tune_resnet.reading import read_table
-from tune_resnet.records import write_whole
+from tune_resnet.records import RunDirectory, write_whole
 from tune_resnet.spec import TUNABLE, SearchSpec, TrainSpec
 from tune_resnet.text import duration, percent, say
 from tune_resnet.verdict import CONFIRM_DTYPES, REFERENCE, WINNER, complete_pairs, pairs_table, verdict_sentence
@@ -222,5 +222,5 @@ def _conclude(confirmation: _Confirmation, rows: pd.DataFrame, about: dict[str, 
             **about,
         }
         write_whole(confirmation.path / "confirm.json", json.dumps(summary, indent=2) + "\n")
-    say(console, f"report      {written_report(confirmation.path)}")
+    say(console, f"report      {written_report(RunDirectory(confirmation.path).shown_path)}")
     return 0

@@ -70,8 +70,9 @@ def comparison_sentence(frames: RunFrames) -> str:
     if found.finished == 1:
         return f"The reference reached {best}; no other trial has finished."
     if found.winner == REFERENCE_TRIAL:
-        others = f"{found.finished - 1:,} others finished"
-        return f"No other trial is likely to beat the reference, which reached {best} ({others})."
+        others = found.finished - 1
+        finished = f"{others:,} other{'' if others == 1 else 's'} finished"
+        return f"No other trial is likely to beat the reference, which reached {best} ({finished})."
     images = "the same images" if found.images is None else f"the same {found.images:,} images"
     error = ""
     if found.standard_error is not None:
