@@ -5,13 +5,17 @@ from __future__ import annotations
 import csv
 import importlib.util
 import struct
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tune_resnet.errors import UserError
+from tune_resnet.loggers import logger_callbacks
 from tune_resnet.options import LOGGERS, parse_options
+from tune_resnet.records import RunDirectory
 from tune_resnet.search import main
 from tune_resnet.settings import SpecError
 
@@ -99,3 +103,13 @@ def test_a_logger_without_its_package_is_an_error_that_says_what_to_install(monk
         parse_options(["--log", "wandb"])
     with pytest.raises(SpecError, match="invalid choice: 'neptune'"):
         parse_options(["--log", "neptune"])
+
+
+def test_a_package_that_is_broken_is_a_clear_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "mlflow").mkdir()
+    (tmp_path / "mlflow" / "__init__.py").write_text("raise ImportError('cannot import\\nname service')")
+    monkeypatch.syspath_prepend(tmp_path)
+    for name in [name for name in sys.modules if name.partition(".")[0] == "mlflow"]:
+        monkeypatch.delitem(sys.modules, name)
+    with pytest.raises(UserError, match=r"^--log mlflow: its package does not work: cannot import name service$"):
+        logger_callbacks(["mlflow"], RunDirectory(tmp_path))

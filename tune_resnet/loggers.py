@@ -11,7 +11,9 @@ from collections.abc import Sequence
 from ray import tune
 from ray.tune.logger import TBXLoggerCallback
 
+from tune_resnet.errors import UserError
 from tune_resnet.records import RunDirectory
+from tune_resnet.text import one_line
 
 PROJECT = "tune_resnet"
 
@@ -20,11 +22,21 @@ def logger_callbacks(names: Sequence[str], run: RunDirectory) -> list[tune.Callb
     """The callbacks of the loggers with these names, `options.LOGGERS`, each once. The run's name groups its trials.
 
     MLflow without an address writes to `mlflow.db` in the run directory.
+
+    Raises:
+        UserError: a logger's package cannot be imported as it is installed.
     """
     return [_logger(name, run) for name in dict.fromkeys(names)]
 
 
 def _logger(name: str, run: RunDirectory) -> tune.Callback:
+    try:
+        return _made(name, run)
+    except ImportError as error:
+        raise UserError(f"--log {name}: its package does not work: {one_line(error)}") from error
+
+
+def _made(name: str, run: RunDirectory) -> tune.Callback:
     if name == "mlflow":
         from ray.air.integrations.mlflow import MLflowLoggerCallback
 
