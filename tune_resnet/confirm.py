@@ -30,9 +30,9 @@ from tune_resnet.paired import analyse_pairs
 from tune_resnet.plan import Plan, make_plan
 from tune_resnet.pool import train_all
 from tune_resnet.reading import read_table
-from tune_resnet.records import RunDirectory, write_whole
+from tune_resnet.records import write_whole
 from tune_resnet.spec import TUNABLE, SearchSpec, TrainSpec
-from tune_resnet.text import duration, percent, say
+from tune_resnet.text import duration, percent, say, shown_path
 from tune_resnet.verdict import CONFIRM_DTYPES, REFERENCE, WINNER, complete_pairs, pairs_table, verdict_sentence
 
 SEED_OFFSET = 1000  # seeds are the search's seed + this + 0, 1, 2 ...: other searches rarely have come near them
@@ -75,7 +75,8 @@ def confirm(path: Path, spec: SearchSpec, dataset: Dataset, options: Options, co
         ConfirmError: there is no finished trial, no test set, or the images or confirm.csv belong to something else.
     """
     started = time.time()
-    confirmation = _prepare(path, spec, dataset, options.confirm or LEAST_SEEDS)
+    assert options.confirm is not None
+    confirmation = _prepare(path, spec, dataset, options.confirm)
     if confirmation is None:
         say(console, "The reference itself is the best trial: there is nothing to confirm.")
         return 0
@@ -222,5 +223,5 @@ def _conclude(confirmation: _Confirmation, rows: pd.DataFrame, about: dict[str, 
             **about,
         }
         write_whole(confirmation.path / "confirm.json", json.dumps(summary, indent=2) + "\n")
-    say(console, f"report      {written_report(RunDirectory(confirmation.path).shown_path)}")
+    say(console, f"report      {written_report(shown_path(confirmation.path))}")
     return 0

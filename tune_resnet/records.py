@@ -39,7 +39,7 @@ from typing import Any
 from tune_resnet.errors import UserError
 from tune_resnet.files import read_regular, replacing
 from tune_resnet.spec import ModelSpec, SearchSpec
-from tune_resnet.text import to_run
+from tune_resnet.text import shown_path, to_run
 
 RUNNING, FINISHED, STOPPED, FAILED, INTERRUPTED = "running", "finished", "stopped", "failed", "interrupted"
 ENDED = (FINISHED, STOPPED, FAILED)  # for good: nothing continues such a trial
@@ -136,8 +136,7 @@ class RunDirectory:
 
     @property
     def shown_path(self) -> Path:
-        """The path as a person would type it: relative where it is below the working folder."""
-        return self.path.relative_to(Path.cwd()) if self.path.is_relative_to(Path.cwd()) else self.path
+        return shown_path(self.path)
 
     def resume_command(self, model: ModelSpec) -> str:
         """What continues the run."""

@@ -42,7 +42,12 @@ def _python() -> str:
     for name in ("python", "python3"):
         if os.path.abspath(shutil.which(name) or "") == str(running):
             return name
-    return str(running.relative_to(Path.cwd()) if running.is_relative_to(Path.cwd()) else running)
+    return str(shown_path(running))
+
+
+def shown_path(path: Path) -> Path:
+    """A path as a person would type it: relative where it is below the working folder."""
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
 
 def percent(share: float | None) -> str:
