@@ -19,7 +19,7 @@ import shutil
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -46,6 +46,7 @@ SEEDS = (0, 1, 2)
 SEVERAL_SEEDS = 16  # configurations, the first ones, that are trained with every seed
 CYCLES = (1, 2, 4)  # epochs of a complete one-cycle run
 COMPRESSED = 24  # configurations, the first ones, that are also trained in these cycles
+RowsOf = Callable[[TrainSpec, SearchSpec], Iterator[dict[str, float]]]  # what trains a run, an epoch at a time
 KEY = ["configuration", "seed", "total_epochs"]  # what a run is known by
 
 
@@ -70,39 +71,49 @@ def design(count: int) -> list[dict[str, float]]:
     return [SearchSpec().reference, *(dict(zip(DEFAULT_SPACE, row, strict=True)) for row in drawn.tolist())]
 
 
-def planned(configurations: int, epochs: int) -> list[Run]:
+def planned(
+    configurations: int, epochs: int, cycles: Sequence[int] = CYCLES, compressed: int = COMPRESSED
+) -> list[Run]:
     """All runs, in an order that makes an unfinished table useful: all configurations, then more seeds, then cycles."""
     first, *others = SEEDS
     numbers = range(configurations)
     return [
         *(Run(number, first, epochs) for number in numbers),
         *(Run(number, seed, epochs) for seed in others for number in numbers[:SEVERAL_SEEDS]),
-        *(Run(number, first, cycle) for number in numbers[:COMPRESSED] for cycle in CYCLES if cycle < epochs),
+        *(Run(number, first, cycle) for number in numbers[:compressed] for cycle in cycles if cycle < epochs),
     ]
 
 
-def record(run: Run, hyperparameters: dict[str, float], spec: SearchSpec, parts: Path) -> float:
+def watched_rows(train: TrainSpec, spec: SearchSpec) -> Iterator[dict[str, float]]:
+    """One run's epochs with every signal."""
+    watched = WatchedRun(train, _split(spec.data), spec.model)
+    return (watched.watched_epoch() for _ in range(train.epochs))
+
+
+def record(
+    run: Run, hyperparameters: dict[str, float], spec: SearchSpec, parts: Path, rows_of: RowsOf = watched_rows
+) -> float:
     """Trains one run and leaves its rows, one per epoch, as a file of `parts`, whole or not at all.
 
     Returns:
         The last epoch's validation accuracy, in [0, 1]; NaN where the run failed.
     """
     train = replace(spec.train, **hyperparameters, seed=run.seed, epochs=run.epochs)  # type: ignore[arg-type]
-    watched = WatchedRun(train, _split(spec.data), spec.model)
     known = {"configuration": run.configuration, "seed": run.seed, "total_epochs": run.epochs, **hyperparameters}
-    rows = [known | row for row in _rows(watched)]
+    rows = [known | row for row in _until_failure(rows_of(train, spec))]
     _write_table(pd.DataFrame(rows), parts / f"{run.configuration}-{run.seed}-{run.epochs}.parquet")
     return float(rows[-1].get("val_accuracy", math.nan))
 
 
-def _rows(watched: WatchedRun) -> Iterator[dict[str, Any]]:
-    """One row per epoch; the last has `failed` and nothing else where the loss was not finite."""
-    for epoch in range(1, watched.spec.epochs + 1):
-        try:
-            yield {"failed": False, **watched.watched_epoch()}
-        except NonFiniteLoss:
-            yield {"failed": True, "epoch": epoch}
-            return
+def _until_failure(rows: Iterator[dict[str, float]]) -> Iterator[dict[str, Any]]:
+    """The rows of a run's epochs; the last has `failed` and nothing else where the loss was not finite."""
+    done = 0
+    try:
+        for row in rows:
+            done += 1
+            yield {"failed": False, **row}
+    except NonFiniteLoss:
+        yield {"failed": True, "epoch": done + 1}
 
 
 @functools.cache
@@ -131,15 +142,14 @@ def _write_table(table: pd.DataFrame, path: Path) -> None:
 
 
 def _train_all(
-    runs: list[Run], spec: SearchSpec, configurations: int, workers: int, out: Path
+    runs: list[Run], spec: SearchSpec, points: list[dict[str, float]], workers: int, out: Path, rows_of: RowsOf
 ) -> Iterator[tuple[Run, float]]:
     """Trains the runs in processes of one thread each; yields each one, with what `record` gives, when it is done."""
     parts = out / "parts"
     parts.mkdir(exist_ok=True)
-    points = design(configurations)
     pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=_start_worker)
     try:
-        futures = {pool.submit(record, run, points[run.configuration], spec, parts): run for run in runs}
+        futures = {pool.submit(record, run, points[run.configuration], spec, parts, rows_of): run for run in runs}
         for future in as_completed(futures):
             yield futures[future], future.result()
     finally:
@@ -161,13 +171,6 @@ def _end_with_parent() -> None:
 
 def main() -> None:
     options = _options()
-    try:
-        _record_all(options)
-    except UserError as error:
-        sys.exit(f"error: {error}")
-
-
-def _record_all(options: argparse.Namespace) -> None:
     spec = SearchSpec(
         data=DataSpec(
             dataset="folder", data_dir=options.data_dir, limit_train=options.limit_train, validation_fraction=1 / 6
@@ -175,16 +178,31 @@ def _record_all(options: argparse.Namespace) -> None:
         model=ModelSpec(width=options.width),
         train=TrainSpec(epochs=options.epochs),
     )
-    out: Path = options.out
+    try:
+        record_all(
+            spec, planned(options.configurations, options.epochs), options.configurations, options.workers, options.out
+        )
+    except UserError as error:
+        sys.exit(f"error: {error}")
+
+
+def record_all(
+    spec: SearchSpec, plan: list[Run], configurations: int, workers: int, out: Path, rows_of: RowsOf = watched_rows
+) -> None:
+    """Trains those runs of a plan that OUT/curves.parquet has not got yet, and adds them to it.
+
+    Raises:
+        UserError: there are no such images, or OUT has a table of something else.
+    """
     out.mkdir(parents=True, exist_ok=True)
-    env = _environment(spec, options.workers)
+    env = _environment(spec, workers)
     wall_before = _wall_seconds_so_far(out, env)
     done = {Run(*key) for key in merge(out)[KEY].drop_duplicates().itertuples(index=False)}
-    runs = [run for run in planned(options.configurations, options.epochs) if run not in done]
+    runs = [run for run in plan if run not in done]
     print(f"{len(done)} runs are recorded, {len(runs)} are left", flush=True)
     started = time.perf_counter()
     epochs_left = epochs_in_all = sum(run.epochs for run in runs)
-    for run, accuracy in _train_all(runs, spec, options.configurations, options.workers, out):
+    for run, accuracy in _train_all(runs, spec, design(configurations), workers, out, rows_of):
         elapsed = time.perf_counter() - started
         write_whole(out / "env.json", json.dumps({**env, "wall_seconds": wall_before + elapsed}, indent=2) + "\n")
         epochs_left -= run.epochs
@@ -201,7 +219,7 @@ def _environment(spec: SearchSpec, workers: int) -> dict[str, Any]:
     cpu = torch.device("cpu")
     return {
         **describe_environment(),
-        "command": " ".join(["python experiments/benchmarks/curves.py", *sys.argv[1:]]),
+        "command": " ".join([f"python experiments/benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]]),
         "processor": device_name(cpu),
         "workers": workers,
         "precision": choose_precision(spec.train.precision, cpu),

@@ -1,0 +1,91 @@
+"""Records learning curves in several regimes: other data, widths, lengths and shapes of the schedule.
+
+    python experiments/benchmarks/regimes.py --data-dir DIR --out experiments/results/regimes
+
+trains the Sobol design of `curves.py` for each file of experiments/benchmarks/regimes, one after the other, into
+OUT/NAME/curves.parquet. DIR holds the folders that the files name (`cifar10-jpeg`, `gtsrb`, `sign`). The same command
+continues where it was stopped, in whatever way. What the columns mean: README.md in experiments/results/regimes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from curves import planned, record_all
+
+from tune_resnet.augment import to_device
+from tune_resnet.data import ImageSet, Split, load_dataset, search_split
+from tune_resnet.errors import UserError
+from tune_resnet.spec import DataSpec, SearchSpec, TrainSpec, load_spec
+from tune_resnet.train import TrainingRun
+
+REGIMES = Path(__file__).parent / "regimes"
+ORDER = ("gtsrb", "sign-300", "cifar10-2000", "cifar10-width8", "cifar10-width8-cosine", "cifar10-width16")
+CONFIGURATIONS = 48
+UNUSED = 10_000  # images at most, which neither train nor choose: what the last epoch's weights are really worth
+
+
+def free_rows(train: TrainSpec, spec: SearchSpec) -> Iterator[dict[str, float]]:
+    """The signals that cost a search nothing, and at the end the accuracy on images that it does not use."""
+    split, unused = _images(spec.data)
+    run = TrainingRun(train, split, model=spec.model, flip=spec.data.flip)
+    for epoch in range(1, train.epochs + 1):
+        row = run.run_epoch().columns("val")
+        if epoch == train.epochs and unused is not None:
+            run.held_out = to_device(unused, run.device)
+            loss, correct = torch.stack(run._evaluate()).tolist()
+            row |= {"unused_loss": loss / len(unused), "unused_accuracy": correct / len(unused)}
+        yield row
+
+
+@functools.cache
+def _images(spec: DataSpec) -> tuple[Split, ImageSet | None]:
+    """What a search sees, and some of the training images that its `limit_train` leaves out (None: all are used)."""
+    dataset = load_dataset(spec)
+    split = search_split(dataset, spec)
+    if spec.limit_train is None:
+        return split, None
+    # A larger subset includes a smaller one: what is in it, and not in the smaller, is unused.
+    larger = replace(spec, limit_train=min(spec.limit_train + UNUSED, len(dataset.train)), validation_fraction=0.5)
+    used = {image.tobytes() for part in (split.train, split.held_out) for image in part.images}
+    halves = search_split(dataset, larger)
+    both = (halves.train, halves.held_out)
+    kept = [[n for n, image in enumerate(part.images) if image.tobytes() not in used] for part in both]
+    images, labels = (
+        np.concatenate([getattr(part, name)[rows] for part, rows in zip(both, kept, strict=True)])
+        for name in ("images", "labels")
+    )
+    return split, ImageSet(images, labels)
+
+
+def main() -> None:
+    options = _options()
+    try:
+        for name in ORDER:
+            spec = load_spec(REGIMES / f"{name}.toml")
+            spec = replace(spec, data=replace(spec.data, data_dir=f"{options.data_dir}/{spec.data.data_dir}"))
+            epochs = spec.train.epochs
+            plan = planned(CONFIGURATIONS, epochs, cycles=(epochs // 8, epochs // 4), compressed=CONFIGURATIONS)
+            print(f"{name}: ", end="")
+            record_all(spec, plan, CONFIGURATIONS, options.workers, options.out / name, free_rows)
+    except UserError as error:
+        sys.exit(f"error: {error}")
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data-dir", required=True, help="folder that holds the data sets' folders")
+    parser.add_argument("--out", type=Path, required=True, help="folder for one folder a regime")
+    parser.add_argument("--workers", type=int, default=2, help="processes, of one thread each")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()
