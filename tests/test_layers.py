@@ -28,7 +28,7 @@ LAYERS = (
     ("outlook", "verdict"),
     ("searcher",),
     ("history",),
-    ("warm_start",),
+    ("warm_start", "models"),
     ("findings", "fidelity"),
     ("trainable", "pool", "options", "frames"),
     ("checkpoint",),

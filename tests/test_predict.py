@@ -89,9 +89,10 @@ def test_the_command_prints_the_likeliest_classes(
 ) -> None:
     assert main([str(run), *map(str, test_files[:2])]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 2
-    assert lines[0].startswith(f"{test_files[0]}: ")
-    assert lines[0].count("%") == 3
+    assert lines[0] == "model: trial 0, the winner"
+    assert len(lines) == 3
+    assert lines[1].startswith(f"{test_files[0]}: ")
+    assert lines[1].count("%") == 3
 
 
 def test_as_csv_it_prints_every_class(run: Path, test_files: list[Path], capsys: pytest.CaptureFixture[str]) -> None:

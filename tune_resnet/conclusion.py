@@ -7,9 +7,12 @@ from pathlib import Path
 
 from rich.console import Console
 
-from tune_resnet.analysis import comparison_sentence, load_run, ranked_table, winner
-from tune_resnet.records import BASELINE, ENDED, RecordError, RunDirectory
+from tune_resnet.analysis import RunFrames, load_run, ranked_table, winner
+from tune_resnet.drawing import run_sentences
+from tune_resnet.models import final_run, keep_winner
+from tune_resnet.records import ENDED, FINAL, SEARCH, RecordError, RunDirectory
 from tune_resnet.text import say, to_run
+from tune_resnet.verdict import confirmations
 
 _TOP = 10  # trials in the table
 
@@ -20,25 +23,38 @@ def conclude(run: RunDirectory, console: Console, started: float) -> bool:
     `started`: Unix time of the command, which may not have been the run's first.
     """
     frames = load_run(run.path)
+    keep_winner(frames)
     ended = time.time()
     seconds = frames.env.get("wall_seconds", 0.0) + ended - started
     run.write_env({**frames.env, "ended_at": ended, "wall_seconds": seconds})
     console.print()
     console.print(ranked_table(frames, _TOP))
-    best = winner(frames)
-    say(console, f"\n{comparison_sentence(frames)}\n")
-    path, model = run.shown_path, frames.spec.model
-    commands = [f"run         {path}", f"report      {written_report(path)}"]
-    commands.append(f"look closer {to_run('analysis', path)}")
-    planned = 1 if frames.env.get("kind") == BASELINE else frames.spec.search.num_samples
+    for sentence in run_sentences(frames):
+        say(console, f"\n{sentence}")
+    path = run.shown_path
+    say(console, f"\nrun         {path}\nreport      {written_report(path)}\n" + "\n".join(_next_commands(run, frames)))
+    return winner(frames) is not None
+
+
+def _next_commands(run: RunDirectory, frames: RunFrames) -> list[str]:
+    """What can be done next, and has not been done yet, each with its command."""
+    path, model, best = run.shown_path, frames.spec.model.flag, winner(frames)
+    is_search = frames.env.get("kind", SEARCH) == SEARCH
+    planned = frames.spec.search.num_samples if is_search else 1
+    confirmed = any(one.of_winner and one.result for one in confirmations(frames))
+    commands = [f"look closer {to_run('analysis', path)}"]
     if frames.trials["state"].isin(ENDED).sum() < planned:
-        commands.append(f"go on       {run.resume_command(model)}")
-    if best is not None and not best["reference"]:
-        commands.append(f"prove it    {to_run('search', '--confirm', 5, '--resume', path, *model.flag)}")
-    if best is not None:
-        commands.append(f"use it      {to_run('predict', path, *model.flag)} IMAGE ...")
-    say(console, "\n".join(commands))
-    return best is not None
+        commands.append(f"go on       {run.resume_command(frames.spec.model)}")
+    if best is None:
+        return commands
+    if not best["reference"] and is_search and not confirmed:
+        commands.append(f"confirm it  {to_run('search', '--confirm', 5, '--resume', path, *model)}")
+    final = final_run(frames)
+    if is_search and (final is None or final.trials["trial"].item() != best["trial"]):
+        commands.append(f"finalize it {to_run('search', '--finalize', path, *model)}")
+    used = path.parent if frames.env.get("kind") == FINAL else path
+    commands.append(f"use it      {to_run('predict', used, *model)} IMAGE ...")
+    return commands
 
 
 def written_report(path: Path) -> str:

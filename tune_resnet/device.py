@@ -6,12 +6,13 @@ import ctypes
 import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import torch
 
 from tune_resnet.errors import UserError
-from tune_resnet.spec import ResourceSpec
+from tune_resnet.spec import ResourceSpec, SearchSpec
 
 # Of glibc's malloc.h; see mallopt(3).
 _M_MMAP_MAX = -4  # mappings for large blocks: none
@@ -20,6 +21,24 @@ _M_TRIM_THRESHOLD = -1  # free bytes from which the heap shrinks; -1: never
 
 class DeviceError(UserError):
     """A device that was asked for and is not there."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResolvedSpec(SearchSpec):
+    """A spec that leaves nothing open about the machine: device, precision and a trial's share of a GPU are settled."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if "auto" in (self.resources.device, self.train.precision) or self.resources.gpus_per_trial is None:
+            raise ValueError("device, precision and gpus_per_trial must be settled")
+
+
+def resolved(spec: SearchSpec, device: str, precision: str) -> ResolvedSpec:
+    """The spec with its device (`cpu` or `cuda`), precision and a trial's share of a GPU settled."""
+    parts = {part.name: getattr(spec, part.name) for part in fields(spec)}
+    share = gpus_per_trial(spec.resources, device)
+    parts["resources"] = replace(spec.resources, device=device, gpus_per_trial=share)
+    return ResolvedSpec(**{**parts, "train": replace(spec.train, precision=precision)})
 
 
 def choose_device(name: str) -> torch.device:

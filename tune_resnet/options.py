@@ -35,11 +35,12 @@ _PACKAGES = {"tensorboard": "tensorboardX", "mlflow": "mlflow", "wandb": "wandb"
 LOGGERS = tuple(_PACKAGES)
 LEAST_SEEDS = 2  # to confirm with: fewer have no spread
 _WITH_RESUME = {  # a run's own spec says what it is; these say how far to go, where its images are, and how to train
-    "resume", "confirm", "address", "runs_dir", "dry_run", "log", "search.num_samples", "search.time_budget",
-    "data.data_dir", "model.factory", "resources.device", "resources.cpus_per_trial", "resources.gpus_per_trial",
-    "resources.max_concurrent",
+    "resume", "finalize", "trial", "confirm", "address", "runs_dir", "dry_run", "log", "search.num_samples",
+    "search.time_budget", "data.data_dir", "model.factory", "resources.device", "resources.cpus_per_trial",
+    "resources.gpus_per_trial", "resources.max_concurrent",
 }  # fmt: skip
 _NOT_WITH_CONFIRM = {"dry_run", "search.num_samples", "search.time_budget"}  # of those
+_NOT_WITH_FINALIZE = {"resume", "confirm", "address", "log", "search.num_samples", "search.time_budget"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +52,8 @@ class Options:
     baseline: bool
     confirm: int | None  # paired seeds
     warm_start: list[Path]  # directories of earlier runs
+    finalize: Path | None  # the run directory whose winner is to be trained on all images
+    trial: int | None  # ... or this trial of it
     resume: Path | None  # the run directory to continue, or with `confirm` to confirm as it is; None: a new run's
     dry_run: bool
     runs_dir: Path
@@ -104,6 +107,10 @@ def _parser() -> argparse.ArgumentParser:
         help="go on with this run (its directory or --name); with --confirm: judge it",
     )
     what.add_argument(
+        "--finalize", type=Path, metavar="RUN", help="train its winner on all training images; judge it on the test set"
+    )
+    what.add_argument("--trial", type=int, metavar="N", help="with --finalize: this trial instead of the winner")
+    what.add_argument(
         "--warm-start", type=Path, nargs="+", metavar="RUN", help="learn from earlier runs, or try their best first"
     )
     what.add_argument("--dry-run", action="store_true", help="print the plan and its estimated time, then stop")
@@ -149,17 +156,21 @@ def parse_options(arguments: Sequence[str]) -> Options:
         raise SpecError(_about_unknown(unknown[0], parser))
     given = vars(known)
     _check_together(given)
-    if "resume" in given:
-        given["resume"] = _run_directory(given["resume"], given.get("runs_dir", RUNS))
+    for key in ("resume", "finalize"):
+        if key in given:
+            given[key] = _run_directory(given[key], given.get("runs_dir", RUNS))
+    known_run = given.get("resume") or given.get("finalize")
     settings = {key: value for key, value in given.items() if "." in key}
-    if "resume" in given and "resources.device" in settings:
+    if known_run and "resources.device" in settings:
         settings.setdefault("resources.gpus_per_trial", None)  # the run's own share is of the device it had
     return Options(
         command=shlex.join(["python", "-m", "tune_resnet.search", *arguments]),
-        spec=_resolve(_spec_file(given), settings, dict(given.get("space", [])), resumed="resume" in given),
+        spec=_resolve(_spec_file(given, known_run), settings, dict(given.get("space", [])), resumed=bool(known_run)),
         baseline=given.get("baseline", False),
         confirm=given.get("confirm"),
         warm_start=given.get("warm_start", []),
+        finalize=given.get("finalize"),
+        trial=given.get("trial"),
         resume=given.get("resume"),
         dry_run=given.get("dry_run", False),
         runs_dir=given.get("runs_dir", RUNS),
@@ -179,12 +190,17 @@ def _check_together(given: dict[str, Any]) -> None:
     for name in given.get("log", []):
         if importlib.util.find_spec(_PACKAGES[name]) is None:
             raise SpecError(f"--log {name} needs a package: pip install {_PACKAGES[name]}")
-    if "resume" not in given:
+    if "trial" in given and "finalize" not in given:
+        raise SpecError("--trial goes with --finalize: it names the trial to train")
+    if "resume" not in given and "finalize" not in given:
         return
+    command = "finalize" if "finalize" in given else "resume"
     for key in given:
         flag = key.rpartition(".")[2].replace("_", "-")
         if key not in _WITH_RESUME:
-            raise SpecError(f"--{flag} does not go with --resume: the run's own spec.toml says what it is")
+            raise SpecError(f"--{flag} does not go with --{command}: the run's own spec.toml says what it is")
+        if "finalize" in given and key in _NOT_WITH_FINALIZE:
+            raise SpecError(f"--{flag} does not go with --finalize")
         if "confirm" in given and key in _NOT_WITH_CONFIRM:
             raise SpecError(f"--{flag} does not go with --resume and --confirm: go on first, then confirm")
 
@@ -197,11 +213,11 @@ def _run_directory(run: Path, runs_dir: Path) -> Path:
     return found[0]
 
 
-def _spec_file(given: dict[str, Any]) -> Path | None:
+def _spec_file(given: dict[str, Any], known_run: Path | None) -> Path | None:
     """The file that the settings start from."""
-    if "resume" not in given:
+    if known_run is None:
         return given.get("experiment")
-    path: Path = given["resume"] / "spec.toml"
+    path = known_run / "spec.toml"
     if os.path.exists(path) and not os.path.isfile(path):  # a pipe, say, would be waited for
         raise SpecError(f"cannot read {path}: not a regular file")
     return path

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from tune_resnet.data import ImageSet, Split
-from tune_resnet.device import choose_device, choose_precision, device_name
+from tune_resnet.device import ResolvedSpec, choose_device, choose_precision, device_name
 from tune_resnet.spec import ModelSpec, SearchSpec, TrainSpec
 from tune_resnet.train import TrainingRun
 
@@ -20,9 +20,9 @@ _ENOUGH_SECONDS = 0.25  # a shorter measurement is repeated with more images
 
 @dataclass(frozen=True, kw_only=True)
 class Outlook:
-    """A run to come. `spec` has its device and precision settled."""
+    """A run to come."""
 
-    spec: SearchSpec
+    spec: ResolvedSpec
     device_name: str
     seconds_per_epoch: float  # of one trial, estimated from a few timed steps
     concurrency: int  # trials at once

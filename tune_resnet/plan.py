@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import ray
 
 from tune_resnet.data import Split
-from tune_resnet.device import DeviceError, gpus_per_trial
+from tune_resnet.device import DeviceError, gpus_per_trial, resolved
 from tune_resnet.outlook import Outlook, Speed, measure_here
 from tune_resnet.records import REFERENCE_TRIAL
 from tune_resnet.scheduler import stopping_rule
@@ -88,9 +88,8 @@ def make_plan(
     concurrency = _concurrency(spec, spec.search.num_samples - ended, expected)
     if speed is None or spec.resources.device != "cpu":
         speed = _measure(spec, data)
-    train = replace(spec.train, precision=speed.precision)
     return Plan(
-        spec=replace(spec, train=train),
+        spec=resolved(spec, spec.resources.device, speed.precision),
         trials=spec.search.num_samples,
         ended=ended,
         epochs=spec.train.epochs,

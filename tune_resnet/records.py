@@ -6,14 +6,15 @@
       epochs.csv    append-only, one row per finished epoch
       trials.csv    one row per trial, from its proposal on; rewritten whole when one is proposed or ends
       study.db      the Optuna study
-      checkpoints/  what running and interrupted trials need to continue; models of trials that have just finished,
-                    until they are copied to best/ or deleted
+      checkpoints/  what running and interrupted trials need to continue, and the models of the finished trials that
+                    lead: any of those may become the winner's (models.py)
       warm_start.json   with --warm-start: what earlier runs gave
       .lock         held by the command that writes to the run
-      best/         model.safetensors and spec.toml of the winner
+      best/         model.safetensors and spec.toml of the winner, as of the last command's end
+      final/        with --finalize: a run directory of its own, of the winner trained on all training images
       ray/          Ray Tune's own folder, TensorBoard events included
-      confirm.csv   with --confirm: one row per training of winner or reference (columns: verdict.py)
-      confirm.json  the verdict
+      confirm.csv   with --confirm: one row per training of winner or reference (columns: frames.py)
+      confirm.json  the verdict on the latest winner that was confirmed, and where it was trained
 
 A trial is `running`, and ends as `finished` (all its epochs), `stopped` (early), `failed` (error or non-finite loss) or
 `interrupted` (the search ended first; --resume continues it, as it does a trial that a killed search left `running`).
@@ -36,16 +37,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tune_resnet.errors import UserError
+from tune_resnet.errors import SearchError, UserError
 from tune_resnet.files import read_regular, replacing
-from tune_resnet.spec import ModelSpec, SearchSpec
-from tune_resnet.text import shown_path, to_run
+from tune_resnet.spec import TUNABLE, ModelSpec, SearchSpec, TrainSpec
+from tune_resnet.text import one_line, shown_path, to_run
 
 RUNNING, FINISHED, STOPPED, FAILED, INTERRUPTED = "running", "finished", "stopped", "failed", "interrupted"
 ENDED = (FINISHED, STOPPED, FAILED)  # for good: nothing continues such a trial
 NOT_FINITE = "the loss was not finite"  # how the error of a trial that diverged begins
 
-SEARCH, BASELINE = "search", "baseline"  # the kinds of run, in env.json
+SEARCH, BASELINE, FINAL = "search", "baseline", "final"  # the kinds of run, in env.json
 
 REFERENCE_TRIAL = 0  # the reference configuration is the first trial of every run
 
@@ -93,6 +94,11 @@ class TrialRow:
         return _csv_lines([[_cell(getattr(self, column)) for column in TRIAL_COLUMNS]])
 
 
+def train_spec_of(trial: Mapping[Any, Any], train: TrainSpec) -> TrainSpec:
+    """What a trial trains, as a row of trials.csv has it, where `train` is the reference."""
+    return dataclasses.replace(train, **{name: trial[name] for name in (*TUNABLE, "seed")})
+
+
 TRIAL_COLUMNS = tuple(item.name for item in dataclasses.fields(TrialRow))
 
 
@@ -131,8 +137,11 @@ class RunDirectory:
         self.study_db = path / "study.db"
         self.checkpoints = path / "checkpoints"
         self.best = path / "best"
+        self.final = path / "final"
         self.ray = path / "ray"
         self.warm_start_json = path / "warm_start.json"
+        self.confirm_csv = path / "confirm.csv"
+        self.confirm_json = path / "confirm.json"
 
     @property
     def shown_path(self) -> Path:
@@ -141,6 +150,15 @@ class RunDirectory:
     def resume_command(self, model: ModelSpec) -> str:
         """What continues the run."""
         return to_run("search", "--resume", self.shown_path, *model.flag)
+
+    def ended_by(self, error: BaseException, what: str, model: ModelSpec) -> SearchError:
+        """The error of a run that could not go on: in one line what has ended, why, and how to go on."""
+        reason = getattr(error, "strerror", None) or one_line(str(error).strip().rpartition("\n")[2])
+        kind = "" if isinstance(error, OSError) else f"{type(error).__name__}: "
+        return SearchError(
+            f"{what} has ended: {kind}{reason}. What is recorded stays; once that is mended, go on: "
+            f"{self.resume_command(model)}"
+        )
 
     @classmethod
     def create(cls, path: Path, spec: SearchSpec, env: Mapping[str, Any] | None = None) -> RunDirectory:
@@ -237,12 +255,19 @@ class RunDirectory:
         """Where a running trial keeps what it needs to continue."""
         return self.checkpoints / f"trial-{trial:05d}.pt"
 
+    def confirmation_of(self, trial: int, seed: int) -> Path:
+        """Where a training of a confirmation keeps what it needs to continue; the reference is trial 0."""
+        return self.checkpoints / f"confirm-{trial:05d}-{seed}.pt"
+
     def keep_best(self, trial: int, spec: SearchSpec) -> None:
-        """Puts a finished trial's model into best/, beside the spec that retrains it; the trial's own file stays."""
+        """Puts a finished trial's model into best/, beside the spec that retrains it; the trial's own file stays.
+
+        The files of the two are replaced together: best/ never mixes two trials.
+        """
         fresh = self.best.with_name(".best.tmp")
         shutil.rmtree(fresh, ignore_errors=True)
         fresh.mkdir()
         shutil.copyfile(self.model_of(trial), fresh / "model.safetensors")
         write_whole(fresh / "spec.toml", spec.to_toml())
-        shutil.rmtree(self.best, ignore_errors=True)  # the pair is replaced together: it never mixes two trials
+        shutil.rmtree(self.best, ignore_errors=True)
         fresh.rename(self.best)

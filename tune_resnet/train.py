@@ -31,11 +31,18 @@ _EVALUATION_BATCH = {
 }  # images: enough to fill a GPU; a CPU is as fast with few, in less memory
 
 
+class BrokenRun(RuntimeError):
+    """A run whose last epoch was broken off by an error was asked to go on, or for its state."""
+
+
 class TrainingRun:
     """Trains one configuration, epoch by epoch, on a split that is moved to the device once.
 
     Everything random in an epoch (order, crops, flips, dropout) derives from the seed and the epoch's number, so that a
     run continued from its state gives the numbers of an unbroken one: bit for bit on the CPU at an equal thread count.
+
+    An epoch is whole or it is nothing: after an error in the middle of one, the run `is_broken` and gives no state and
+    no further epoch, until `reset` or `load_state_dict`.
 
     Args:
         spec: the configuration.
@@ -70,6 +77,7 @@ class TrainingRun:
 
     def reset(self, spec: TrainSpec) -> None:
         """Starts another configuration: new weights from its seed, a new optimizer; data, buffers, recording stay."""
+        self.is_broken = True  # until all of it is as it should be
         before = getattr(self, "spec", None)
         self.spec = spec
         self.epochs_done = 0
@@ -83,6 +91,7 @@ class TrainingRun:
         # Any: it is declared to want PyTorch's own optimizers, but takes any that has what it looks at.
         self.scaler: Any = torch.amp.GradScaler(self.device.type, enabled=self.precision == "fp16")
         self.optimizer.reset()
+        self.is_broken = False
 
     def _fresh_network(self, seed: int) -> nn.Module:
         """The network with the first weights of a seed, which are drawn on the CPU: the same on every device."""
@@ -110,10 +119,13 @@ class TrainingRun:
         Raises:
             NonFiniteLoss: the epoch's training or held-out loss is infinite or NaN.
             IndexError: all epochs are done.
+            BrokenRun: an epoch before was broken off.
         """
+        self._check_whole()
         if self.epochs_done >= self.spec.epochs:
             raise IndexError(f"all {self.spec.epochs} epochs are done")
         epoch = self.epochs_done + 1
+        self.is_broken = True  # until the epoch is whole
         started = time.perf_counter()
         with self._on_stream():
             train_loss_sum = self._train(epoch)
@@ -133,7 +145,12 @@ class TrainingRun:
             seconds=seconds,
             images_per_second=len(self.train_images) / seconds,
         )
+        self.is_broken = False
         return self.last
+
+    def _check_whole(self) -> None:
+        if self.is_broken:
+            raise BrokenRun(f"the epoch after {self.epochs_done} was broken off: its weights are of no use")
 
     def lr_at(self, step: int) -> float:
         """The learning rate of an optimizer step, counted from 0 over the whole run."""
@@ -141,7 +158,12 @@ class TrainingRun:
         return one_cycle(step, total, self.spec.max_lr, shape=self.spec.schedule)
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything needed to continue after the last finished epoch; tensors and plain values only."""
+        """Everything needed to continue after the last finished epoch; tensors and plain values only.
+
+        Raises:
+            BrokenRun: the epoch after it was broken off, and has changed the weights.
+        """
+        self._check_whole()
         return {
             "spec": dataclasses.asdict(self.spec),
             "last": None if self.last is None else dataclasses.asdict(self.last),
@@ -157,6 +179,7 @@ class TrainingRun:
         """
         last = None if state["last"] is None else EpochMetrics(**state["last"])
         self.reset(TrainSpec(**state["spec"]))
+        self.is_broken = True
         try:
             self.model.load_state_dict(state["model"])
             self.optimizer.load_state_dict(state["optimizer"])
@@ -166,6 +189,7 @@ class TrainingRun:
             raise
         if last is not None:
             self.last, self.epochs_done = last, last.epoch
+        self.is_broken = False
 
     def _on_stream(self) -> AbstractContextManager[None]:
         """On a GPU a stream of this run's own: the default one cannot be recorded."""
