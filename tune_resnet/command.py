@@ -180,7 +180,9 @@ def _prepare(command: Command, dataset: Dataset, split: Split) -> tuple[WarmStar
         warm = WarmStart.read(command.run.warm_start_json, options.spec)
     else:
         warm = warm_start(options.warm_start, options.spec, dataset.fingerprint)
-    elsewhere = options.address or options.spec.resources.device == "cuda" or torch.cuda.is_available()
+    device = options.spec.resources.device
+    on_gpu = device == "cuda" or (device == "auto" and torch.cuda.is_available())
+    elsewhere = options.address or on_gpu
     return warm, None if elsewhere else measure_here(options.spec, split)
 
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -60,10 +61,35 @@ def choose_precision(name: str, device: torch.device) -> str:
 
 @contextmanager
 def seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """Random numbers drawn within come from `seed`; the caller's generators are as before afterwards."""
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(seed)
+    """Random numbers drawn within, on `device` and on the CPU, come from `seed`.
+
+    The caller's generators are as before afterwards; those of other devices are never touched.
+    """
+    on_gpu = device.type == "cuda"
+    with torch.random.fork_rng(devices=[device] if on_gpu else []):
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed every GPU as well
+        if on_gpu:
+            with torch.cuda.device(device):
+                torch.cuda.manual_seed(seed)
         yield
+
+
+@contextmanager
+def full_fp32() -> Iterator[None]:
+    """Within, a GPU computes float32 as it is: by default PyTorch's convolutions round it to TF32 there."""
+    cudnn: Any = torch.backends.cudnn  # its parts are not declared
+    parts = cudnn.conv, cudnn.rnn, torch.backends.cuda.matmul
+    before = [part.fp32_precision for part in parts]
+    # PyTorch's older setting as well: it raises where a network of the user's own reads one that is at odds with these.
+    cudnn.allow_tf32 = False
+    for part in parts:
+        part.fp32_precision = "ieee"
+    try:
+        yield
+    finally:
+        cudnn.allow_tf32 = before[0] == "tf32"
+        for part, precision in zip(parts, before, strict=True):
+            part.fp32_precision = precision
 
 
 def keep_freed_memory() -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
-from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -18,7 +17,7 @@ from tune_resnet.adam import Adam
 from tune_resnet.augment import Normalise, crop_and_flip, draw_crops, to_device
 from tune_resnet.cuda_graph import RecordedStep
 from tune_resnet.data import Split
-from tune_resnet.device import choose_precision, keep_freed_memory, seeded
+from tune_resnet.device import choose_precision, full_fp32, keep_freed_memory, seeded
 from tune_resnet.metrics import EpochMetrics, NonFiniteLoss
 from tune_resnet.model import build_network
 from tune_resnet.schedule import one_cycle
@@ -101,13 +100,12 @@ class TrainingRun:
         return network
 
     def _prepare_step(self) -> None:
-        """Makes the optimizer for the model's parameters, and the step that updates them."""
+        """Makes the optimizer for the model's parameters, and room for a recording of the step that updates them."""
         self.precision = choose_precision(self.spec.precision, self.device)
         on_gpu = self.device.type == "cuda"
         self.optimizer = Adam(self.model.parameters(), self.lr)
         # The gradient scaler decides on the CPU, which a recording does not replay.
-        recorded = on_gpu and self.precision != "fp16"
-        self._update: Callable[[Tensor, Tensor], Tensor] = RecordedStep(self._descend) if recorded else self._descend
+        self.recording = RecordedStep() if on_gpu and self.precision != "fp16" else None
 
     @property
     def steps_per_epoch(self) -> int:
@@ -127,7 +125,7 @@ class TrainingRun:
         epoch = self.epochs_done + 1
         self.is_broken = True  # until the epoch is whole
         started = time.perf_counter()
-        with self._on_stream():
+        with self._on_stream(), full_fp32() if self.precision == "fp32" else nullcontext():
             train_loss_sum = self._train(epoch)
             loss_sum, correct_sum = self._evaluate()
             # The epoch's one transfer that waits for the device.
@@ -220,7 +218,9 @@ class TrainingRun:
     def _step(self, images: Tensor, labels: Tensor, step: int) -> Tensor:
         """One optimizer step on uint8 images (B, 3, H, W); the batch's mean loss, detached, until the next step."""
         self.lr.fill_(self.lr_at(step))
-        return self._update(images, labels)
+        if self.recording is None:
+            return self._descend(images, labels)
+        return self.recording(self._descend, images, labels)
 
     def _descend(self, images: Tensor, labels: Tensor) -> Tensor:
         """Adam with L2 weight decay on gradients clipped by value; the batch's mean loss, detached."""
