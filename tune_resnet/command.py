@@ -5,7 +5,6 @@ Only light modules are imported before they are needed, so that a wrong command 
 
 from __future__ import annotations
 
-import signal
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from tune_resnet.cluster import set_ray_up
+from tune_resnet.interrupts import signal_of
 from tune_resnet.options import Options
 from tune_resnet.text import say
 
@@ -199,7 +199,7 @@ def _baseline(command: Command) -> int:
     try:
         run_baseline(plan, dataset, run, console, command.history)
     except (KeyboardInterrupt, SystemExit) as end:
-        ended_by = signal.SIGINT if isinstance(end, KeyboardInterrupt) else signal.SIGTERM
+        ended_by = signal_of(end)
     return _concluded(run, command, ended_by)
 
 
