@@ -70,7 +70,8 @@ STATES = (FINISHED, RUNNING, STOPPED, INTERRUPTED, FAILED)  # in the order in wh
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class RunFrames:
-    """One run. `name` is the directory's, printable; `env` is empty while there is no env.json."""
+    """One run. `name` is the directory's, printable; `env` is empty while there is no env.json; `active`: a command was
+    at work in it while it was read, so that `running` trials do run."""
 
     path: Path
     name: str
@@ -78,6 +79,7 @@ class RunFrames:
     env: dict[str, Any]
     trials: pd.DataFrame
     epochs: pd.DataFrame
+    active: bool
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -105,13 +107,22 @@ def load_run(path: Path) -> RunFrames:
         spec = load_spec(run.spec_toml)
     except SpecError as error:
         raise RecordError(str(error)) from None
+    began_active = run.in_use()  # before and after, so that a command that ends or begins meanwhile counts
     trials = _read_trials(run.trials_csv)  # before the epochs, so that no trial is ahead of its epochs
     epochs = read_table(run.epochs_csv, EPOCH_DTYPES, growing=True)
     epochs = epochs[epochs["trial"].isin(trials["trial"])].drop_duplicates(["trial", "epoch"], keep="last")
     epochs = epochs.sort_values(["trial", "epoch"], ignore_index=True)
     _update_running(trials, epochs)
     env = _read_env(run.env_json)
-    return RunFrames(path=run.path, name=printable(run.path.name), spec=spec, env=env, trials=trials, epochs=epochs)
+    return RunFrames(
+        path=run.path,
+        name=printable(run.path.name),
+        spec=spec,
+        env=env,
+        trials=trials,
+        epochs=epochs,
+        active=began_active or run.in_use(),
+    )
 
 
 def accuracy_column(frames: RunFrames) -> str:

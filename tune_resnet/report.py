@@ -18,11 +18,11 @@ from plotly import graph_objects as go
 from plotly.offline import get_plotlyjs
 
 from tune_resnet import chart_data, charts
-from tune_resnet.drawing import comparison_sentence
+from tune_resnet.drawing import comparison_sentence, progress_words
 from tune_resnet.files import replacing
 from tune_resnet.findings import Comparison, best_trials, compare_to_reference, importance, rung_table, winner
 from tune_resnet.frames import RunFrames, load_run, read_object, run_labels
-from tune_resnet.records import FAILED, REFERENCE_TRIAL, RecordError
+from tune_resnet.records import FAILED, REFERENCE_TRIAL, RUNNING, RecordError
 from tune_resnet.spec import TUNABLE
 from tune_resnet.text import duration, percent, printable
 
@@ -165,6 +165,8 @@ def _trials(run: RunFrames) -> Section | None:
     ]
     columns = ["trial", "state", "epochs", "accuracy", "estimate", *run.spec.space]
     note = "Estimate: the accuracy with luck taken out, learnt from all trials; the winner has the highest."
+    if (run.trials["state"] == RUNNING).any():
+        note += f" When this page was written, the run was {progress_words(run)}."
     return Section("Best trials", note, table=Table(columns, rows)) if rows else None
 
 
