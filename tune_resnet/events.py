@@ -28,12 +28,16 @@ class SearchEnd(tune.Stopper):  # type: ignore[misc]
         self.signal: int | None = None
         self.error: Exception | None = None
 
+    @property
+    def over(self) -> bool:
+        """Whether the deadline has passed."""
+        return self.deadline is not None and time.monotonic() >= self.deadline
+
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
         return False
 
     def stop_all(self) -> bool:
-        over = self.deadline is not None and time.monotonic() >= self.deadline
-        return over or self.signal is not None or self.error is not None
+        return self.over or self.signal is not None or self.error is not None
 
 
 @contextmanager

@@ -43,8 +43,8 @@ def run_search(
     trainable: type[tune.Trainable] = TrialTrainable,
     history: History | None = None,
     loggers: Sequence[tune.Callback] = (),
-) -> int | None:
-    """Runs the search to its end, from its `history` on. Returns the signal that ended it early, or None.
+) -> SearchEnd:
+    """Runs the search to its end, from its `history` on. Returns what has ended it early, if anything has.
 
     `trainable` is set up and reports as `TrialTrainable` does; `loggers` are told all that it reports.
 
@@ -60,7 +60,7 @@ def run_search(
         history = replace(history, trials=[recorder.trials[number] for number in sorted(recorder.trials)])
         left = spec.search.num_samples - history.ended
         if left <= 0:
-            return None
+            return end
         searcher = OptunaSearcher(spec, run.study_db, warm, history, recorder.start)
         progress = Progress(recorder, plan, console)
         events = RecordEvents(recorder, progress, end, plan.epoch_timeout)
@@ -80,7 +80,7 @@ def run_search(
         reason = getattr(end.error, "strerror", None) or one_line(str(end.error).strip().rpartition("\n")[2])
         advice = f"What is recorded stays; once that is mended, go on: {run.resume_command(spec.model)}"
         raise SearchError(f"the search has ended: {reason}. {advice}") from end.error
-    return end.signal
+    return end
 
 
 @contextmanager
