@@ -588,7 +588,8 @@ def test_runs_of_one_name_go_by_their_paths(tmp_path: Path) -> None:
 
 def test_the_command_line_prints_a_run(mixed: Build, capsys: pytest.CaptureFixture[str]) -> None:
     mixed.directory.write_env({"device_name": "a chip", "held_out_images": 500})
-    assert main([str(mixed.directory.path)]) == 0
+    with mixed.directory.lock():
+        assert main([str(mixed.directory.path)]) == 0
     output = capsys.readouterr().out
     assert output.startswith(
         "run: digits on a chip, 9 trials (3 finished, 1 running, 2 stopped, 1 interrupted, 2 failed), still running, "
@@ -599,6 +600,20 @@ def test_the_command_line_prints_a_run(mixed: Build, capsys: pytest.CaptureFixtu
     assert "…" not in output  # rich's mark of a cut cell
     assert "Runs side by side" not in output
     assert "Importance" not in output
+
+
+def test_a_run_whose_command_was_killed_is_not_running(mixed: Build, capsys: pytest.CaptureFixture[str]) -> None:
+    assert not mixed.load().active
+    assert main([str(mixed.directory.path)]) == 0
+    assert ", not running (it ended without saying so; --resume goes on)\n" in capsys.readouterr().out
+    with mixed.directory.lock():
+        assert mixed.load().active
+
+
+def test_a_command_that_has_no_trial_yet_is_running(build: Build, capsys: pytest.CaptureFixture[str]) -> None:
+    with build.directory.lock():
+        assert main([str(build.directory.path)]) == 0
+    assert capsys.readouterr().out.startswith("run: digits on auto, 0 trials, still running\n")
 
 
 def test_the_command_line_prints_several_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

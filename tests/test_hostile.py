@@ -466,7 +466,7 @@ def test_anything_may_be_in_the_place_of_a_file_or_folder(
     entry: str, good: Path, readers: dict[str, list[Reader]], tmp_path: Path
 ) -> None:
     everyone = {**readers, "best": readers[MODEL] + [resume], "checkpoints": [*readers[CHECKPOINT], resume]}
-    for name, read in {**everyone, ".lock": [resume], "ray": [resume]}.items():
+    for name, read in {**everyone, ".lock": [analyse, resume], "ray": [resume]}.items():
         read_with(good, lambda run, name=name: in_place(entry)(run / name), read, tmp_path)  # type: ignore[misc]
 
 

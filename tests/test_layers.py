@@ -39,7 +39,7 @@ LAYERS = (
     ("folder", "spec", "cluster"),
     ("space", "images"),
     ("settings",),
-    ("errors", "files"),
+    ("errors", "files", "interrupts"),
     ("text",),
 )
 MAY_IMPORT = {

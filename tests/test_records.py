@@ -7,6 +7,7 @@ import json
 import math
 import resource
 import shutil
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -120,6 +121,35 @@ def test_a_run_has_one_writer_at_a_time(run: RunDirectory) -> None:
         pass
     with RunDirectory(run.path).lock():
         pass
+
+
+def test_a_run_is_in_use_while_a_command_holds_its_lock(run: RunDirectory) -> None:
+    assert not run.in_use()
+    with RunDirectory(run.path).lock():
+        assert run.in_use()
+    assert not run.in_use()
+    assert not RunDirectory(run.path / "nowhere").in_use()
+
+
+def test_readers_that_look_keep_no_command_from_its_work(run: RunDirectory) -> None:
+    """The looking is far denser here than any reader's."""
+    over = threading.Event()
+
+    def look() -> None:
+        while not over.is_set():
+            run.in_use()
+
+    readers = [threading.Thread(target=look) for _ in range(3)]
+    for reader in readers:
+        reader.start()
+    try:
+        for _ in range(50):
+            with run.lock():
+                assert run.in_use()
+    finally:
+        over.set()
+        for reader in readers:
+            reader.join()
 
 
 def test_what_a_crash_left_half_written_is_removed(run: RunDirectory) -> None:

@@ -280,3 +280,12 @@ def test_damaged_figures_make_a_page_all_the_same(mixed: Build) -> None:
     mixed.directory.trials_csv.write_text(re.sub(r"1[0-9]{9}\.[0-9]+", "1e30", original))
     mixed.directory.write_env({"started_at": 1e300, "wall_seconds": 1e300, "resumed": [1, {"command": []}]})
     write_report([mixed.directory.path])
+
+
+def test_the_page_says_whether_a_run_with_running_trials_goes_on(mixed: Build) -> None:
+    path = mixed.directory.path
+    assert "the run was not running (it ended without saying so" in Page(write_report([path])).text
+    with mixed.directory.lock():
+        assert "the run was still running, last epoch " in Page(write_report([path])).text
+        mixed.recorder.close()
+        assert "the run was" not in Page(write_report([path])).text

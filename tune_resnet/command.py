@@ -6,7 +6,6 @@ Only light modules are imported before they are needed, so that a wrong command 
 from __future__ import annotations
 
 import shutil
-import signal
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from tune_resnet.cluster import set_ray_up
+from tune_resnet.interrupts import signal_of
 from tune_resnet.options import Options
 from tune_resnet.records import (
     BASELINE,
@@ -32,9 +32,12 @@ from tune_resnet.records import (
 from tune_resnet.text import say, shown_path
 
 if TYPE_CHECKING:
+    from tune_resnet.conclusion import TimeBudget
     from tune_resnet.data import Dataset, Split
+    from tune_resnet.events import SearchEnd
     from tune_resnet.history import History
     from tune_resnet.outlook import Outlook, Speed
+    from tune_resnet.plan import Plan
     from tune_resnet.spec import SearchSpec
     from tune_resnet.warm_start import WarmStart
 
@@ -132,8 +135,10 @@ def _search(command: Command, fingerprint: str | None) -> int:
         if options.warm_start:
             warm.write(run.warm_start_json)
         loggers = logger_callbacks(options.log, run)
-        ended_by = run_search(plan, split, run, warm, console, history=history, loggers=loggers)
-    return _concluded(run, command, ended_by) or _confirmed(command, plan.spec, dataset)
+        end = run_search(plan, split, run, warm, console, history=history, loggers=loggers)
+    return _concluded(run, command, end.signal, _budget_over(command, plan, end)) or _confirmed(
+        command, plan.spec, dataset
+    )
 
 
 def _images(command: Command, fingerprint: str | None) -> Dataset:
@@ -245,7 +250,7 @@ def _single(command: Command, spec: SearchSpec, trial: int, fingerprint: str | N
     try:
         run_single(plan, dataset, run, console, command.history)
     except (KeyboardInterrupt, SystemExit) as end:
-        ended_by = signal.SIGINT if isinstance(end, KeyboardInterrupt) else signal.SIGTERM
+        ended_by = signal_of(end)
     return _concluded(run, command, ended_by)
 
 
@@ -290,11 +295,22 @@ def _open(plan: Outlook, dataset: Dataset, command: Command, **more: int) -> Run
     return command.run
 
 
-def _concluded(run: RunDirectory, command: Command, ended_by: int | None) -> int:
+def _budget_over(command: Command, plan: Plan, end: SearchEnd) -> TimeBudget | None:
+    """The time budget, if it has ended the search."""
+    from tune_resnet.conclusion import TimeBudget
+
+    seconds = plan.spec.search.time_budget
+    if seconds is None or not end.over or end.signal is not None:
+        return None
+    epochs_before = len(command.history.epochs) if command.history else 0
+    return TimeBudget(seconds=seconds, seconds_per_epoch=plan.seconds_per_epoch, epochs_before=epochs_before)
+
+
+def _concluded(run: RunDirectory, command: Command, ended_by: int | None, budget: TimeBudget | None = None) -> int:
     """Prints what was found and what to do next; the exit code."""
     from tune_resnet.conclusion import conclude
 
-    found = conclude(run, command.console, command.started)
+    done = conclude(run, command.console, command.started, budget)
     if ended_by is not None:
         return 128 + ended_by
-    return 0 if found else 1
+    return 0 if done else 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
@@ -11,14 +12,35 @@ from tune_resnet.analysis import RunFrames, load_run, ranked_table, winner
 from tune_resnet.drawing import run_sentences
 from tune_resnet.models import final_run, keep_winner
 from tune_resnet.records import ENDED, FINAL, SEARCH, RecordError, RunDirectory
-from tune_resnet.text import say, to_run
+from tune_resnet.text import duration, say, to_run
 from tune_resnet.verdict import confirmations
 
 _TOP = 10  # trials in the table
 
 
-def conclude(run: RunDirectory, console: Console, started: float) -> bool:
-    """Prints what was found and what to do next, and notes the time taken; whether any trial has finished.
+@dataclass(frozen=True, kw_only=True)
+class TimeBudget:
+    """A time budget that has ended a search."""
+
+    seconds: float
+    seconds_per_epoch: float  # expected
+    epochs_before: int  # on record when the search began, or went on
+
+    def sentence(self, left: int, trained: bool) -> str:
+        """What to say of it where so many trials are left, and something or nothing was trained."""
+        if trained:
+            trials = "1 trial is" if left == 1 else f"{left:,} trials are"
+            return f"The time budget of {duration(self.seconds)} ended the search; {trials} left."
+        return (
+            f"The time budget of {duration(self.seconds)} was over before one epoch was (about "
+            f"{duration(max(1, self.seconds_per_epoch))}, after some seconds to start): nothing was trained. "
+            "Give a longer --time-budget."
+        )
+
+
+def conclude(run: RunDirectory, console: Console, started: float, budget: TimeBudget | None = None) -> bool:
+    """Prints what was found and what to do next, and notes the time taken; whether any trial has finished, and a time
+    `budget` that has ended the search was enough for an epoch.
 
     `started`: Unix time of the command, which may not have been the run's first.
     """
@@ -31,22 +53,31 @@ def conclude(run: RunDirectory, console: Console, started: float) -> bool:
     console.print(ranked_table(frames, _TOP))
     for sentence in run_sentences(frames):
         say(console, f"\n{sentence}")
+    left = _planned(frames) - int(frames.trials["state"].isin(ENDED).sum())
+    trained = budget is None or len(frames.epochs) > budget.epochs_before
+    if budget and left:
+        say(console, f"\n{budget.sentence(left, trained)}")
     path = run.shown_path
-    say(console, f"\nrun         {path}\nreport      {written_report(path)}\n" + "\n".join(_next_commands(run, frames)))
-    return winner(frames) is not None
+    commands = [f"run         {path}", f"report      {written_report(path)}", *_next_commands(run, frames, left)]
+    say(console, "\n" + "\n".join(commands))
+    return winner(frames) is not None and trained
 
 
-def _next_commands(run: RunDirectory, frames: RunFrames) -> list[str]:
-    """What can be done next, and has not been done yet, each with its command."""
+def _planned(frames: RunFrames) -> int:
+    """Trials."""
+    return frames.spec.search.num_samples if frames.env.get("kind", SEARCH) == SEARCH else 1
+
+
+def _next_commands(run: RunDirectory, frames: RunFrames, left: int) -> list[str]:
+    """What can be done next, and has not been done yet, each with its command. `left`: trials that have not ended."""
     path, model, best = run.shown_path, frames.spec.model.flag, winner(frames)
     is_search = frames.env.get("kind", SEARCH) == SEARCH
-    planned = frames.spec.search.num_samples if is_search else 1
-    confirmed = any(one.of_winner and one.result for one in confirmations(frames))
     commands = [f"look closer {to_run('analysis', path)}"]
-    if frames.trials["state"].isin(ENDED).sum() < planned:
+    if left:
         commands.append(f"go on       {run.resume_command(frames.spec.model)}")
     if best is None:
         return commands
+    confirmed = any(one.of_winner and one.result for one in confirmations(frames))
     if not best["reference"] and is_search and not confirmed:
         commands.append(f"confirm it  {to_run('search', '--confirm', 5, '--resume', path, *model)}")
     final = final_run(frames)

@@ -168,12 +168,17 @@ def _headline(run: RunFrames, label: str) -> str:
     counts = run.trials["state"].value_counts()
     states = ", ".join(f"{counts[state]:,} {state}" for state in STATES if state in counts)
     device = printable(str(run.env.get("device_name", run.spec.resources.device)))
-    progress = "not running"
-    if RUNNING in counts:
-        last = run.epochs["ended_at"].max()
-        progress = "still running" + ("" if math.isnan(last) else f", last epoch {duration(time.time() - last)} ago")
     trials = f"{len(run.trials):,} trial{'s' * (len(run.trials) != 1)}" + (f" ({states})" if states else "")
-    return f"{label}: {run.spec.data.dataset} on {device}, {trials}, {progress}"
+    return f"{label}: {run.spec.data.dataset} on {device}, {trials}, {progress_words(run)}"
+
+
+def progress_words(run: RunFrames) -> str:
+    """Whether a run goes on, in a few words."""
+    unfinished = (run.trials["state"] == RUNNING).any()
+    if not run.active:
+        return "not running" + (" (it ended without saying so; --resume goes on)" if unfinished else "")
+    last = run.epochs["ended_at"].max() if unfinished else math.nan
+    return "still running" + ("" if math.isnan(last) else f", last epoch {duration(time.time() - last)} ago")
 
 
 def _rungs(rungs: pd.DataFrame) -> Table:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -14,6 +13,7 @@ from ray import cloudpickle, tune
 from ray.exceptions import RayActorError
 from rich.console import Console
 
+from tune_resnet.interrupts import on_ending_signal
 from tune_resnet.models import drop_outrun_models
 from tune_resnet.progress import Progress
 from tune_resnet.recorder import Recorder
@@ -29,32 +29,28 @@ class SearchEnd(tune.Stopper):  # type: ignore[misc]
         self.signal: int | None = None
         self.error: Exception | None = None
 
+    @property
+    def over(self) -> bool:
+        """Whether the deadline has passed."""
+        return self.deadline is not None and time.monotonic() >= self.deadline
+
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
         return False
 
     def stop_all(self) -> bool:
-        over = self.deadline is not None and time.monotonic() >= self.deadline
-        return over or self.signal is not None or self.error is not None
+        return self.over or self.signal is not None or self.error is not None
 
 
 @contextmanager
 def signals_to(end: SearchEnd, console: Console) -> Iterator[None]:
-    """The first SIGINT or SIGTERM ends the search in order; the second acts as it always does."""
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    """The first signal that asks for the end ends the search in order; the second acts as it always does."""
 
-    def on_signal(number: int, frame: Any) -> None:
+    def on_signal(number: int) -> None:
         end.signal = number
-        for each, handler in before.items():
-            signal.signal(each, handler)
         console.print("Ending the search: running trials are stopped, results are kept. Once more to end at once.")
 
-    for number in before:
-        signal.signal(number, on_signal)
-    try:
+    with on_ending_signal(on_signal, once=True):
         yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 class RecordEvents(tune.Callback):  # type: ignore[misc]

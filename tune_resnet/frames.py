@@ -89,7 +89,7 @@ STATES = (FINISHED, RUNNING, STOPPED, INTERRUPTED, FAILED)  # in the order in wh
 @dataclass(frozen=True, kw_only=True, eq=False)
 class RunFrames:
     """One run. `name` is the directory's, printable; `env` is empty while there is no env.json, `confirm` while nothing
-    has been confirmed."""
+    has been confirmed; `active`: a command was at work in it while it was read, so that `running` trials do run."""
 
     path: Path
     name: str
@@ -98,6 +98,7 @@ class RunFrames:
     trials: pd.DataFrame
     epochs: pd.DataFrame
     confirm: pd.DataFrame
+    active: bool
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -125,6 +126,7 @@ def load_run(path: Path) -> RunFrames:
         spec = load_spec(run.spec_toml)
     except SpecError as error:
         raise RecordError(str(error)) from None
+    began_active = run.in_use()  # before and after, so that a command that ends or begins meanwhile counts
     trials = _read_trials(run.trials_csv)  # before the epochs, so that no trial is ahead of its epochs
     epochs = read_table(run.epochs_csv, EPOCH_DTYPES, growing=True)
     epochs = epochs[epochs["trial"].isin(trials["trial"])].drop_duplicates(["trial", "epoch"], keep="last")
@@ -139,6 +141,7 @@ def load_run(path: Path) -> RunFrames:
         trials=trials,
         epochs=epochs,
         confirm=_read_confirm(run.confirm_csv),
+        active=began_active or run.in_use(),
     )
 
 

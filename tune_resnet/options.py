@@ -28,7 +28,7 @@ from tune_resnet.spec import (
 _EPILOG = """\
 Hyperparameters (learning rate, weight decay, gradient clip) and their bounds are set in the TOML file of --experiment;
 see experiments/*.toml. Flags override the file. Exit codes: 0 done, 1 the search failed, 2 bad input,
-130 interrupted (Ctrl-C), 143 terminated."""
+130 interrupted (Ctrl-C), 143 terminated, 129 the terminal was closed."""
 
 RUNS = Path("runs")  # where run directories are
 _PACKAGES = {"tensorboard": "tensorboardX", "mlflow": "mlflow", "wandb": "wandb"}

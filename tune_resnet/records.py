@@ -31,6 +31,7 @@ import json
 import math
 import os
 import shutil
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -47,6 +48,8 @@ ENDED = (FINISHED, STOPPED, FAILED)  # for good: nothing continues such a trial
 NOT_FINITE = "the loss was not finite"  # how the error of a trial that diverged begins
 
 SEARCH, BASELINE, FINAL = "search", "baseline", "final"  # the kinds of run, in env.json
+
+_PATIENCE = 0.5  # seconds: whoever only looks holds the lock for an instant, a command for longer
 
 REFERENCE_TRIAL = 0  # the reference configuration is the first trial of every run
 
@@ -125,6 +128,15 @@ def _cell(value: Any) -> Any:
     return "" if value is None or (isinstance(value, float) and math.isnan(value)) else value
 
 
+def _locked(descriptor: int, kind: int) -> bool:
+    """Takes a lock of this kind on a file, which closing it frees; False where another is held against it."""
+    try:
+        fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
 class RunDirectory:
     """The files of one run; see the module's description."""
 
@@ -139,6 +151,7 @@ class RunDirectory:
         self.best = path / "best"
         self.final = path / "final"
         self.ray = path / "ray"
+        self.lock_file = path / ".lock"
         self.warm_start_json = path / "warm_start.json"
         self.confirm_csv = path / "confirm.csv"
         self.confirm_json = path / "confirm.json"
@@ -192,15 +205,28 @@ class RunDirectory:
         try:
             # A link would have another file made, a pipe would have nobody come to read it.
             flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK
-            file = os.fdopen(os.open(self.path / ".lock", flags, 0o666), "wb")
+            file = os.fdopen(os.open(self.lock_file, flags, 0o666), "wb")
         except OSError as error:
             raise RecordError(f"cannot write to {self.path}: {error.strerror}") from None
         with file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise RecordError(f"another command is at work in {self.path}: wait for its end") from None
+            deadline = time.monotonic() + _PATIENCE
+            while not _locked(file.fileno(), fcntl.LOCK_EX):
+                if time.monotonic() > deadline:
+                    raise RecordError(f"another command is at work in {self.path}: wait for its end")
+                time.sleep(_PATIENCE / 50)
             yield
+
+    def in_use(self) -> bool:
+        """Whether a command holds the run's lock now, as far as can be known."""
+        try:
+            descriptor = os.open(self.lock_file, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+        except OSError:  # none has ever been held here
+            return False
+        try:
+            # The lock is shared among those who look, and kept for no longer than that takes.
+            return not _locked(descriptor, fcntl.LOCK_SH)
+        finally:
+            os.close(descriptor)
 
     def repair(self) -> None:
         """Removes what a crash left half-written: an epoch's line without its end, temporary files.

@@ -18,7 +18,7 @@ from plotly import graph_objects as go
 from plotly.offline import get_plotlyjs
 
 from tune_resnet import chart_data, charts
-from tune_resnet.drawing import run_sentences
+from tune_resnet.drawing import progress_words, run_sentences
 from tune_resnet.files import replacing
 from tune_resnet.findings import (
     EQUAL,
@@ -33,7 +33,7 @@ from tune_resnet.findings import (
 )
 from tune_resnet.frames import RunFrames, load_run, run_labels
 from tune_resnet.paired import BETTER, WORSE
-from tune_resnet.records import FAILED, REFERENCE_TRIAL, RecordError
+from tune_resnet.records import FAILED, REFERENCE_TRIAL, RUNNING, RecordError
 from tune_resnet.spec import TUNABLE
 from tune_resnet.text import duration, percent, printable
 from tune_resnet.verdict import confirmations
@@ -183,6 +183,8 @@ def _trials(run: RunFrames) -> Section | None:
     ]
     columns = ["trial", "state", "epochs", "accuracy", "estimate", *run.spec.space]
     note = "By estimate: the accuracy with luck taken out, learnt from all trials. The winner has the highest."
+    if (run.trials["state"] == RUNNING).any():
+        note += f" When this page was written, the run was {progress_words(run)}."
     return Section("Best trials", note, table=Table(columns, rows)) if rows else None
 
 

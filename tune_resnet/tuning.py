@@ -42,8 +42,8 @@ def run_search(
     trainable: type[tune.Trainable] = TrialTrainable,
     history: History | None = None,
     loggers: Sequence[tune.Callback] = (),
-) -> int | None:
-    """Runs the search to its end, from its `history` on. Returns the signal that ended it early, or None.
+) -> SearchEnd:
+    """Runs the search to its end, from its `history` on. Returns what has ended it early, if anything has.
 
     `trainable` is set up and reports as `TrialTrainable` does; `loggers` are told all that it reports.
 
@@ -57,7 +57,7 @@ def run_search(
         history, scheduler = settle_unfinished_trials(recorder, history)
         left = spec.search.num_samples - history.ended
         if left <= 0:
-            return None
+            return end
         searcher = OptunaSearcher(spec, run.study_db, warm, history, recorder.start)
         progress = Progress(recorder, plan, console)
         events = RecordEvents(recorder, progress, end, searcher.learn, plan.epoch_timeout)
@@ -75,7 +75,7 @@ def run_search(
         end.error = end.error or error
     if end.error:
         raise run.ended_by(end.error, "the search", spec.model) from end.error
-    return end.signal
+    return end
 
 
 @contextmanager
