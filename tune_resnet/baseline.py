@@ -10,7 +10,7 @@ from rich.console import Console
 
 from tune_resnet.checkpoint import Checkpoint, continue_training
 from tune_resnet.data import Dataset, baseline_split
-from tune_resnet.device import choose_device
+from tune_resnet.device import choose_device, gpus_per_trial
 from tune_resnet.history import History
 from tune_resnet.metrics import NonFiniteLoss
 from tune_resnet.outlook import Outlook, measure_speed
@@ -41,13 +41,14 @@ class Baseline(Outlook):
 def plan_baseline(spec: SearchSpec, dataset: Dataset) -> Baseline:
     """Settles device and precision, and times a few steps. DeviceError where the device is not there."""
     device = choose_device(spec.resources.device)
+    share = gpus_per_trial(spec.resources, device.type)
     data = baseline_split(dataset, spec.data)
     speed = measure_speed(spec.train, data, device, spec.model)
     return Baseline(
         spec=replace(
             spec,
             train=replace(spec.train, precision=speed.precision),
-            resources=replace(spec.resources, device=device.type),
+            resources=replace(spec.resources, device=device.type, gpus_per_trial=share),
         ),
         device_name=speed.device_name,
         seconds_per_epoch=len(data.train) / speed.images_per_second,
