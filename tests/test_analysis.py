@@ -243,9 +243,17 @@ def test_bytes_that_are_not_text_are_told_with_their_line(mixed: Build) -> None:
         mixed.load()
 
 
-@pytest.mark.parametrize("name", ["missing", "a\nb", "x" * 5000, "run/spec.toml"])
-def test_a_path_that_is_no_run_is_told_in_one_line(mixed: Build, name: str) -> None:
-    with pytest.raises(RecordError, match="not a run directory") as caught:
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("missing", "there is no run"),
+        ("a\nb", "there is no run"),
+        ("x" * 5000, "there is no run"),
+        ("run/spec.toml", "is not a run directory"),
+    ],
+)
+def test_a_path_that_is_no_run_is_told_in_one_line(mixed: Build, name: str, message: str) -> None:
+    with pytest.raises(RecordError, match=message) as caught:
         load_run(mixed.directory.path.parent / name)
     assert str(caught.value).isprintable()
 

@@ -35,10 +35,12 @@ def test_readmes_example_runs(
 def test_settings_are_the_commands_flags(tmp_path: Path) -> None:
     file = tmp_path / "a.toml"
     file.write_text("[search]\nnum_samples = 7\n")
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
     options = Search(file, width=8, dry_run=True, baseline=False, warm_start=["a", "b"], runs_dir=tmp_path).options
     assert (options.spec.search.num_samples, options.spec.model.width) == (7, 8)
     assert (options.dry_run, options.baseline, options.runs_dir) == (True, False, tmp_path)
-    assert options.warm_start == [Path("a"), Path("b")]
+    assert options.warm_start == [tmp_path / "a", tmp_path / "b"]
 
 
 def test_what_is_wrong_is_an_exception_with_the_commands_message(tmp_path: Path) -> None:

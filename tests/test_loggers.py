@@ -18,6 +18,7 @@ from tune_resnet.options import LOGGERS, parse_options
 from tune_resnet.records import RunDirectory
 from tune_resnet.search import main
 from tune_resnet.settings import SpecError
+from tune_resnet.text import to_install
 
 TINY = ["--dataset", "digits", "--limit-train", "200", "--width", "4", "--device", "cpu", "--scheduler", "none"]
 TRIALS, EPOCHS = 3, 2
@@ -99,8 +100,10 @@ def test_wandb(run: Path) -> None:
 
 def test_a_logger_without_its_package_is_an_error_that_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(SpecError, match="--log wandb needs a package: pip install wandb"):
-        parse_options(["--log", "wandb"])
+    for name, package in (("wandb", "wandb"), ("mlflow", "mlflow-skinny"), ("tensorboard", "tensorboardX")):
+        with pytest.raises(SpecError) as caught:
+            parse_options(["--log", name])
+        assert str(caught.value) == f"--log {name} needs a package: {to_install(package)}"
     with pytest.raises(SpecError, match="invalid choice: 'neptune'"):
         parse_options(["--log", "neptune"])
 

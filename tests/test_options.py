@@ -12,7 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tune_resnet.device import DeviceError, gpus_per_trial
 from tune_resnet.options import parse_options
+from tune_resnet.records import RunDirectory
 from tune_resnet.search import main
 from tune_resnet.settings import SpecError
 from tune_resnet.space import Domain
@@ -80,6 +82,23 @@ def test_a_run_to_confirm_brings_its_spec(tmp_path: Path) -> None:
     assert options.spec.resources.gpus_per_trial is None
 
 
+def test_runs_are_found_by_name_or_as_the_latest(tmp_path: Path) -> None:
+    for name, start in (("new", 2.0), ("old", 1.0)):
+        RunDirectory.create(tmp_path / name, SearchSpec(), {"started_at": start})
+    where = ["--runs-dir", str(tmp_path)]
+    assert parse_options(["--resume", "latest", *where]).resume == tmp_path / "new"
+    assert parse_options(["--resume", "old", "--confirm", "5", *where]).resume == tmp_path / "old"
+    assert parse_options(["--warm-start", "old", "latest", *where]).warm_start == [tmp_path / "old", tmp_path / "new"]
+
+
+def test_a_run_of_a_gpu_machine_goes_on_without_a_gpu(tmp_path: Path) -> None:
+    (tmp_path / "spec.toml").write_text("[resources]\ndevice = 'cuda'\ngpus_per_trial = 0.5\n")
+    resources = parse_options(["--resume", str(tmp_path), "--device", "cpu"]).spec.resources
+    assert gpus_per_trial(resources, "cpu") == 0
+    with pytest.raises(DeviceError, match=r"gpus_per_trial = 0\.5, but trials run on the CPU"):
+        gpus_per_trial(parse_options(["--resume", str(tmp_path)]).spec.resources, "cpu")
+
+
 def test_a_folder_spec_may_leave_the_folder_to_the_command_line(tmp_path: Path) -> None:
     file = tmp_path / "a.toml"
     file.write_text("[data]\ndataset = 'folder'\n")
@@ -129,6 +148,8 @@ BAD = [
     (["--confirm", "1"], "--confirm must be at least 2 seeds, got 1"),
     (["--confirm", "2", "--baseline"], "--confirm needs a search's winner: --baseline has none"),
     (["--resume", "x"], "there is no run x, nor runs/x"),
+    (["--warm-start", "x", "y"], "there is no run x, nor runs/x"),
+    (["--name", "latest"], "a run cannot be called latest: that word means the run that was started last"),
     (["--resume", "x", "--epochs", "3"], "--epochs does not go with --resume: the run's own spec.toml says what it is"),
     (["--resume", "x", "--baseline"], "--baseline does not go with --resume: the run's own spec.toml says what it is"),
     (["--resume", "x", "--confirm", "2"], "there is no run x, nor runs/x"),

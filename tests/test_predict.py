@@ -19,7 +19,7 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from tune_resnet import baseline
+from tune_resnet import analysis, baseline, export, report
 from tune_resnet.analysis import load_run
 from tune_resnet.data import Dataset
 from tune_resnet.images import read_image
@@ -208,6 +208,34 @@ def test_a_dry_baseline_says_how_long_it_takes(tmp_path: Path, capsys: pytest.Ca
     assert "100 training, 359 test images" in lines[0]
     assert "images/s, from a few timed steps" in lines[-1]
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_share_of_a_gpu_is_refused_where_there_is_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert search([*SMALL, "--gpus-per-trial", "0.5", "--runs-dir", str(tmp_path)]) == 2
+    message = "resources.gpus_per_trial = 0.5, but trials run on the CPU: leave --gpus-per-trial out"
+    assert capsys.readouterr().err == f"error: {message}\n"
+
+
+def test_a_run_is_found_by_its_name(
+    run: Path,
+    test_files: list[Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (tmp_path / "runs").symlink_to(run.parent)
+    monkeypatch.chdir(tmp_path)
+    for name in ("it", "latest"):
+        assert main([name, str(test_files[0])]) == 0
+        assert analysis.main([name]) == 0
+        assert report.main([name]) == 0
+        assert export.main([name, "--format", "torch"]) == 0
+        output = capsys.readouterr()
+        assert output.err == ""
+        assert "wrote runs/it/report.html\n" in output.out
+    for command in (main, analysis.main, report.main, export.main):
+        assert command(["in", *([str(test_files[0])] if command is main else [])]) == 2
+        assert capsys.readouterr().err == "error: there is no run in, nor runs/in (did you mean 'it'?)\n"
 
 
 @pytest.mark.parametrize("command", [["predict", "--csv"], ["analysis"]])

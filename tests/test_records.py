@@ -31,6 +31,7 @@ from tune_resnet.records import (
     RunDirectory,
     TrialRow,
     ending,
+    find_run,
     write_whole,
 )
 from tune_resnet.spec import BudgetSpec, SearchSpec, TrainSpec, load_spec
@@ -177,6 +178,69 @@ def test_a_path_at_or_below_a_regular_file_is_refused_in_one_line(tmp_path: Path
 
 
 # --- writing ---------------------------------------------------------------------------------------------------------
+
+
+# --- finding one -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working folder whose runs/ holds three runs: `second` was started last, `third` does not say when."""
+    monkeypatch.chdir(tmp_path)
+    for name, env in (("second", {"started_at": 9.5}), ("first", {"started_at": 3}), ("third", {"started_at": "x"})):
+        RunDirectory.create(Path("runs", name), SPEC, env)
+    Path("runs", ".hidden").mkdir()
+    return tmp_path
+
+
+def test_a_run_is_found_by_its_path_its_name_or_as_the_latest(started: Path) -> None:
+    assert find_run(Path("runs/first")) == find_run("first") == Path("runs/first")
+    assert find_run(started / "runs" / "first") == started / "runs" / "first"
+    assert find_run("latest") == Path("runs/second")
+    assert find_run("latest", started / "runs") == started / "runs" / "second"
+
+
+def test_a_folder_that_is_no_run_does_not_hide_the_run_of_its_name(started: Path) -> None:
+    Path("first").mkdir()
+    assert find_run("first") == Path("runs/first")
+    Path("mine").mkdir()
+    assert find_run("mine") == Path("mine")  # what it lacks is for its reader to say
+
+
+def test_a_run_that_says_nothing_of_its_start_is_the_latest_only_where_it_is_alone(started: Path) -> None:
+    for content in ("", "[]", "{}", '{"started_at": NaN}', "[" * 100_000):
+        Path("runs/third/env.json").write_text(content)
+        assert find_run("latest") == Path("runs/second")
+    for name in ("first", "second"):
+        shutil.rmtree(Path("runs", name))
+    assert find_run("latest") == Path("runs/third")
+
+
+@pytest.mark.parametrize(
+    ("named", "message"),
+    [
+        ("secnod", "there is no run secnod, nor runs/secnod (did you mean 'second'?)"),
+        ("runs/secnod", "there is no run runs/secnod (did you mean 'second'?)"),
+        ("lates", "there is no run lates, nor runs/lates (did you mean 'latest'?)"),
+        ("xyz", "there is no run xyz, nor runs/xyz"),
+        ("/secnod", "there is no run /secnod (did you mean 'second'?)"),
+        ("a\nb", "there is no run a\\nb, nor runs/a\\nb"),
+        ("\0", "there is no run \\x00, nor runs/\\x00"),
+    ],
+)
+def test_of_an_unknown_run_the_nearest_name_is_told(started: Path, named: str, message: str) -> None:
+    with pytest.raises(RecordError) as caught:
+        find_run(named)
+    assert str(caught.value) == message
+
+
+def test_without_runs_there_is_no_latest(tmp_path: Path) -> None:
+    with pytest.raises(RecordError) as caught:
+        find_run("latest", tmp_path / "runs")
+    assert str(caught.value) == f"there is no latest run: {tmp_path}/runs holds none"
+
+
+# --- whole files -----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("text", ["", "short\n", "é漢\r\n", "long\n" * 100_000], ids=len)

@@ -90,7 +90,9 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m tune_resnet.analysis", description="Prints what runs have found.", allow_abbrev=False
     )
-    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="a run directory, as runs/NAME")
+    parser.add_argument(
+        "runs", nargs="+", type=Path, metavar="RUN", help="a run: its directory, its name in runs/, or latest"
+    )
     parser.add_argument("--top", type=_positive, default=10, metavar="N", help="trials shown of each run (default 10)")
     parser.add_argument("--fidelity", action="store_true", help="how far early signals could be trusted in each run")
     parser.add_argument("--csv", type=Path, metavar="DIR", help="write all trials and epochs there as CSV")

@@ -14,7 +14,7 @@ from rich.console import Console
 
 from tune_resnet.checkpoint import ResumableRun
 from tune_resnet.data import Dataset, baseline_split
-from tune_resnet.device import choose_device, resolved
+from tune_resnet.device import choose_device, gpus_per_trial, resolved
 from tune_resnet.history import History
 from tune_resnet.metrics import EpochMetrics, NonFiniteLoss
 from tune_resnet.outlook import Outlook, measure_speed
@@ -49,6 +49,7 @@ class SinglePlan(Outlook):
 def plan_single(spec: SearchSpec, dataset: Dataset, trial: int = REFERENCE_TRIAL) -> SinglePlan:
     """Settles device and precision, and times a few steps. DeviceError where the device is not there."""
     device = choose_device(spec.resources.device)
+    gpus_per_trial(spec.resources, device.type)  # complains before steps are timed
     data = baseline_split(dataset, spec.data)
     speed = measure_speed(spec.train, data, device, spec.model)
     return SinglePlan(

@@ -105,7 +105,12 @@ def keep_freed_memory() -> None:
 
 
 def gpus_per_trial(resources: ResourceSpec, device: str) -> float:
-    """The share of a GPU that one trial uses: as set, or one where the device is cuda."""
+    """The share of a GPU that one trial uses: as set, or one where the device is cuda; DeviceError where one is set
+    and the device is cpu.
+    """
+    if device == "cpu" and resources.gpus_per_trial:
+        share = f"resources.gpus_per_trial = {resources.gpus_per_trial:g}"
+        raise DeviceError(f"{share}, but trials run on the CPU: leave --gpus-per-trial out")
     if device == "cpu":
         return 0.0
     return 1.0 if resources.gpus_per_trial is None else resources.gpus_per_trial

@@ -23,7 +23,8 @@ from torch import Tensor, nn
 from tune_resnet.errors import UserError
 from tune_resnet.models import chosen_model
 from tune_resnet.predict import probabilities
-from tune_resnet.text import one_line, printable
+from tune_resnet.records import find_run
+from tune_resnet.text import one_line, printable, to_install
 from tune_resnet.weights import TrainedModel, load_model
 
 TOLERANCE = 1e-4  # of a probability
@@ -91,7 +92,7 @@ def _write_torch(program: torch.export.ExportedProgram, path: Path, classes: str
 def _write_onnx(program: torch.export.ExportedProgram, path: Path, classes: str) -> Answer:
     missing = [name for name in _ONNX_PACKAGES if importlib.util.find_spec(name) is None]
     if missing:
-        raise ExportError(f"ONNX needs more packages: pip install {' '.join(missing)}")
+        raise ExportError(f"ONNX needs more packages: {to_install(*missing)}")
     import onnxruntime
 
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
@@ -116,7 +117,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         description="Writes a run's best model for other programs.",
         allow_abbrev=False,
     )
-    parser.add_argument("run", type=Path, metavar="RUN", help="a run directory, as runs/NAME")
+    parser.add_argument("run", type=Path, metavar="RUN", help="a run: its directory, its name in runs/, or latest")
     parser.add_argument("--format", choices=tuple(_FORMATS), default="onnx", help="default onnx; torch: torch.export")
     parser.add_argument(
         "--out", type=Path, metavar="FILE", help="default model.onnx or model.pt2 in RUN/best or RUN/final/best"
@@ -124,7 +125,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--model", metavar="MODULE:FUNCTION", help="import your own model, if the run is of one")
     options = parser.parse_args(arguments)
     try:
-        chosen = chosen_model(options.run)
+        chosen = chosen_model(find_run(options.run))
         model = load_model(chosen.path, options.model)
         chosen.place.mkdir(exist_ok=True)
         path = options.out or chosen.place / f"model{_SUFFIXES[options.format]}"

@@ -18,7 +18,7 @@ from typing import Any
 import pandas as pd
 
 from tune_resnet.reading import read_table, read_text
-from tune_resnet.records import FAILED, FINISHED, INTERRUPTED, RUNNING, STOPPED, RecordError, RunDirectory
+from tune_resnet.records import FAILED, FINISHED, INTERRUPTED, RUNNING, STOPPED, RecordError, RunDirectory, find_run
 from tune_resnet.settings import SpecError, shown
 from tune_resnet.spec import TUNABLE, SearchSpec, load_spec
 from tune_resnet.text import printable
@@ -109,16 +109,17 @@ class MergedFrames:
     epochs: pd.DataFrame
 
 
-def load_run(path: Path) -> RunFrames:
-    """The run in a directory.
+def load_run(named: Path | str) -> RunFrames:
+    """The run with this path, with this name in runs/, or for `latest` the one there that was started last.
 
     In a run in progress trials.csv is older than epochs.csv: for running trials the epochs decide. An unfinished last
     line of epochs.csv is left out, as are epochs of trials that began while the files were being read. Of an epoch
     recorded twice, which no search does, the later row counts.
 
     Raises:
-        RecordError: the directory is not a run's, or a file in it cannot be read or is damaged.
+        RecordError: there is no such run, or a file in its directory cannot be read or is damaged.
     """
+    path = find_run(named)
     run = RunDirectory(Path(os.path.realpath(path)))
     if not os.path.isfile(run.spec_toml):  # the path's own is_file raises for names that are too long, say
         raise RecordError(f"{path} is not a run directory: there is no {run.spec_toml.name} to read in it")

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
+from tune_resnet.records import LATEST, RUNS, RecordError, find_run
 from tune_resnet.settings import SpecError, nearest
 from tune_resnet.spec import (
     DATASETS,
@@ -24,15 +25,16 @@ from tune_resnet.spec import (
     load_tables,
     spec_from_tables,
 )
+from tune_resnet.text import to_install
 
 _EPILOG = """\
 Hyperparameters (learning rate, weight decay, gradient clip) and their bounds are set in the TOML file of --experiment;
 see experiments/*.toml. Flags override the file. Exit codes: 0 done, 1 the search failed, 2 bad input,
 130 interrupted (Ctrl-C), 143 terminated, 129 the terminal was closed."""
 
-RUNS = Path("runs")  # where run directories are
-_PACKAGES = {"tensorboard": "tensorboardX", "mlflow": "mlflow", "wandb": "wandb"}
-LOGGERS = tuple(_PACKAGES)
+_MODULES = {"tensorboard": "tensorboardX", "mlflow": "mlflow", "wandb": "wandb"}  # what each logger imports
+_PACKAGES = {**_MODULES, "mlflow": "mlflow-skinny"}  # what brings it: the whole mlflow wants an older pyarrow
+LOGGERS = tuple(_MODULES)
 LEAST_SEEDS = 2  # to confirm with: fewer have no spread
 _WITH_RESUME = {  # a run's own spec says what it is; these say how far to go, where its images are, and how to train
     "resume", "finalize", "trial", "confirm", "address", "runs_dir", "dry_run", "log", "search.num_samples",
@@ -104,7 +106,7 @@ def _parser() -> argparse.ArgumentParser:
         "--resume",
         type=Path,
         metavar="RUN",
-        help="go on with this run (its directory or --name); with --confirm: judge it",
+        help="go on with this run (its directory or --name, or latest); with --confirm: judge it",
     )
     what.add_argument(
         "--finalize", type=Path, metavar="RUN", help="train its winner on all training images; judge it on the test set"
@@ -156,24 +158,29 @@ def parse_options(arguments: Sequence[str]) -> Options:
         raise SpecError(_about_unknown(unknown[0], parser))
     given = vars(known)
     _check_together(given)
+    runs_dir = given.get("runs_dir", RUNS)
     for key in ("resume", "finalize"):
         if key in given:
-            given[key] = _run_directory(given[key], given.get("runs_dir", RUNS))
+            given[key] = _found(given[key], runs_dir)
     known_run = given.get("resume") or given.get("finalize")
     settings = {key: value for key, value in given.items() if "." in key}
     if known_run and "resources.device" in settings:
         settings.setdefault("resources.gpus_per_trial", None)  # the run's own share is of the device it had
+    space = dict(given.get("space", []))
+    spec = _resolve(_spec_file(given, known_run), settings, space, resumed=known_run is not None)
+    if spec.search.name == LATEST and known_run is None:
+        raise SpecError(f"a run cannot be called {LATEST}: that word means the run that was started last")
     return Options(
         command=shlex.join(["python", "-m", "tune_resnet.search", *arguments]),
-        spec=_resolve(_spec_file(given, known_run), settings, dict(given.get("space", [])), resumed=bool(known_run)),
+        spec=spec,
         baseline=given.get("baseline", False),
         confirm=given.get("confirm"),
-        warm_start=given.get("warm_start", []),
+        warm_start=[_found(run, runs_dir) for run in given.get("warm_start", [])],
         finalize=given.get("finalize"),
         trial=given.get("trial"),
         resume=given.get("resume"),
         dry_run=given.get("dry_run", False),
-        runs_dir=given.get("runs_dir", RUNS),
+        runs_dir=runs_dir,
         address=given.get("address"),
         log=given.get("log", []),
     )
@@ -188,8 +195,8 @@ def _check_together(given: dict[str, Any]) -> None:
     if "warm_start" in given and "baseline" in given:
         raise SpecError("--warm-start needs a search: --baseline proposes nothing")
     for name in given.get("log", []):
-        if importlib.util.find_spec(_PACKAGES[name]) is None:
-            raise SpecError(f"--log {name} needs a package: pip install {_PACKAGES[name]}")
+        if importlib.util.find_spec(_MODULES[name]) is None:
+            raise SpecError(f"--log {name} needs a package: {to_install(_PACKAGES[name])}")
     if "trial" in given and "finalize" not in given:
         raise SpecError("--trial goes with --finalize: it names the trial to train")
     if "resume" not in given and "finalize" not in given:
@@ -205,12 +212,11 @@ def _check_together(given: dict[str, Any]) -> None:
             raise SpecError(f"--{flag} does not go with --resume and --confirm: go on first, then confirm")
 
 
-def _run_directory(run: Path, runs_dir: Path) -> Path:
-    """The run directory with this path, or with this name among the runs; SpecError where there is neither."""
-    found = [path for path in (run, runs_dir / run) if os.path.exists(path)]
-    if not found:
-        raise SpecError(f"there is no run {run}, nor {runs_dir / run}")
-    return found[0]
+def _found(run: Path, runs_dir: Path) -> Path:
+    try:
+        return find_run(run, runs_dir)
+    except RecordError as error:
+        raise SpecError(error) from None
 
 
 def _spec_file(given: dict[str, Any], known_run: Path | None) -> Path | None:

@@ -16,6 +16,7 @@ import torch
 from tune_resnet.errors import UserError
 from tune_resnet.images import image_files, read_image
 from tune_resnet.models import chosen_model
+from tune_resnet.records import find_run
 from tune_resnet.text import percent, printable
 from tune_resnet.weights import TrainedModel, load_model
 
@@ -44,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line; the exit code: 0, or 2 after one line on stderr."""
     options = _parser().parse_args(arguments)
     try:
-        chosen = chosen_model(options.run)
+        chosen = chosen_model(find_run(options.run))
         model = load_model(chosen.path, options.model)
         paths = [path for named in options.images for path in (image_files(named) if named.is_dir() else [named])]
         images = np.stack([read_image(path) for path in paths])
@@ -88,7 +89,7 @@ def _parser() -> argparse.ArgumentParser:
         description="Prints what a run's best model sees in image files: the likeliest classes of each.",
         allow_abbrev=False,
     )
-    parser.add_argument("run", type=Path, metavar="RUN", help="a run directory, as runs/NAME")
+    parser.add_argument("run", type=Path, metavar="RUN", help="a run: its directory, its name in runs/, or latest")
     parser.add_argument("images", nargs="+", type=Path, metavar="IMAGE", help="image files of any size, or folders")
     parser.add_argument("--top", type=_positive, default=3, metavar="K", help="print so many classes (default 3)")
     parser.add_argument("--model", metavar="MODULE:FUNCTION", help="import your own model, if the run is of one")

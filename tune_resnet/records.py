@@ -40,6 +40,7 @@ from typing import Any
 
 from tune_resnet.errors import SearchError, UserError
 from tune_resnet.files import read_regular, replacing
+from tune_resnet.settings import nearest
 from tune_resnet.spec import TUNABLE, ModelSpec, SearchSpec, TrainSpec
 from tune_resnet.text import one_line, shown_path, to_run
 
@@ -50,6 +51,9 @@ NOT_FINITE = "the loss was not finite"  # how the error of a trial that diverged
 SEARCH, BASELINE, FINAL = "search", "baseline", "final"  # the kinds of run, in env.json
 
 _PATIENCE = 0.5  # seconds: whoever only looks holds the lock for an instant, a command for longer
+
+RUNS = Path("runs")  # where run directories are
+LATEST = "latest"  # stands for the run that was started last
 
 REFERENCE_TRIAL = 0  # the reference configuration is the first trial of every run
 
@@ -116,6 +120,48 @@ def write_whole(path: Path, text: str) -> None:
     """Writes a file so that a reader sees the old content or the new, never a part."""
     with replacing(path) as file:
         file.write(text.encode("utf-8", errors="backslashreplace"))  # an error's text may hold a name that is not UTF-8
+
+
+def find_run(named: Path | str, runs_dir: Path = RUNS) -> Path:
+    """The run directory with this path or, in `runs_dir`, with this name; for `latest` the one there that was started
+    last.
+
+    A folder that exists but lacks a run's files is given where there is no run of that name: its reader says what it
+    lacks. RecordError, with the nearest name, where there is nothing.
+    """
+    if str(named) == LATEST:
+        return _latest_run(runs_dir)
+    places = list(dict.fromkeys([Path(named), runs_dir / named]))
+    found = [place for place in places if os.path.isfile(RunDirectory(place).spec_toml)]
+    found += [place for place in places if os.path.exists(place)]
+    if found:
+        return found[0]
+    said = ", nor ".join(map(str, places if len(Path(named).parts) == 1 else places[:1]))
+    known = [run.path.name for run in _runs_in(runs_dir)]
+    raise RecordError(f"there is no run {said}{nearest(Path(named).name, [*known, LATEST])}")
+
+
+def _latest_run(runs_dir: Path) -> Path:
+    runs = _runs_in(runs_dir)
+    if not runs:
+        raise RecordError(f"there is no {LATEST} run: {runs_dir} holds none")
+    return max(runs, key=_started_at).path
+
+
+def _runs_in(folder: Path) -> list[RunDirectory]:
+    """The runs in a folder, by name; none where it cannot be read."""
+    names = sorted(os.listdir(folder)) if os.path.isdir(folder) else []
+    runs = [RunDirectory(folder / name) for name in names if not name.startswith(".")]
+    return [run for run in runs if os.path.isfile(run.spec_toml)]
+
+
+def _started_at(run: RunDirectory) -> float:
+    """When a run was started, Unix time in seconds; 0 where it does not say."""
+    try:
+        started: Any = json.loads(read_regular(run.env_json))["started_at"]
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):
+        return 0.0
+    return started if type(started) in (int, float) and started > 0 else 0.0
 
 
 def _csv_lines(rows: Iterable[Iterable[Any]]) -> str:

@@ -33,7 +33,7 @@ from tune_resnet.findings import (
 )
 from tune_resnet.frames import RunFrames, load_run, run_labels
 from tune_resnet.paired import BETTER, WORSE
-from tune_resnet.records import FAILED, REFERENCE_TRIAL, RUNNING, RecordError
+from tune_resnet.records import FAILED, REFERENCE_TRIAL, RUNNING, RecordError, find_run
 from tune_resnet.spec import TUNABLE
 from tune_resnet.text import duration, percent, printable
 from tune_resnet.verdict import confirmations
@@ -76,12 +76,13 @@ class Section:
 
 
 def write_report(paths: Sequence[Path], out: Path | None = None) -> Path:
-    """Writes the page about one run, or the comparison of several; its path: `out`, else report.html in the run's
-    directory or, for several, in the working folder.
+    """Writes the page about one run, or the comparison of several, each given as for `load_run`; its path: `out`, else
+    report.html in the run's directory or, for several, in the working folder.
 
     Raises:
         RecordError: a run cannot be read, or the page not be written.
     """
+    paths = [find_run(path) for path in paths]
     runs = list({run.path: run for run in map(load_run, paths)}.values())  # each once
     out = out or (paths[0] if len(runs) == 1 else Path()) / "report.html"
     page = run_page(runs[0]) if len(runs) == 1 else comparison_page(runs)
@@ -307,7 +308,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m tune_resnet.report", description="Writes runs as one HTML page.", allow_abbrev=False
     )
-    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="a run directory, as runs/NAME")
+    parser.add_argument(
+        "runs", nargs="+", type=Path, metavar="RUN", help="a run: its directory, its name in runs/, or latest"
+    )
     parser.add_argument(
         "--out", type=Path, metavar="FILE", help="the page (default RUN/report.html; ./report.html for several)"
     )

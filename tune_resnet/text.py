@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import math
 import os
 import shlex
@@ -34,6 +35,17 @@ def say(console: Console, text: str, style: str = "") -> None:
 def to_run(module: str, *words: object) -> str:
     """A command of this package as it can be pasted here: with the Python that is running now."""
     return shlex.join([_python(), "-m", f"tune_resnet.{module}", *map(str, words)])
+
+
+def to_install(*packages: str) -> str:
+    """A command that installs packages for the Python that is running now, which may have no pip of its own."""
+    if importlib.util.find_spec("pip") is not None:
+        return shlex.join([_python(), "-m", "pip", "install", *packages])
+    running = Path(sys.executable)
+    # An active environment's python3 lacks pip, too: then the Python that the environment was made from.
+    active = Path(shutil.which("python3") or "").parent == running.parent
+    other = shown_path(Path(sys.base_prefix, "bin", "python3")) if active else "python3"
+    return shlex.join([str(other), "-m", "pip", "--python", str(shown_path(running)), "install", *packages])
 
 
 def _python() -> str:
