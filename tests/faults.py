@@ -21,11 +21,8 @@ from tune_resnet.records import ENDED, FINISHED
 FAULTY_SEARCH = Path(__file__).with_name("faulty_search.py")
 LONGEST = 240.0  # seconds of one command
 
-# What two trainings of the same configuration have in common: everything but times and processes.
-EPOCH_FIGURES = ("trial", "epoch", "lr", "train_loss", "val_loss", "val_accuracy")
-TRIAL_FIGURES = (
-    "trial", "state", "max_lr", "weight_decay", "grad_clip", "seed", "epochs", "val_accuracy", "best_epoch", "error",
-)  # fmt: skip
+# What two trainings of the same configuration need not have in common; every other value is compared.
+TIMES_AND_PROCESSES = {"seconds", "images_per_second", "started_at", "ended_at", "worker"}
 
 TINY = """
 [data]
@@ -62,6 +59,14 @@ def table(path: Path) -> list[dict[str, str]]:
     return list(csv.DictReader((whole + newline).splitlines()))
 
 
+def figures_of(rows: Sequence[Mapping[str, str]]) -> list[dict[str, str]]:
+    return [{name: value for name, value in row.items() if name not in TIMES_AND_PROCESSES} for row in rows]
+
+
+Fault = tuple[str, int | str, int, int, int]  # kind, training, epoch, step, times; see faulty_search.py
+ENDS = (1, -signal.SIGKILL, *(128 + number for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)))
+
+
 @dataclass
 class Injected:
     """One fault: what, when, whether the search survived it, and what it cost of the record."""
@@ -89,7 +94,8 @@ class Broken:
     epoch_timeout: float = 60.0
     max_retries: int = 2
     environment: Mapping[str, str] = field(default_factory=dict)  # of the command
-    faults: Sequence[tuple[str, int, int, int]] = ()  # in the trials' processes; see faulty_search.py
+    faults: Sequence[Fault] = ()
+    command: str = "search"  # or baseline, or confirm or finalize of the search in `folder`
     injected: list[Injected] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -97,17 +103,26 @@ class Broken:
         self.path = self.folder / "it"
         self.sessions = Path(tempfile.mkdtemp(prefix="ray-", dir="/tmp"))  # of Ray; a socket's path must be short
         (self.folder / "spec.toml").write_text(SPEC.format(**vars(self)))
-        (self.folder / "faults.json").write_text(json.dumps(self.faults))
+        self.faults_json.write_text(json.dumps(self.faults))
+
+    @property
+    def faults_json(self) -> Path:
+        return self.folder / "faults.json"
 
     def start(self, *arguments: str) -> subprocess.Popen[str]:
         """The search begins, or where it has begun goes on."""
         return self.run(*self.what(), *arguments)
 
     def what(self) -> list[str]:
+        if self.command == "confirm":
+            return ["--confirm", "3", "--resume", str(self.path)]
+        if self.command == "finalize":
+            return ["--finalize", str(self.path)]
         return ["--resume", str(self.path)] if self.path.exists() else self.new()
 
     def new(self) -> list[str]:
-        return ["--experiment", str(self.folder / "spec.toml"), "--runs-dir", str(self.folder), "--name", "it"]
+        new = ["--experiment", str(self.folder / "spec.toml"), "--runs-dir", str(self.folder), "--name", "it"]
+        return [*new, "--baseline"] if self.command == "baseline" else new
 
     def run(self, *arguments: str, program: Sequence[str] = (str(FAULTY_SEARCH),)) -> subprocess.Popen[str]:
         return subprocess.Popen(
@@ -115,7 +130,7 @@ class Broken:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            env=os.environ | {"RAY_TMPDIR": str(self.sessions)} | self.environment,
+            env=os.environ | {"RAY_TMPDIR": str(self.sessions), "FAULTS": str(self.faults_json)} | self.environment,
         )
 
     def epochs_done(self) -> int:
@@ -162,6 +177,34 @@ class Broken:
             fault.rows_changed += changed
         return output
 
+    def go_through(self) -> None:
+        """Starts it as often as its faults end it, until it ends by itself."""
+        for _ in range(len(self.faults) + 1):
+            before, process = self.record(), self.start()
+            output, errors = process.communicate(timeout=LONGEST)
+            lost, changed = before.compared_with(self.record())
+            self.injected.append(Injected("all together", "a session", rows_lost=lost, rows_changed=changed))
+            assert "Traceback" not in output + errors, output + errors
+            if process.returncode == 0:
+                break
+            assert process.returncode in ENDS, output + errors
+            assert errors.count("\n") == (process.returncode == 1), errors
+        assert process.returncode == 0, output + errors
+        lost, changed = (sum(getattr(one, name) for one in self.injected) for name in ("rows_lost", "rows_changed"))
+        assert (lost, changed) == (0, 0)
+        self.injected = [
+            Injected(
+                f"{self.command}, inside an epoch: {kind}", f"{training}, epoch {epoch}, step {step}", survived=True
+            )
+            for kind, training, epoch, step, times in self.faults
+            for _ in range(self.happened(kind, training, epoch, step, times))
+        ]
+
+    def happened(self, kind: str, training: int | str, epoch: int, step: int, times: int) -> int:
+        """How often a fault has happened: faulty_search.py counts."""
+        count = self.folder / f"{kind}-{training}-{epoch}-{step}"
+        return min(times, len(count.read_text())) if count.exists() else 0
+
     def no_process_is_left(self) -> None:
         """Ray ends its processes; one of them notices only after a minute that the search was killed."""
         deadline = time.monotonic() + 100
@@ -175,20 +218,27 @@ class Broken:
         except OSError:  # it has just ended
             return False
 
-    def record(self) -> Record:
-        if not self.path.exists():
-            return Record([], {})
-        ended = {row["trial"]: row for row in table(self.path / "trials.csv") if row["state"] in ENDED}
-        return Record([tuple(row.values()) for row in table(self.path / "epochs.csv")], ended)
+    @property
+    def written(self) -> Path:
+        """The run directory that the command writes to."""
+        return self.path / "final" if self.command == "finalize" else self.path
 
-    def figures(self) -> tuple[list[list[str]], list[list[str]]]:
-        """Everything in both tables that a fault must not change, sorted."""
-        epochs = sorted(table(self.path / "epochs.csv"), key=lambda row: (int(row["trial"]), int(row["epoch"])))
-        trials = table(self.path / "trials.csv")
-        return (
-            [[row[name] for name in EPOCH_FIGURES] for row in epochs],
-            [[row[name] for name in TRIAL_FIGURES] for row in trials],
-        )
+    def record(self) -> Record:
+        if self.command == "confirm":
+            file = self.path / "confirm.csv"
+            rows = table(file) if file.exists() else []
+            return Record([], {f"{row['configuration']} {row['seed']}": row for row in rows})
+        if not self.written.exists():
+            return Record([], {})
+        ended = {row["trial"]: row for row in table(self.written / "trials.csv") if row["state"] in ENDED}
+        return Record([tuple(row.values()) for row in table(self.written / "epochs.csv")], ended)
+
+    def figures(self) -> list[list[dict[str, str]]]:
+        """Every value in the tables that a fault must not change, sorted."""
+        if self.command == "confirm":
+            return [figures_of(table(self.path / "confirm.csv"))]
+        epochs = sorted(table(self.written / "epochs.csv"), key=lambda row: (int(row["trial"]), int(row["epoch"])))
+        return [figures_of(epochs), figures_of(table(self.written / "trials.csv"))]
 
     def consistent(self) -> None:
         """What holds after the end of every search, however it came there."""
@@ -203,7 +253,8 @@ class Broken:
             assert not own or row["val_accuracy"] == own[-1]["val_accuracy"]
         if any(row["state"] == FINISHED for row in trials):
             assert (self.path / "best" / "model.safetensors").exists()
-        assert list((self.path / "checkpoints").iterdir()) == []
+        finished = {f"trial-{int(row['trial']):05d}.safetensors" for row in trials if row["state"] == FINISHED}
+        assert {path.name for path in (self.path / "checkpoints").iterdir()} <= finished
         assert list(self.path.glob("**/.*.tmp")) == []
 
 

@@ -1,7 +1,8 @@
-"""`python -m tune_resnet.search`, but with a trial that fails where faults.json says: what test_faults.py runs.
+"""`python -m tune_resnet.search`, but with trainings that break where faults.json says: what test_faults.py runs.
 
-That file lies beside the run directory and holds a list of [kind, trial, epoch, times]. Before that epoch of that trial
-begins, and so many times in all, the fault happens in the trial's process. Every epoch is saved.
+The file that FAULTS names holds a list of [kind, training, epoch, step, times]. Before that step (from 0) of that
+epoch (from 1) of that training, and so many times in all, the fault happens in the training's process. A training is a trial's
+number, `single` for a baseline or a final training, or the stem of a confirmation's checkpoint. Every epoch is saved.
 """
 
 from __future__ import annotations
@@ -9,31 +10,62 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
 import sys
 import time
 from functools import partial
+from pathlib import Path
 from typing import Any
 
-from tune_resnet import checkpoint, search, tuning
-from tune_resnet.trainable import TrialTrainable
+from torch import Tensor
+
+from tune_resnet import baseline, checkpoint, confirm, pool, search, trainable, tuning
+from tune_resnet.train import TrainingRun
+
+FILE = Path(os.environ["FAULTS"])
 
 
-class FaultyTrainable(TrialTrainable):
-    """Counts its faults in files beside the run directory, as its process may not outlive them."""
+class FaultyTraining(TrainingRun):
+    """Counts its faults in files beside FAULTS, as its process may not outlive them."""
 
-    def setup(self, config: dict[str, Any], **arguments: Any) -> None:
-        checkpoint.LOSS_SECONDS = 0.0
-        super().setup(config, **arguments)
+    who = "single"  # of this process
 
-    def step(self) -> dict[str, Any]:
-        path = self.directory.path.with_name("faults.json")
-        for kind, trial, epoch, times in json.loads(path.read_text()):
-            if (trial, epoch) == (self.config["trial"], self.training.epochs_done + 1) and self.saved is None:
-                count = path.with_name(f"{kind}-{trial}-{epoch}")
+    def _step(self, images: Tensor, labels: Tensor, step: int) -> Tensor:
+        epoch, place = divmod(step, self.steps_per_epoch)
+        for kind, training, at_epoch, at_step, times in json.loads(FILE.read_text()):
+            if (str(training), at_epoch, at_step) == (self.who, epoch + 1, place):
+                count = FILE.with_name(f"{kind}-{training}-{at_epoch}-{at_step}")
                 count.write_text(count.read_text() + "x" if count.exists() else "x")
                 if len(count.read_text()) <= times:
                     happen(kind)
-        return super().step()
+        return super()._step(images, labels, step)
+
+
+class FaultyTrainable(trainable.TrialTrainable):
+    def setup(self, config: dict[str, Any], **arguments: Any) -> None:
+        break_trainings(trainable)
+        FaultyTraining.who = str(config["trial"])
+        super().setup(config, **arguments)
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        FaultyTraining.who = str(new_config["trial"])
+        return super().reset_config(new_config)
+
+
+class FaultyTrainer(pool.Trainer):
+    def __init__(self, *arguments: Any) -> None:
+        break_trainings(pool)
+        super().__init__(*arguments)
+
+    def epoch(self, train: Any, path: Path) -> dict[str, Any]:
+        FaultyTraining.who = path.stem
+        return super().epoch(train, path)
+
+
+def break_trainings(module: Any) -> None:
+    """From now on in this process, what the module trains may break, and is saved after every epoch."""
+    checkpoint.LOSS_SECONDS = 0.0
+    module.TrainingRun = FaultyTraining
 
 
 def happen(kind: str) -> None:
@@ -50,11 +82,20 @@ def happen(kind: str) -> None:
         time.sleep(1000)
     if kind == "stands still":
         os.kill(os.getpid(), signal.SIGSTOP)
+    if kind == "stands still for a while":
+        subprocess.Popen(["sh", "-c", f"sleep 3; kill -CONT {os.getpid()}"])
+        os.kill(os.getpid(), signal.SIGSTOP)
+    if kind.startswith("command: "):
+        os.kill(int(os.environ["COMMAND"]), signal.Signals[kind.removeprefix("command: ")])
+        time.sleep(0.3)  # it may hear of the step's end after that
 
 
 if __name__ == "__main__":
-    checkpoint.LOSS_SECONDS = 0.0  # of a baseline, which trains in this process
+    os.environ["COMMAND"] = str(os.getpid())
+    break_trainings(baseline)
     tuning.run_search = partial(tuning.run_search, trainable=FaultyTrainable)
+    pool.Trainer = FaultyTrainer  # type: ignore[misc]
+    confirm.train_all = pool.train_all
     code = search.main()
     sys.stdout.flush()
     os._exit(code)

@@ -17,14 +17,19 @@ import sqlite3
 import statistics
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
-from faults import FAULTS, Broken, Injected, send, table
+import torch
+from faults import FAULTS, Broken, Fault, Injected, send, table
 
-from tune_resnet.records import FAILED, FINISHED, RUNNING
+from tune_resnet.data import load_dataset, search_split
+from tune_resnet.findings import winner
+from tune_resnet.frames import load_run
+from tune_resnet.records import FAILED, FINISHED, RUNNING, train_spec_of
+from tune_resnet.train import TrainingRun
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +54,7 @@ def assert_like_unbroken(broken: Broken, tmp_path: Path) -> None:
 def test_a_search_that_is_killed_terminated_and_broken_ends_like_an_unbroken_one(
     tmp_path: Path, matrix: list[Injected]
 ) -> None:
-    faults = [("killed", 1, 5, 1), ("raises", 2, 2, 1)]
+    faults: list[Fault] = [("killed", 1, 5, 2, 1), ("raises", 2, 2, 3, 1)]
     search = Broken(tmp_path / "broken", samples=4, epochs=8, sampler="multifidelity", scheduler="asha", faults=faults)
     code, _ = search.break_at("SIGKILL of the search", 3, 0.0, send(signal.SIGKILL))
     assert code == -signal.SIGKILL
@@ -63,7 +68,7 @@ def test_a_search_that_is_killed_terminated_and_broken_ends_like_an_unbroken_one
 
 @pytest.mark.slow
 def test_a_trial_that_fails_again_and_again_fails_and_the_others_go_on(tmp_path: Path, matrix: list[Injected]) -> None:
-    faults = [("killed", 1, 2, 9), ("raises", 2, 1, 9)]
+    faults: list[Fault] = [("killed", 1, 2, 0, 9), ("raises", 2, 1, 0, 9)]
     search = Broken(tmp_path / "broken", samples=4, epochs=3, max_retries=1, faults=faults)
     output = search.finish()
     rows = table(search.path / "trials.csv")
@@ -134,6 +139,114 @@ def test_searches_ended_by_signals_at_random_moments(tmp_path: Path, matrix: lis
     matrix += search.injected
 
 
+# --- inside an epoch ---
+
+IN_PROCESS = ["raises"] * 4 + ["killed"] * 3 + ["out of memory"] * 2 + ["stands still", "hangs"]
+ON_COMMAND = [f"command: {name}" for name in ("SIGKILL", "SIGKILL", "SIGINT", "SIGTERM", "SIGHUP")]
+STEPS, STEPS_OF_ALL = 4, 5  # an epoch, of a search's 180 images and of all 200
+
+
+def inside_epochs(
+    seed: int, count: int, kinds: Sequence[str], trainings: Sequence[int | str], epochs: int, steps: int
+) -> list[Fault]:
+    """So many faults at random steps, no two at the same; each kind as often as it stands there."""
+    draw = random.Random(seed)
+    places = [
+        (training, epoch, step) for training in trainings for epoch in range(1, epochs + 1) for step in range(steps)
+    ]
+    chosen = draw.sample(places, count)
+    return [(kinds[number % len(kinds)], *place, 1) for number, place in enumerate(chosen)]
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("seed", [11, 12])
+def test_a_search_broken_inside_epochs(seed: int, tmp_path: Path, matrix: list[Injected]) -> None:
+    kinds = [*IN_PROCESS, *ON_COMMAND, "disk full"]
+    faults = inside_epochs(seed, 40, kinds, range(8), epochs=6, steps=STEPS)
+    search = Broken(
+        tmp_path / "broken", samples=8, epochs=6, sampler="tpe", faults=faults, max_retries=99, epoch_timeout=20
+    )
+    search.go_through()
+    assert_like_unbroken(search, tmp_path)
+    matrix += search.injected
+
+
+@pytest.mark.faults
+def test_trials_at_once_broken_inside_epochs_each_give_what_they_give_alone(
+    tmp_path: Path, matrix: list[Injected]
+) -> None:
+    faults = inside_epochs(13, 30, [*IN_PROCESS, *ON_COMMAND], range(8), epochs=6, steps=STEPS)
+    search = Broken(
+        tmp_path / "broken", samples=8, epochs=6, concurrent=2, faults=faults, max_retries=99, epoch_timeout=20
+    )
+    search.go_through()
+    search.consistent()
+    frames = load_run(search.path)
+    data = search_split(load_dataset(frames.spec.data), frames.spec.data)
+    torch.set_num_threads(1)
+    for row in frames.trials.to_dict("records"):
+        alone = TrainingRun(
+            train_spec_of(row, frames.spec.train), data, model=frames.spec.model, flip=frames.spec.data.flip
+        )
+        own = frames.epochs[frames.epochs["trial"] == row["trial"]]
+        for epoch in own.to_dict("records"):
+            metrics = alone.run_epoch().columns("val")
+            for name in ("epoch", "lr", "train_loss", "val_loss", "val_accuracy"):
+                assert metrics[name] == epoch[name], (row["trial"], epoch["epoch"], name)
+    matrix += search.injected
+
+
+@pytest.fixture(scope="module")
+def searched(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished search whose winner is not the reference."""
+    search = Broken(tmp_path_factory.mktemp("searched") / "search", samples=4, epochs=6)
+    search.finish()
+    best = winner(load_run(search.path))
+    assert best is not None
+    assert not best["reference"]
+    return search.path
+
+
+def assert_command_like_unbroken(
+    command: str, searched: Path, tmp_path: Path, faults: list[Fault], matrix: list[Injected]
+) -> None:
+    """Breaks a command on a copy of the search, or a command of its own, and compares it with an unbroken one."""
+    settings = {"samples": 4, "epochs": 6, "command": command, "max_retries": 99, "epoch_timeout": 20}
+    broken, unbroken = (
+        Broken(tmp_path / name, faults=some, **settings) for name, some in (("broken", faults), ("unbroken", []))
+    )
+    for one in (broken, unbroken):
+        if command != "baseline":
+            shutil.copytree(searched, one.path)
+        one.go_through()
+    assert broken.figures() == unbroken.figures()
+    assert not list((broken.written / "checkpoints").glob("*.pt"))
+    matrix += broken.injected
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("command", ["baseline", "finalize"])
+def test_a_single_training_broken_inside_epochs(
+    command: str, searched: Path, tmp_path: Path, matrix: list[Injected]
+) -> None:
+    kinds = ["raises", "command: SIGKILL", "out of memory", "disk full", "stands still for a while", *ON_COMMAND]
+    faults = inside_epochs(14, 25, kinds, ["single"], epochs=6, steps=STEPS_OF_ALL)
+    assert_command_like_unbroken(command, searched, tmp_path, faults, matrix)
+
+
+@pytest.mark.faults
+def test_a_confirmation_broken_inside_epochs(searched: Path, tmp_path: Path, matrix: list[Injected]) -> None:
+    best = winner(load_run(searched))
+    assert best is not None
+    trainings = [f"confirm-{trial:05d}-{seed}" for trial in (0, best["trial"]) for seed in (1000, 1001, 1002)]
+    kinds = [*IN_PROCESS, *ON_COMMAND, "disk full"]
+    faults = inside_epochs(15, 50, kinds, trainings, epochs=6, steps=STEPS_OF_ALL)
+    assert_command_like_unbroken("confirm", searched, tmp_path, faults, matrix)
+
+
+# --- files and disks ---
+
+
 def latest_checkpoint(run: Path) -> Path | None:
     return max((run / "checkpoints").glob("*.pt"), default=None)
 
@@ -191,12 +304,14 @@ def test_what_is_damaged_between_two_sessions(tmp_path: Path, matrix: list[Injec
 @pytest.mark.faults
 def test_what_happens_in_the_trials_processes(tmp_path: Path, matrix: list[Injected]) -> None:
     kinds = ["killed", "raises", "killed", "out of memory", "killed", "raises", "hangs", "stands still", "killed"]
-    faults = [(kind, trial, 2 + trial % 5, 2 if kind == "killed" else 1) for trial, kind in enumerate(kinds)]
+    faults: list[Fault] = [
+        (kind, trial, 2 + trial % 5, 0, 2 if kind == "killed" else 1) for trial, kind in enumerate(kinds)
+    ]
     search = Broken(tmp_path / "broken", samples=9, epochs=8, epoch_timeout=30, faults=faults)
     output = search.finish()
     assert output.count("it hung: no epoch for 30s") == 2
     assert_like_unbroken(search, tmp_path)
-    for kind, _, epoch, times in faults:
+    for kind, _, epoch, _, times in faults:
         matrix += [Injected(f"trial's process: {kind}", f"epoch {epoch}", survived=True)] * times
 
 
@@ -214,7 +329,9 @@ def test_processes_that_ray_ends_when_memory_runs_out(tmp_path: Path, matrix: li
 
 @pytest.mark.faults
 def test_a_full_disk_ends_the_search_which_then_goes_on(tmp_path: Path, matrix: list[Injected]) -> None:
-    search = Broken(tmp_path / "broken", samples=3, epochs=6, faults=[("disk full", 0, 4, 1), ("disk full", 2, 2, 1)])
+    search = Broken(
+        tmp_path / "broken", samples=3, epochs=6, faults=[("disk full", 0, 4, 0, 1), ("disk full", 2, 2, 0, 1)]
+    )
     for _ in search.faults:
         before, process = search.record(), search.start()
         output, errors = process.communicate(timeout=240)
@@ -325,7 +442,7 @@ def test_two_searches_with_one_name_and_a_locked_study(tmp_path: Path, matrix: l
 
 @pytest.mark.faults
 def test_two_trials_at_once_killed_at_random_moments(tmp_path: Path, matrix: list[Injected]) -> None:
-    faults = [("killed", 3, 4, 1), ("killed", 5, 2, 9), ("raises", 6, 3, 2)]
+    faults: list[Fault] = [("killed", 3, 4, 0, 1), ("killed", 5, 2, 0, 9), ("raises", 6, 3, 0, 2)]
     search = Broken(tmp_path / "broken", samples=12, epochs=20, concurrent=2, scheduler="asha", faults=faults)
     for epochs, seconds in moments(4, 6, 8):
         search.break_at("SIGKILL of the search, two at once", epochs, seconds, send(signal.SIGKILL))
