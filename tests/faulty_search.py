@@ -1,8 +1,9 @@
 """`python -m tune_resnet.search`, but with trainings that break where faults.json says: what test_faults.py runs.
 
 The file that FAULTS names holds a list of [kind, training, epoch, step, times]. Before that step (from 0) of that
-epoch (from 1) of that training, and so many times in all, the fault happens in the training's process. A training is a trial's
-number, `single` for a baseline or a final training, or the stem of a confirmation's checkpoint. Every epoch is saved.
+epoch (from 1) of that training, and so many times in all, the fault happens in the process of the training. A training
+is the number of a trial, `single` for a baseline or a final training, or the stem of the checkpoint of a confirmation.
+Every epoch is saved.
 """
 
 from __future__ import annotations

@@ -15,10 +15,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tune_resnet.checkpoint import LOSS_SECONDS, Checkpoint, is_due
+from tune_resnet.checkpoint import LOSS_SECONDS, Checkpoint, ResumableRun, is_due
 from tune_resnet.data import Split
+from tune_resnet.metrics import EpochMetrics
 from tune_resnet.spec import ModelSpec, TrainSpec
-from tune_resnet.train import TrainingRun
+from tune_resnet.train import BrokenRun, TrainingRun
 
 SPEC = TrainSpec(epochs=4, batch_size=50, precision="fp32")
 WIDTH = ModelSpec(width=4)
@@ -56,6 +57,66 @@ def test_a_run_continued_from_disk_equals_an_unbroken_one(split: Split, tmp_path
     continued.load_state_dict(state)
     assert [continued.run_epoch().train_loss for _ in range(3)] == expected
     assert [path.name for path in tmp_path.iterdir()] == ["trial.pt"]
+
+
+def broken_after(steps: int, training: TrainingRun) -> None:
+    """The training raises once, at that step of the next epoch."""
+    whole, done = training._step, iter(range(steps))
+
+    def step(*arguments: Any) -> torch.Tensor:
+        if next(done, None) is None:
+            training._step = whole  # type: ignore[method-assign]
+            raise MemoryError
+        return whole(*arguments)
+
+    training._step = step  # type: ignore[method-assign]
+
+
+@pytest.mark.parametrize("steps", [0, 1, 3])
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+def test_an_epoch_that_is_broken_off_leaves_the_state_of_the_last_whole_one(
+    steps: int, precision: str, split: Split, tmp_path: Path
+) -> None:
+    torch.set_num_threads(1)
+    spec = replace(SPEC, precision=precision)
+    unbroken = TrainingRun(spec, split, model=WIDTH)
+    expected = [unbroken.run_epoch() for _ in range(4)]
+
+    first = ResumableRun(TrainingRun(spec, split, model=WIDTH), tmp_path / "it.pt")
+    first.run_epoch()
+    first.save()
+    first.run_epoch()
+    broken_after(steps, first.training)
+    with pytest.raises(MemoryError):
+        first.run_epoch()
+    first.save()  # what Ray calls then: it must not save what the broken epoch has made of the weights
+    for forbidden in (first.training.state_dict, first.run_epoch):
+        with pytest.raises(BrokenRun):
+            forbidden()
+
+    again = ResumableRun(TrainingRun(spec, split, model=WIDTH), tmp_path / "it.pt")
+    assert without_seconds(again.saved) == without_seconds(expected[0])
+    assert [without_seconds(again.run_epoch()) for _ in range(3)] == list(map(without_seconds, expected[1:]))
+    assert again.is_done
+    for name, tensor in again.training.model.state_dict().items():
+        assert torch.equal(tensor, unbroken.model.state_dict()[name]), name
+
+
+def without_seconds(metrics: EpochMetrics | None) -> EpochMetrics:
+    assert metrics is not None
+    return replace(metrics, seconds=0.0, images_per_second=0.0)
+
+
+def test_a_broken_run_can_be_begun_anew(split: Split, tmp_path: Path) -> None:
+    torch.set_num_threads(1)
+    run = ResumableRun(TrainingRun(SPEC, split, model=WIDTH), tmp_path / "a.pt")
+    expected = without_seconds(run.run_epoch())
+    broken_after(2, run.training)
+    with pytest.raises(MemoryError):
+        run.run_epoch()
+    run.restart(SPEC, tmp_path / "b.pt")
+    assert run.saved is None
+    assert without_seconds(run.run_epoch()) == expected
 
 
 def test_nothing_is_written_before_it_pays(tmp_path: Path) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import os
 import time
-from contextlib import suppress
 from dataclasses import dataclass, replace
 
 import torch
@@ -98,8 +97,10 @@ def _epoch_seconds(run: TrainingRun) -> float:
     """How long the next epoch takes; on a CPU without waiting for others, as Ray may be starting meanwhile."""
     clock = time.perf_counter if run.device.type == "cuda" else time.thread_time
     started = clock()
-    with suppress(NonFiniteLoss):  # takes as long; its trial is going to say so
+    try:
         run.run_epoch()
+    except NonFiniteLoss:  # takes as long; its trial is going to say so
+        run.reset(run.spec)
     return clock() - started
 
 

@@ -1,0 +1,213 @@
+"""Which models a run keeps, which is the winner's, and what happens to a trial that was cut off in its last epoch."""
+
+from __future__ import annotations
+
+import math
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from factories import leave_model
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from test_analysis import SPEC, Build
+
+from tune_resnet.analysis import load_run, winner
+from tune_resnet.data import Split
+from tune_resnet.device import resolved
+from tune_resnet.history import read_history
+from tune_resnet.models import KEPT, chosen_model, drop_outrun_models, final_run, keep_winner, trial_to_finalize
+from tune_resnet.recorder import Recorder
+from tune_resnet.records import FINAL, FINISHED, RUNNING, STOPPED, RecordError, RunDirectory
+from tune_resnet.space import DEFAULT_SPACE
+from tune_resnet.spec import BudgetSpec, ModelSpec, SearchSpec, TrainSpec, load_spec
+from tune_resnet.trainable import TrialTrainable
+from tune_resnet.tuning import settle_unfinished_trials
+from tune_resnet.weights import ModelFileError, read_outcome
+
+
+def finish(build: Build, accuracy: float, **params: float) -> int:
+    """A finished trial with its model."""
+    number = build.trial([0.1, 0.1, 0.1, accuracy], FINISHED, **params)
+    leave_model(build.directory, build.recorder.trials[number], SPEC.train, accuracy=accuracy)
+    return number
+
+
+@pytest.fixture
+def build(tmp_path: Path) -> Build:
+    return Build(tmp_path / "run")
+
+
+def trial_in_best(build: Build) -> int | None:
+    outcome = read_outcome(build.directory.best / "model.safetensors")
+    return outcome.trial if outcome else None
+
+
+@pytest.mark.parametrize(
+    ("accuracies", "best"),
+    [([0.5], 0), ([0.5, 0.6], 1), ([0.6, 0.5], 0), ([0.5, 0.5], 0), ([0.2, 0.7, 0.6, 0.3, 0.5, 0.69], None)],
+)
+def test_best_follows_the_winner(build: Build, accuracies: list[float], best: int | None) -> None:
+    for number, accuracy in enumerate(accuracies):
+        finish(build, accuracy, max_lr=0.01 + 0.01 * number)
+        frames = build.load()
+        keep_winner(frames)
+        found = winner(frames)
+        assert found is not None
+        assert trial_in_best(build) == found["trial"]
+        spec = load_spec(build.directory.best / "spec.toml")
+        assert (spec.train.max_lr, spec.search.name) == (found["max_lr"], None)
+        assert chosen_model(build.directory.path).path == build.directory.best / "model.safetensors"
+        assert chosen_model(build.directory.path).whose == f"trial {found['trial']}, the winner"
+    assert best is None or trial_in_best(build) == best
+
+
+def test_a_command_uses_the_winners_model_even_before_it_is_in_best(build: Build) -> None:
+    first = finish(build, 0.5)
+    keep_winner(build.load())
+    second = finish(build, 0.9, max_lr=0.03)  # the search goes on, or is killed here
+    assert trial_in_best(build) == first
+    chosen = chosen_model(build.directory.path)
+    assert (chosen.path, chosen.whose) == (build.directory.model_of(second), f"trial {second}, the winner")
+
+
+def test_a_winner_without_its_model_is_said_and_best_is_nobody_elses(build: Build) -> None:
+    finish(build, 0.5)
+    keep_winner(build.load())
+    second = finish(build, 0.9, max_lr=0.03)
+    build.directory.model_of(second).unlink()
+    keep_winner(build.load())
+    assert not build.directory.best.exists()
+    with pytest.raises(ModelFileError, match=f"trial {second}, the winner, has not been kept; .* --finalize"):
+        chosen_model(build.directory.path)
+
+
+def test_without_a_finished_trial_there_is_no_model(build: Build) -> None:
+    build.trial([0.5], STOPPED)
+    keep_winner(build.load())
+    with pytest.raises(ModelFileError, match="no trial has finished yet"):
+        chosen_model(build.directory.path)
+
+
+def test_models_of_trials_that_are_far_behind_are_deleted(build: Build) -> None:
+    for number in range(2 * KEPT + 1):
+        finish(build, 0.3 + 0.02 * (number % 7), max_lr=0.01 + 0.001 * number)
+        drop_outrun_models(build.directory)
+        assert len(list(build.directory.checkpoints.iterdir())) <= 2 * KEPT
+    assert len(list(build.directory.checkpoints.iterdir())) == KEPT
+    keep_winner(build.load())
+    found = winner(build.load())
+    assert found is not None
+    assert trial_in_best(build) == found["trial"]
+
+
+@settings(derandomize=True, deadline=None, max_examples=30)
+@given(params=st.fixed_dictionaries({n: st.floats(d.low, d.high) for n, d in DEFAULT_SPACE.items()}))
+@example(params={name: domain.low for name, domain in DEFAULT_SPACE.items()})
+@example(params={name: domain.high for name, domain in DEFAULT_SPACE.items()})
+def test_the_spec_beside_the_best_model_retrains_it(params: dict[str, float]) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        build = Build(Path(folder) / "run", replace(SPEC, search=BudgetSpec(name="it")))
+        finish(build, 0.5, **params)
+        keep_winner(build.load())
+        train = replace(SPEC.train, **params)  # type: ignore[arg-type]
+        assert load_spec(build.directory.best / "spec.toml") == replace(SPEC, train=train)
+
+
+def test_what_is_finalized_is_the_winner_or_the_trial_that_is_named(build: Build) -> None:
+    with pytest.raises(Exception, match="has no winner to finalize"):
+        trial_to_finalize(build.load(), None)
+    finish(build, 0.5)
+    second = finish(build, 0.9, max_lr=0.03)
+    assert trial_to_finalize(build.load(), None)["trial"] == second
+    assert trial_to_finalize(build.load(), 0)["max_lr"] == SPEC.train.max_lr
+    with pytest.raises(Exception, match="has no trial 9: they are 0 to 1"):
+        trial_to_finalize(build.load(), 9)
+    assert final_run(build.load()) is None
+
+
+# --- cut off in the last epoch ---------------------------------------------------------------------------------------
+
+
+def resumed(build: Build) -> Recorder:
+    """What a resumed search begins with."""
+    build.directory.write_env({"dataset_fingerprint": "abc"})
+    history = read_history(build.directory)
+    recorder = Recorder(build.directory, SPEC, history.trials, history.epochs)
+    settle_unfinished_trials(recorder, history)
+    return recorder
+
+
+def test_a_trial_cut_off_after_its_last_epoch_has_finished(build: Build) -> None:
+    number = build.trial([0.1, 0.2, 0.3], RUNNING)
+    leave_model(build.directory, build.recorder.trials[number], SPEC.train, accuracy=0.4, loss=0.25)
+    build.recorder.close()  # the result of the last epoch was never heard of
+    row = resumed(build).trials[number]
+    assert (row.state, row.epochs, row.val_accuracy) == (FINISHED, 4, 0.4)
+    assert build.load().epochs["val_loss"].tolist()[-1] == 0.25
+
+
+@pytest.mark.parametrize("why", ["no model", "too few epochs", "another configuration", "damaged"])
+def test_a_trial_goes_on_where_its_last_epoch_is_not_there(build: Build, why: str) -> None:
+    number = build.trial([0.1, 0.2, 0.3][: 2 if why == "too few epochs" else 3], RUNNING)
+    row = build.recorder.trials[number]
+    if why != "no model":
+        leave_model(build.directory, replace(row, max_lr=0.07) if why == "another configuration" else row, SPEC.train)
+    if why == "damaged":
+        build.directory.model_of(number).write_bytes(b"weights")
+    build.recorder.close()
+    assert resumed(build).trials[number].state == RUNNING
+
+
+class Local(TrialTrainable):
+    """A trial in this process, as Ray calls it."""
+
+    def setup(self, config: dict[str, Any]) -> None:  # type: ignore[override]
+        spec = SearchSpec(model=ModelSpec(width=2), train=TrainSpec(epochs=3, batch_size=60))
+        arguments = dict(config)
+        super().setup(
+            {"trial": arguments["trial"], **spec.reference},
+            spec=resolved(spec, "cpu", "fp32"),
+            data=arguments["data"],
+            run_path=arguments["path"],
+        )
+
+
+def test_a_trial_that_is_stopped_before_its_last_result_was_heard_leaves_that_behind(
+    split: Split, tmp_path: Path
+) -> None:
+    torch.set_num_threads(1)
+    run = RunDirectory.create(tmp_path / "run", SPEC)
+    trial = Local(config={"trial": 0, "data": split, "path": run.path})
+    results = [trial.step() for _ in range(3)]
+    trial.cleanup()
+    outcome = read_outcome(run.model_of(0))
+    assert outcome is not None
+    assert outcome.last.columns("val")["val_loss"] == results[-1]["val_loss"]
+    assert results[-1]["done"]
+
+
+def test_a_final_run_is_read_as_what_it_is(build: Build, tmp_path: Path) -> None:
+    finish(build, 0.5)
+    number = finish(build, 0.9, max_lr=0.03)
+    train = replace(SPEC.train, max_lr=0.03)
+    env = {"kind": FINAL, "trial": number, "dataset_fingerprint": "abc", "held_out_images": 100}
+    final = RunDirectory.create(build.directory.final, replace(SPEC, train=train), env)
+    recorder = Recorder(final, replace(SPEC, train=train))
+    recorder.start(number, {})
+    assert final_run(build.load()) is None  # not yet
+    for epoch in range(1, 5):
+        metrics = {"epoch": epoch, "lr": 0.1, "train_loss": 0.5, "seconds": 0.5, "images_per_second": 9.0}
+        recorder.epoch(number, metrics | {"test_accuracy": 0.2 * epoch, "test_loss": 0.5})
+    leave_model(final, recorder.trials[number], SPEC.train, accuracy=0.8)
+    recorder.end(number, FINISHED)
+    keep_winner(load_run(final.path))
+    assert final_run(build.load()) is not None
+    assert chosen_model(build.directory.path).whose == f"trial {number}, trained on all training images"
+    assert [row.trial for row in read_history(final).trials] == [number]
+    assert not math.isnan(load_run(final.path).trials["test_accuracy"].item())
+    with pytest.raises(RecordError):
+        read_history(RunDirectory(tmp_path / "nothing"))
