@@ -56,6 +56,7 @@ def plan_baseline(spec: SearchSpec, dataset: Dataset) -> Baseline:
         train_images=len(data.train),
         held_out_images=len(data.held_out),
         held_out="validation" if dataset.test is None else "test",
+        note=data.note,
     )
 
 

@@ -32,7 +32,7 @@ from tune_resnet.pool import train_all
 from tune_resnet.reading import read_table
 from tune_resnet.records import write_whole
 from tune_resnet.spec import TUNABLE, SearchSpec, TrainSpec
-from tune_resnet.text import duration, percent, say, shown_path
+from tune_resnet.text import counted, duration, percent, say, shown_path
 from tune_resnet.verdict import CONFIRM_DTYPES, REFERENCE, WINNER, complete_pairs, pairs_table, verdict_sentence
 
 SEED_OFFSET = 1000  # seeds are the search's seed + this + 0, 1, 2 ...: other searches rarely have come near them
@@ -144,9 +144,12 @@ def _plan(spec: SearchSpec, data: Split, trainings: int, console: Console) -> Pl
     expected = duration(plan.seconds(plan.epochs_expected))
     say(
         console,
-        f"confirm     {trainings} trainings on {plan.train_images:,} images, {plan.concurrency} at once, "
-        f"judged on {plan.held_out_images:,} test images: about {expected}",
+        f"confirm     {trainings} trainings on {plan.train_images:,} images "
+        f"({counted(plan.steps_per_epoch, 'step')} an epoch), {plan.concurrency} at once, "
+        f"judged on {plan.held_out_images:,} test images{plan.note}: about {expected}",
     )
+    for line in plan.step_warning():
+        say(console, line)
     return plan
 
 
