@@ -25,10 +25,11 @@ from tune_resnet import data
 from tune_resnet.analysis import load_run, winner
 from tune_resnet.confirm import SEED_OFFSET
 from tune_resnet.data import Dataset
+from tune_resnet.frames import CONFIRM_DTYPES, REFERENCE, WINNER
 from tune_resnet.paired import BETTER, NOT_DISTINGUISHABLE, WORSE, analyse_pairs
 from tune_resnet.search import main
 from tune_resnet.spec import TUNABLE
-from tune_resnet.verdict import CONFIRM_DTYPES, REFERENCE, WINNER, complete_pairs, pairs_table, verdict_sentence
+from tune_resnet.verdict import Confirmation, complete_pairs, confirmation_sentence, pairs_table
 
 # A reference that learns next to nothing, so that another trial wins.
 SPEC = """
@@ -122,15 +123,32 @@ def test_the_number_of_pairs_needed_has_the_power_it_promises() -> None:
         analyse_pairs([1.0])
 
 
-def test_the_sentence_says_what_five_pairs_cannot_show() -> None:
-    sentence = verdict_sentence(analyse_pairs([1.0, 1.1, 0.9, 1.2, 0.8]), 10_000)
-    assert sentence.startswith("The winner is better than the reference: +1.00 percentage points on 10,000 test images")
-    assert "p = 0.0625 (5 pairs cannot give less than 0.0625)" in sentence
-    assert "95% interval +0.80 to +1.20" in sentence
-    unclear = verdict_sentence(analyse_pairs([1.0, -1.1, 0.3]), 100)
-    assert unclear.startswith("Winner and reference are not distinguishable at N = 3: +0.07")
+def sentence(values: list[float], images: int | None = 10_000, of_winner: bool = True, trial: int | None = 7) -> str:
+    result = analyse_pairs(values) if len(values) > 1 else None
+    rows = pd.DataFrame(columns=list(CONFIRM_DTYPES))
+    return confirmation_sentence(
+        Confirmation(trial=trial, of_winner=of_winner, rows=rows, result=result, images=images)
+    )
+
+
+def test_a_verdict_is_one_sentence_about_the_configuration_that_was_trained() -> None:
+    better = sentence([1.0, 1.1, 0.9, 1.2, 0.8])
+    assert better.startswith("Confirmed with fresh seeds: Trial 7 is better than the reference: +1.00 percentage")
+    assert "on 10,000 test images" in better
+    assert "p = 0.0625 (5 pairs cannot give less than 0.0625)" in better
+    assert "95% interval +0.80 to +1.20" in better
+    unclear = sentence([1.0, -1.1, 0.3], 100)
+    assert unclear.startswith(
+        "Checked with fresh seeds: Trial 7 and the reference are not distinguishable with 3 pairs: +0.07"
+    )
     assert "with 80% power takes about" in unclear
-    assert "worse than" in verdict_sentence(analyse_pairs([-1.0, -1.1, -0.9]), 100)
+    assert sentence([-1.0, -1.1, -0.9]).startswith("Checked with fresh seeds: Trial 7 is worse than the reference")
+    assert sentence([1.0, 1.1], of_winner=False).startswith(
+        "Confirmed with fresh seeds: Trial 7 (not the winner now) is better"
+    )
+    assert "An earlier configuration (not the winner now)" in sentence([1.0, 1.1], None, of_winner=False, trial=None)
+    assert "on the test images (" in sentence([1.0, 1.1], None)
+    assert sentence([]) == "Trial 7 was trained again, but a verdict takes 2 complete pairs of trainings."
 
 
 def test_a_pair_counts_only_when_both_have_an_accuracy() -> None:
@@ -234,7 +252,7 @@ def test_a_confirmation_is_recorded_and_extended(run: Path, capsys: pytest.Captu
     text = (run / "confirm.csv").read_text()
     (run / "confirm.csv").write_text(text.replace("0.0001", "0.0002"))
     assert main(["--confirm", "3", "--resume", str(run)]) == 2
-    assert "is about another winner or reference" in capsys.readouterr().err
+    assert "is about another reference" in capsys.readouterr().err
 
 
 def start_confirmation(run: Path, count: int) -> subprocess.Popen[str]:

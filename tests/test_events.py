@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import pickle
+from collections.abc import Mapping
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -39,6 +40,10 @@ def recorder(tmp_path: Path) -> Recorder:
     return recorder
 
 
+def no_study(trial_id: str, result: Mapping[str, Any]) -> None:
+    """Learns nothing."""
+
+
 class RayTrial(SimpleNamespace):
     """Ray's, as far as it is looked at."""
 
@@ -63,7 +68,7 @@ def failed_trial(folder: Path, error: BaseException | str) -> Any:
 def test_a_trial_that_ray_could_not_run_is_recorded_with_its_reason(tmp_path: Path, recorder: Recorder) -> None:
     watcher: Any = Watcher()
     trial = failed_trial(tmp_path, "RuntimeError: no memory for the network")
-    RecordEvents(recorder, watcher, SearchEnd(None), 60).on_trial_error(0, [trial], trial)
+    RecordEvents(recorder, watcher, SearchEnd(None), no_study, 60).on_trial_error(0, [trial], trial)
     row = recorder.trials[0]
     assert (row.state, row.max_lr, row.error) == (FAILED, 0.02, "RuntimeError: no memory for the network")
     assert watcher.ended == [0]
@@ -75,7 +80,7 @@ def test_a_trial_that_fails_for_want_of_disk_ends_the_search_and_is_not_to_blame
 ) -> None:
     watcher: Any = Watcher()
     end = SearchEnd(None)
-    events = RecordEvents(recorder, watcher, end, 60)
+    events = RecordEvents(recorder, watcher, end, no_study, 60)
     trial = failed_trial(tmp_path, OSError(errno.ENOSPC, "No space left on device"))
     event = events.on_trial_error if last_time else events.on_trial_recover
     event(0, [trial], trial)
@@ -87,7 +92,7 @@ def test_a_trial_that_fails_for_want_of_disk_ends_the_search_and_is_not_to_blame
 def test_an_epoch_that_cannot_be_written_ends_the_search(tmp_path: Path, recorder: Recorder) -> None:
     watcher: Any = Watcher()
     end = SearchEnd(None)
-    events = RecordEvents(recorder, watcher, end, 60)
+    events = RecordEvents(recorder, watcher, end, no_study, 60)
     recorder.run.epochs_csv.unlink()
     trial = failed_trial(tmp_path, "nothing")
     result = {"epoch": 1, "seconds": 1.0, "val_accuracy": 0.5, "worker": "host:1", "continued": 0}

@@ -118,7 +118,7 @@ def test_a_finished_search_is_extended_and_keeps_its_rows(tmp_path: Path) -> Non
 def test_searches_ended_by_signals_at_random_moments(tmp_path: Path, matrix: list[Injected]) -> None:
     search = Broken(tmp_path / "broken", samples=28, epochs=24, sampler="gp", scheduler="asha")
     for position, (epochs, seconds) in enumerate(moments(2, 12, 6)):
-        number = (signal.SIGINT, signal.SIGTERM)[position % 2]
+        number = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)[position % 3]
         twice = position in (3, 4, 9, 10)
 
         def end(process: int, number: signal.Signals = number, twice: bool = twice) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from factories import leave_model
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -24,10 +25,9 @@ from tune_resnet.records import (
     RunDirectory,
     ending,
 )
-from tune_resnet.scheduler import EarlyStopping
 from tune_resnet.searcher import OptunaSearcher
 from tune_resnet.spec import SAMPLERS, BudgetSpec, SchedulerSpec, SearchSpec, TrainSpec
-from tune_resnet.tuning import end_what_was_done
+from tune_resnet.tuning import settle_unfinished_trials
 
 EPOCHS = 4
 ENV = {"dataset_fingerprint": "abc"}
@@ -67,9 +67,7 @@ class Search:
         run = RunDirectory(self.path)
         history = read_history(run)
         self.recorder = Recorder(run, self.spec, history.trials, history.epochs)
-        self.scheduler = EarlyStopping(self.spec, history.epochs)
-        end_what_was_done(self.recorder, self.scheduler)
-        history = replace(history, trials=list(self.recorder.trials.values()))
+        history, self.scheduler = settle_unfinished_trials(self.recorder, history)
         self.searcher = OptunaSearcher(self.spec, None, None, history, self.recorder.start)
 
     def trial(self, cut_after: int | None = None) -> None:
@@ -89,13 +87,14 @@ class Search:
             result = epoch_row(number, epoch, config["max_lr"])
             stop = self.scheduler._stops(number, result)
             if epoch == EPOCHS:
-                self.recorder.run.model_of(number).write_text("weights")
-            self.recorder.epoch(number, result)
+                leave_model(self.recorder.run, self.recorder.trials[number], self.spec.train)
+            if self.recorder.is_new(number, epoch):
+                self.recorder.epoch(number, result)
+                self.searcher.learn("it", result)
             if epoch == cut_after:
                 return
             if stop or epoch == EPOCHS:
                 break
-            self.searcher.on_trial_result("it", result)
         self.searcher.on_trial_complete("it", result)
         self.recorder.end(number, ending(epoch, EPOCHS, None))
 

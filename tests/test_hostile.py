@@ -36,24 +36,25 @@ from test_analysis import SPEC, Build
 
 from tune_resnet import analysis, predict, report
 from tune_resnet.checkpoint import Checkpoint, continue_training
-from tune_resnet.confirm import _conclude, _Confirmation, _recorded
+from tune_resnet.confirm import _Comparison, _conclude
 from tune_resnet.data import Split, load_dataset, search_split
 from tune_resnet.errors import UserError
+from tune_resnet.findings import winner
+from tune_resnet.frames import CONFIRM_DTYPES, REFERENCE, WINNER, load_run
 from tune_resnet.history import read_history
 from tune_resnet.images import DataError, read_image
 from tune_resnet.metrics import NonFiniteLoss
+from tune_resnet.models import keep_winner
 from tune_resnet.options import parse_options
 from tune_resnet.recorder import Recorder
-from tune_resnet.records import FAILED, FINISHED, INTERRUPTED, NOT_FINITE, STOPPED, RunDirectory
-from tune_resnet.scheduler import EarlyStopping
+from tune_resnet.records import FAILED, FINISHED, INTERRUPTED, NOT_FINITE, STOPPED, RunDirectory, train_spec_of
 from tune_resnet.searcher import OptunaSearcher
 from tune_resnet.space import DEFAULT_SPACE
 from tune_resnet.spec import BudgetSpec, DataSpec, ModelSpec
 from tune_resnet.train import TrainingRun
-from tune_resnet.tuning import end_what_was_done
-from tune_resnet.verdict import CONFIRM_DTYPES, REFERENCE, WINNER
+from tune_resnet.tuning import settle_unfinished_trials
 from tune_resnet.warm_start import WarmStart, warm_start
-from tune_resnet.weights import save_model
+from tune_resnet.weights import Outcome, save_model
 
 INTERRUPTED_TRIAL = 1
 FINGERPRINT = "ab" * 32
@@ -115,7 +116,13 @@ def make_run(path: Path, split: Split, sampler: str, ends: Sequence[float]) -> P
     checkpoint = Checkpoint(run.checkpoint_of(INTERRUPTED_TRIAL))
     checkpoint.save(training.state_dict())
     checkpoint.wait()
-    save_model(run.best / "model.safetensors", training.model, split, ModelSpec(width=1))
+    best = winner(load_run(run.path))
+    assert best is not None
+    training.run_epoch()
+    assert training.last is not None
+    outcome = Outcome(trial=best["trial"], train=train_spec_of(best, training.spec), last=training.last)
+    save_model(run.model_of(best["trial"]), training.model, split, ModelSpec(width=1), outcome)
+    keep_winner(load_run(run.path))
     return run.path
 
 
@@ -181,9 +188,7 @@ def resume(path: Path, study: bool = False) -> None:
         assert type(history.env.get("wall_seconds", 0.0) + 1.5) is float
         run.write_env({**history.env, "resumed": [*history.env.get("resumed", []), {"started_at": 1.5}]})
         recorder = Recorder(run, options.spec, history.trials, history.epochs)
-        scheduler = EarlyStopping(options.spec, history.epochs)
-        end_what_was_done(recorder, scheduler)
-        history = dataclasses.replace(history, trials=[recorder.trials[number] for number in sorted(recorder.trials)])
+        history, _ = settle_unfinished_trials(recorder, history)
         warm = WarmStart.read(run.warm_start_json, options.spec)
         searcher = OptunaSearcher(options.spec, run.study_db if study else None, warm, history, recorder.start)
         for name in "ab":  # one that had not ended, then a new one
@@ -203,9 +208,8 @@ def confirm(path: Path) -> None:
     """What --confirm does once all is trained."""
     spec = parse_options(["--resume", str(path)]).spec
     seeds, best = (1000, 1001, 1002), dataclasses.replace(spec.train, max_lr=0.03)
-    confirmation = _Confirmation(path=path, spec=spec, trial=7, winner=best, seeds=seeds, images=100)
-    rows = pd.DataFrame(_recorded(confirmation), columns=list(CONFIRM_DTYPES))
-    _conclude(confirmation, rows, {}, Console(file=io.StringIO()))
+    compared = _Comparison(run=RunDirectory(path), spec=spec, trial=7, winner=best, seeds=seeds, images=100)
+    _conclude(compared, {}, Console(file=io.StringIO()))
 
 
 def use_model(path: Path, photo: Path) -> None:
@@ -462,7 +466,7 @@ def test_anything_may_be_in_the_place_of_a_file_or_folder(
     entry: str, good: Path, readers: dict[str, list[Reader]], tmp_path: Path
 ) -> None:
     everyone = {**readers, "best": readers[MODEL] + [resume], "checkpoints": [*readers[CHECKPOINT], resume]}
-    for name, read in {**everyone, ".lock": [resume], "ray": [resume]}.items():
+    for name, read in {**everyone, ".lock": [analyse, resume], "ray": [resume]}.items():
         read_with(good, lambda run, name=name: in_place(entry)(run / name), read, tmp_path)  # type: ignore[misc]
 
 

@@ -28,7 +28,7 @@ LAYERS = (
     ("outlook", "verdict"),
     ("searcher",),
     ("history",),
-    ("warm_start",),
+    ("warm_start", "models"),
     ("findings", "fidelity"),
     ("trainable", "pool", "options", "frames"),
     ("checkpoint",),
@@ -40,7 +40,7 @@ LAYERS = (
     ("image_tree",),
     ("space", "images"),
     ("settings",),
-    ("errors", "files"),
+    ("errors", "files", "interrupts"),
     ("text",),
 )
 MAY_IMPORT = {

@@ -14,10 +14,11 @@ import pytest
 import torch
 
 from tune_resnet import predict
-from tune_resnet.data import Split
+from tune_resnet.data import ImageSet, Split
 from tune_resnet.frames import load_run
 from tune_resnet.model import ModelError, build_network, check_network
 from tune_resnet.options import parse_options
+from tune_resnet.outlook import measure_speed
 from tune_resnet.search import main
 from tune_resnet.settings import SpecError
 from tune_resnet.spec import ModelSpec, TrainSpec, load_spec
@@ -42,6 +43,13 @@ def no_module(num_classes):
 def nine(num_classes):
     return nn.Sequential(nn.Flatten(), nn.Linear(3072, 9))
 
+class Raises(nn.Module):
+    def forward(self, images):
+        raise RuntimeError("not on these")
+
+def forward_raises(num_classes):
+    return nn.Sequential(Raises())
+
 def two_kinds(num_classes):
     return nn.LSTM(32, 4)
 
@@ -53,6 +61,50 @@ def no_weights(num_classes):
 
 def linear(num_classes):
     return nn.Sequential(nn.Dropout(0.5), nn.Flatten(), nn.Linear(3072, num_classes), nn.BatchNorm1d(num_classes))
+
+class InTraining(nn.Module):
+    # Linear, so that it passes where it is tried on two images; then `act` is called with each batch.
+
+    def __init__(self, num_classes, act):
+        super().__init__()
+        self.linear, self.act = nn.Linear(3072, num_classes), act
+
+    def forward(self, images):
+        logits = self.linear(images.flatten(1))
+        return logits if len(images) == 2 else self.act(logits)
+
+class Backward(torch.autograd.Function):
+    @staticmethod
+    def forward(context, logits):
+        return logits.clone()
+
+    @staticmethod
+    def backward(context, gradient):
+        raise ValueError("no way back")
+
+def refuse(logits):
+    raise ValueError(f"not\\n{len(logits)}")
+
+def no_words(logits):
+    assert len(logits) == 2
+
+def raises(num_classes):
+    return InTraining(num_classes, refuse)
+
+def asserts(num_classes):
+    return nn.Sequential(InTraining(num_classes, no_words))
+
+def raises_back(num_classes):
+    return InTraining(num_classes, Backward.apply)
+
+def fills_memory(num_classes):
+    return InTraining(num_classes, lambda logits: logits + torch.zeros(1 << 55))
+
+def too_deep(num_classes):
+    return InTraining(num_classes, nn.Linear(3, 4))
+
+def not_finite(num_classes):
+    return InTraining(num_classes, lambda logits: logits / 0)
 
 not_a_function = 3
 """
@@ -152,6 +204,55 @@ def test_an_import_string_is_of_names_only(name: str) -> None:
 def test_a_network_that_would_not_train_is_a_clear_error(factory: str, message: str) -> None:
     with pytest.raises(ModelError, match=f"^--model {factory}.*{message}"):
         check_network(ModelSpec(factory=factory), 10)
+
+
+@pytest.mark.usefixtures("importable")
+@pytest.mark.parametrize(
+    ("factory", "place"), [("broken", "broken"), ("forward_raises", "forward"), ("no_such", ""), ("two_kinds", "")]
+)
+def test_where_a_network_raised_is_said_of_own_code_only(folder: Path, factory: str, place: str) -> None:
+    with pytest.raises(ModelError) as caught:
+        check_network(ModelSpec(factory=f"other_nets:{factory}"), 10)
+    expected = rf" \({re.escape(str(folder))}/other_nets.py, line \d+, in {place}\)$"
+    assert bool(re.search(expected, str(caught.value))) is bool(place), caught.value
+    assert place or "line" not in str(caught.value)
+
+
+@pytest.mark.usefixtures("importable")
+@pytest.mark.parametrize(
+    ("factory", "message", "place"),
+    [
+        ("raises", "ValueError: not 100", "refuse"),
+        ("asserts", "AssertionError", "no_words"),
+        ("raises_back", "ValueError: no way back", "backward"),
+        ("fills_memory", "RuntimeError: .*allocate memory.*", "<lambda>"),
+        ("too_deep", "RuntimeError: mat1 and mat2 shapes.*", "forward"),
+    ],
+)
+def test_a_network_that_raises_in_training_is_one_line_with_its_place(
+    factory: str, message: str, place: str, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["--dataset", "digits", "--limit-train", "200", "--model", f"other_nets:{factory}", "--device", "cpu"]
+    assert main([*arguments, "--baseline", "--runs-dir", str(tmp_path)]) == 2
+    expected = f"error: --model other_nets:{factory}, while a few steps were timed: {message} "
+    where = rf"\({re.escape(str(folder))}/other_nets.py, line \d+, in {place}\)\n"
+    assert re.fullmatch(expected + where, capsys.readouterr().err)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.usefixtures("importable")
+def test_a_network_whose_loss_is_not_finite_is_timed_all_the_same(split: Split) -> None:
+    """Its trials are going to say so."""
+    own = ModelSpec(factory="other_nets:not_finite")
+    assert measure_speed(TrainSpec(precision="fp32"), split, torch.device("cpu"), own).images_per_second > 0
+
+
+@pytest.mark.usefixtures("importable")
+def test_no_batch_is_timed_that_is_smaller_than_those_of_a_training(split: Split) -> None:
+    """A network with batch norm at its end cannot train on one image, as 101 less a batch of 100 would be."""
+    images = ImageSet(split.train.images[:101], split.train.labels[:101])
+    data, own = replace(split, train=images), ModelSpec(factory="other_nets:linear")
+    assert measure_speed(TrainSpec(precision="fp32"), data, torch.device("cpu"), own).images_per_second > 0
 
 
 @pytest.mark.usefixtures("importable")

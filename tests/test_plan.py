@@ -4,20 +4,31 @@ from __future__ import annotations
 
 import itertools
 import math
+import os
+import re
+import time
+from contextlib import ExitStack
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import ray
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rich.console import Console
 
-from tune_resnet.data import Split
+from tune_resnet.cluster import ray_cluster
+from tune_resnet.command import Command, _prepare
+from tune_resnet.data import Dataset, Split
 from tune_resnet.device import DeviceError
-from tune_resnet.outlook import Outlook, measure_speed
-from tune_resnet.plan import _fit, _settle_device, expected_survival
+from tune_resnet.model import ModelError
+from tune_resnet.options import parse_options
+from tune_resnet.outlook import Outlook, Speed, TimingError, measure_speed
+from tune_resnet.plan import _fit, _settle_device, expected_survival, make_plan, trials_per_gpu
 from tune_resnet.spec import BudgetSpec, ModelSpec, ResourceSpec, SchedulerSpec, SearchSpec, TrainSpec
 from tune_resnet.text import duration
+from tune_resnet.train import TrainingRun
 
 
 def spec(trials: int, epochs: int, scheduler: str) -> SearchSpec:
@@ -26,6 +37,9 @@ def spec(trials: int, epochs: int, scheduler: str) -> SearchSpec:
         search=BudgetSpec(num_samples=trials),
         scheduler=SchedulerSpec(name=scheduler),
     )
+
+
+CPU_SPEC = replace(spec(4, 2, "none"), resources=ResourceSpec(device="cpu"))
 
 
 @settings(derandomize=True, deadline=None, max_examples=20)
@@ -116,6 +130,116 @@ def test_the_batch_size_that_a_warning_names_gives_no_warning(images: int, batch
 )
 def test_durations_read_well(seconds: float, text: str) -> None:
     assert duration(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("device", "share", "concurrency", "together"),
+    [
+        ("cuda", 1.0, 4, 1),
+        ("cuda", 2.0, 2, 1),
+        ("cuda", 0.5, 4, 2),
+        ("cuda", 0.4, 4, 2),
+        ("cuda", 0.1, 16, 10),
+        ("cuda", 0.1, 3, 3),
+        ("cuda", 0.0, 5, 5),  # Ray counts none, and all see the first
+        ("cpu", 0.0, 4, 1),
+    ],
+)
+def test_trials_that_share_a_gpu_are_counted(device: str, share: float, concurrency: int, together: int) -> None:
+    assert trials_per_gpu(ResourceSpec(device=device, gpus_per_trial=share), concurrency) == together
+
+
+@pytest.mark.parametrize(
+    ("share", "seconds", "said"),
+    [
+        (None, 2.0, "(2.0 s an epoch, from a few timed steps)"),
+        (0.25, 8.0, "(8.0 s an epoch: a few steps timed alone, times the 4 trials on one GPU)"),
+    ],
+)
+def test_the_time_of_trials_that_share_a_gpu_is_theirs_together(
+    share: float | None, seconds: float, said: str, split: Split, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An upper bound: together they may be faster than one after the other, never slower."""
+    node = {"CPU": 16.0, "GPU": 1.0}
+    monkeypatch.setattr(ray, "cluster_resources", lambda: node)
+    monkeypatch.setattr(ray, "nodes", lambda: [{"Alive": True, "Resources": node}])
+    speed = Speed(device_name="a GPU", precision="bf16", images_per_second=len(split.train) / 2)
+    monkeypatch.setattr("tune_resnet.plan._measure", lambda *_: speed)
+    plan = make_plan(replace(spec(16, 8, "asha"), resources=ResourceSpec(gpus_per_trial=share)), split)
+    assert plan.seconds_per_epoch == pytest.approx(seconds)
+    assert plan.lines()[-1].endswith(said)
+
+
+def test_what_pytorch_cannot_train_is_one_line(split: Split, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_memory(run: TrainingRun) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory.\nTried to allocate 2.00 GiB.")
+
+    monkeypatch.setattr(TrainingRun, "run_epoch", no_memory)
+    with pytest.raises(TimingError) as caught:
+        measure_speed(TrainSpec(), split, torch.device("cpu"), ModelSpec(width=4))
+    expected = "timing a few steps: OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB."
+    assert (str(caught.value), caught.value.exit_code) == (expected, 2)
+
+
+@pytest.mark.parametrize("device", ["cpu", "auto", "cuda"])
+def test_what_trains_on_the_cpu_is_timed_in_this_process_on_a_machine_with_a_gpu_too(
+    device: str, digits: Dataset, split: Split, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    options = parse_options(["--dataset", "digits", "--width", "4", "--epochs", "2", "--device", device])
+    _, speed = _prepare(Command(options, Console(), 0.0, ExitStack(), Path("it")), digits, split)
+    assert (speed is not None) is (device == "cpu")
+
+
+DYING = """
+import os, pathlib, signal
+from torch import nn
+
+class Net(nn.Module):
+    def __init__(self, num_classes, signal_number):
+        super().__init__()
+        self.linear, self.signal_number = nn.Linear(3072, num_classes), signal_number
+
+    def forward(self, images):
+        pathlib.Path("{folder}", str(os.getpid())).touch()
+        if self.signal_number:
+            os.kill(os.getpid(), self.signal_number)
+        raise LookupError("nothing here")
+
+def raises(num_classes):
+    return Net(num_classes, 0)
+
+def dies(num_classes):
+    return Net(num_classes, signal.SIGKILL)
+"""
+
+
+@pytest.mark.slow
+def test_a_process_of_ray_that_times_steps_says_what_went_wrong_and_ends(
+    split: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would keep the memory of a GPU."""
+    started = tmp_path / "started"
+    started.mkdir()
+    (tmp_path / "dying_nets.py").write_text(DYING.format(folder=started))
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)  # of Ray's processes
+    own = {name: replace(CPU_SPEC, model=ModelSpec(factory=f"dying_nets:{name}")) for name in ("raises", "dies")}
+    with ray_cluster(None):
+        with pytest.raises(ModelError) as raised:
+            make_plan(own["raises"], split)
+        with pytest.raises(TimingError) as died:
+            make_plan(own["dies"], split)
+        deadline = time.monotonic() + 20
+        while any(Path("/proc", number.name).exists() for number in started.iterdir()):
+            assert time.monotonic() < deadline, "a process is left"
+            time.sleep(0.05)
+    assert len(list(started.iterdir())) == 2
+    assert re.fullmatch(
+        r"--model dying_nets:raises, while a few steps were timed: LookupError: nothing here "
+        rf"\({tmp_path}/dying_nets.py, line \d+, in forward\)",
+        str(raised.value),
+    )
+    assert str(died.value) == "the process that timed a few steps died (killed, or out of memory)"
 
 
 def test_steps_are_timed_until_they_last_or_the_images_end(split: Split) -> None:

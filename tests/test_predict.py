@@ -6,7 +6,9 @@ import csv
 import io
 import json
 import math
+import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -89,9 +91,10 @@ def test_the_command_prints_the_likeliest_classes(
 ) -> None:
     assert main([str(run), *map(str, test_files[:2])]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 2
-    assert lines[0].startswith(f"{test_files[0]}: ")
-    assert lines[0].count("%") == 3
+    assert lines[0] == "model: trial 0, the winner"
+    assert len(lines) == 3
+    assert lines[1].startswith(f"{test_files[0]}: ")
+    assert lines[1].count("%") == 3
 
 
 def test_as_csv_it_prints_every_class(run: Path, test_files: list[Path], capsys: pytest.CaptureFixture[str]) -> None:
@@ -170,6 +173,32 @@ def test_an_interrupted_baseline_keeps_its_epochs(tmp_path: Path, monkeypatch: p
     assert search([*SMALL, "--limit-train", "100", "--runs-dir", str(tmp_path)]) == 130
     frames = load_run(tmp_path / "it")
     assert (frames.trials["state"].item(), len(frames.epochs)) == ("interrupted", 2)
+
+
+def test_a_closed_terminal_interrupts_a_baseline_which_is_recorded_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    terminal, inside = os.openpty()
+
+    class HungUp(baseline.TrainingRun):
+        def run_epoch(self) -> baseline.EpochMetrics:  # type: ignore[name-defined]
+            if self.epochs_done == 2:
+                os.close(terminal)
+                os.kill(os.getpid(), signal.SIGHUP)
+                os.kill(os.getpid(), signal.SIGHUP)
+            return super().run_epoch()
+
+    monkeypatch.setattr(baseline, "TrainingRun", HungUp)
+    with os.fdopen(inside, "w", buffering=1, closefd=False) as gone:  # what it still holds cannot be written
+        monkeypatch.setattr(sys, "stdout", gone)
+        code = search([*SMALL, "--limit-train", "100", "--runs-dir", str(tmp_path)])
+        with pytest.raises(OSError, match="Input/output error"):
+            gone.close()
+    os.close(inside)
+    assert code == 128 + signal.SIGHUP
+    frames = load_run(tmp_path / "it")
+    assert (frames.trials["state"].item(), len(frames.epochs)) == ("interrupted", 2)
+    assert (tmp_path / "it" / "report.html").exists()
 
 
 def test_a_dry_baseline_says_how_long_it_takes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

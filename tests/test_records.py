@@ -7,10 +7,10 @@ import json
 import math
 import resource
 import shutil
-import tempfile
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +34,6 @@ from tune_resnet.records import (
     find_run,
     write_whole,
 )
-from tune_resnet.space import DEFAULT_SPACE
 from tune_resnet.spec import BudgetSpec, SearchSpec, TrainSpec, load_spec
 
 SPEC = SearchSpec(train=TrainSpec(seed=7, epochs=3), search=BudgetSpec(name="a, b\n"))
@@ -123,6 +122,35 @@ def test_a_run_has_one_writer_at_a_time(run: RunDirectory) -> None:
         pass
     with RunDirectory(run.path).lock():
         pass
+
+
+def test_a_run_is_in_use_while_a_command_holds_its_lock(run: RunDirectory) -> None:
+    assert not run.in_use()
+    with RunDirectory(run.path).lock():
+        assert run.in_use()
+    assert not run.in_use()
+    assert not RunDirectory(run.path / "nowhere").in_use()
+
+
+def test_readers_that_look_keep_no_command_from_its_work(run: RunDirectory) -> None:
+    """The looking is far denser here than any reader's."""
+    over = threading.Event()
+
+    def look() -> None:
+        while not over.is_set():
+            run.in_use()
+
+    readers = [threading.Thread(target=look) for _ in range(3)]
+    for reader in readers:
+        reader.start()
+    try:
+        for _ in range(50):
+            with run.lock():
+                assert run.in_use()
+    finally:
+        over.set()
+        for reader in readers:
+            reader.join()
 
 
 def test_what_a_crash_left_half_written_is_removed(run: RunDirectory) -> None:
@@ -305,12 +333,14 @@ def test_an_error_is_one_cell_of_one_record_whatever_it_holds(error: str, shared
 
 def run_epochs(recorder: Recorder, trial: int, accuracies: list[float], held_out: str = "val") -> None:
     for epoch, accuracy in enumerate(accuracies, start=1):
+        if not recorder.is_new(trial, epoch):
+            continue
         metrics = {"epoch": epoch, "lr": 0.01, f"{held_out}_loss": 1.0, f"{held_out}_accuracy": accuracy}
         recorder.epoch(trial, {**metrics, "seconds": 0.5 * epoch}, worker="host:1")
 
 
 def finish(recorder: Recorder, trial: int, accuracy: float, held_out: str = "val", **params: float) -> None:
-    """A whole trial whose model file holds its number."""
+    """A whole trial, with the file of its model."""
     recorder.start(trial, params)
     run_epochs(recorder, trial, [0.1, 0.9, accuracy], held_out)
     recorder.run.model_of(trial).write_text(f"model {trial}")
@@ -424,7 +454,7 @@ def test_closing_twice_changes_nothing(recorder: Recorder) -> None:
     assert files_below(recorder.run.path) == once
 
 
-# --- the winner ------------------------------------------------------------------------------------------------------
+# --- what trials leave -----------------------------------------------------------------------------------------------
 
 
 def test_the_model_of_a_trial_that_failed_before_it_reported_is_deleted(recorder: Recorder) -> None:
@@ -435,6 +465,15 @@ def test_the_model_of_a_trial_that_failed_before_it_reported_is_deleted(recorder
     recorder.close()
     assert [row.state for row in recorder.trials.values()] == [FAILED, INTERRUPTED]
     assert list(recorder.run.checkpoints.iterdir()) == [recorder.run.model_of(1)]  # it goes on when resumed
+
+
+def test_models_of_finished_trials_stay_since_any_of_them_may_still_win(recorder: Recorder) -> None:
+    for trial in range(3):
+        finish(recorder, trial, 0.5)
+    recorder.start(3, {})
+    recorder.run.model_of(3).write_bytes(b"weights")
+    recorder.end(3, STOPPED)
+    assert sorted(recorder.run.checkpoints.iterdir()) == [recorder.run.model_of(trial) for trial in range(3)]
 
 
 def test_checkpoints_are_kept_of_running_and_interrupted_trials_only(recorder: Recorder) -> None:
@@ -451,62 +490,3 @@ def test_checkpoints_are_kept_of_running_and_interrupted_trials_only(recorder: R
     recorder.end(2, STOPPED)
     recorder.close()
     assert kept() == ["trial-00003.pt"]
-
-
-@pytest.mark.parametrize("held_out", ["val", "test"])
-@pytest.mark.parametrize(
-    ("accuracies", "winner"),
-    [
-        ([0.5], 0),
-        ([0.0], 0),
-        ([0.5, 0.6], 1),
-        ([0.6, 0.5], 0),
-        ([0.5, 0.5], 0),
-        ([0.5, 0.7, 0.6, 0.65], 1),
-        ([math.nan, 0.1], 1),
-        ([0.6, math.nan, 0.5], 0),
-    ],
-)
-def test_best_holds_the_model_of_the_best_finished_trial_and_no_other_is_kept(
-    recorder: Recorder, accuracies: list[float], winner: int, held_out: str
-) -> None:
-    for trial, accuracy in enumerate(accuracies):
-        finish(recorder, trial, accuracy, held_out, max_lr=0.01 + 0.01 * trial)
-    assert (recorder.run.best / "model.safetensors").read_text() == f"model {winner}"
-    assert load_spec(recorder.run.best / "spec.toml").train.max_lr == recorder.trials[winner].max_lr
-    assert list(recorder.run.checkpoints.iterdir()) == []
-
-
-def test_the_best_is_judged_on_the_last_epoch(recorder: Recorder) -> None:
-    for trial, accuracies in enumerate(([0.2, 0.3, 0.5], [0.2, 0.9, 0.4])):
-        recorder.start(trial, {})
-        run_epochs(recorder, trial, accuracies)
-        recorder.run.model_of(trial).write_text(f"model {trial}")
-        recorder.end(trial, FINISHED)
-    assert (recorder.run.best / "model.safetensors").read_text() == "model 0"
-
-
-def test_a_trial_that_was_stopped_or_failed_does_not_replace_the_best(recorder: Recorder) -> None:
-    finish(recorder, 0, 0.5)
-    best = files_below(recorder.run.best)
-    for trial, state in ((1, STOPPED), (2, FAILED), (3, INTERRUPTED)):
-        recorder.start(trial, {})
-        run_epochs(recorder, trial, [0.99])
-        recorder.end(trial, state)
-    assert files_below(recorder.run.best) == best
-
-
-@settings(many, max_examples=40)
-@given(params=st.fixed_dictionaries({n: st.floats(d.low, d.high) for n, d in DEFAULT_SPACE.items()}))
-@example(params={name: domain.low for name, domain in DEFAULT_SPACE.items()})
-@example(params={name: domain.high for name, domain in DEFAULT_SPACE.items()})
-def test_the_spec_beside_the_best_model_retrains_it(params: dict[str, float]) -> None:
-    with tempfile.TemporaryDirectory() as folder:
-        recorder = Recorder(RunDirectory.create(Path(folder) / "run", SPEC), SPEC)
-        finish(recorder, 0, 0.5, **params)
-        assert load_spec(recorder.run.best / "spec.toml") == replace(SPEC, train=replace(SPEC.train, **params))
-
-
-def test_the_run_keeps_its_own_spec_when_a_winner_is_found(recorder: Recorder) -> None:
-    finish(recorder, 0, 0.5, max_lr=0.09)
-    assert load_spec(recorder.run.spec_toml) == SPEC

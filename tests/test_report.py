@@ -198,7 +198,14 @@ def test_the_answer_comes_first_and_what_was_proved_before_what_was_measured(tmp
     page = Page(write_report([SEARCH], tmp_path / "page.html"))
     text = " ".join(page.text.split())
     found = [
-        text.index(words) for words in ("Trial 25: 76.50%", "+1.30 points over", "+2.02 percentage", "Learning curves")
+        text.index(words)
+        for words in (
+            "Trial 25: 76.50%",
+            "+2.02 points over",
+            "Confirmed with fresh seeds",
+            "+1.30 percent",
+            "Learning",
+        )
     ]
     assert found == sorted(found)
     titles = ["Best trials", "Hyperparameters together", "Hyperparameters one by one", "Importance", "Early stopping"]
@@ -273,3 +280,12 @@ def test_damaged_figures_make_a_page_all_the_same(mixed: Build) -> None:
     mixed.directory.trials_csv.write_text(re.sub(r"1[0-9]{9}\.[0-9]+", "1e30", original))
     mixed.directory.write_env({"started_at": 1e300, "wall_seconds": 1e300, "resumed": [1, {"command": []}]})
     write_report([mixed.directory.path])
+
+
+def test_the_page_says_whether_a_run_with_running_trials_goes_on(mixed: Build) -> None:
+    path = mixed.directory.path
+    assert "the run was not running (it ended without saying so" in Page(write_report([path])).text
+    with mixed.directory.lock():
+        assert "the run was still running, last epoch " in Page(write_report([path])).text
+        mixed.recorder.close()
+        assert "the run was" not in Page(write_report([path])).text

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
+import pty
 import re
+import select
 import signal
+import struct
 import subprocess
 import sys
+import termios
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import optuna
 import pytest
@@ -172,6 +180,8 @@ def test_a_time_budget_ends_the_search_with_everything_told(tmp_path: Path, caps
     trials = table(search.path / "trials.csv")
     assert 0 < len(trials) < 500
     assert INTERRUPTED in {row["state"] for row in trials}
+    left = 500 - sum(row["state"] != INTERRUPTED for row in trials)
+    assert f"\nThe time budget of 15s ended the search; {left} trials are left.\n" in search.output
     assert search.code == (0 if FINISHED in {row["state"] for row in trials} else 1)
 
 
@@ -206,7 +216,7 @@ def test_without_data_or_network_there_is_one_line_before_ray_starts(tmp_path: P
 
 @dataclass
 class Running:
-    process: subprocess.Popen[str]
+    process: subprocess.Popen[Any]
     path: Path
 
     def wait_for(self, condition: Callable[[], bool]) -> None:
@@ -241,6 +251,40 @@ def test_a_signal_ends_a_search_in_order(number: signal.Signals, tmp_path: Path)
     assert re.search(r"go on       \S+ -m tune_resnet.search --resume", output)
     assert_consistent(search.path)
     assert {row["state"] for row in table(search.path / "trials.csv")} == {INTERRUPTED}
+
+
+@pytest.mark.slow
+def test_a_closed_terminal_ends_a_search_in_order_and_is_not_written_to(tmp_path: Path) -> None:
+    terminal, inside = pty.openpty()
+    fcntl.ioctl(inside, termios.TIOCSWINSZ, struct.pack("4H", 24, 80, 0, 0))
+    command = [sys.executable, "-m", "tune_resnet.search", *SMALL, "--epochs", "2000", "--num-samples", "3"]
+    process = subprocess.Popen(
+        [*command, "--runs-dir", str(tmp_path), "--name", "it"], preexec_fn=lambda: os.login_tty(inside)
+    )
+    os.close(inside)
+    search = Running(process, tmp_path / "it")
+    closing = threading.Event()
+    reader = threading.Thread(target=read_until, args=(closing, terminal, shown := bytearray()))
+    reader.start()
+    try:
+        search.wait_for(lambda: search.epochs() >= 3)
+    finally:
+        closing.set()
+        reader.join()
+    os.close(terminal)  # the system sends SIGHUP to the command
+    os.killpg(process.pid, signal.SIGHUP)  # as a shell does to the whole job, Ray's processes included
+    assert process.wait(60) == 128 + signal.SIGHUP, bytes(shown)
+    assert_consistent(search.path)
+    assert {row["state"] for row in table(search.path / "trials.csv")} == {INTERRUPTED}
+    assert (search.path / "report.html").exists()
+    assert json.loads((search.path / "env.json").read_text())["wall_seconds"] > 0
+
+
+def read_until(closing: threading.Event, terminal: int, shown: bytearray) -> None:
+    while not closing.is_set():
+        if select.select([terminal], [], [], 0.05)[0]:
+            with suppress(OSError):  # the command has ended
+                shown += os.read(terminal, 4096)
 
 
 @pytest.mark.slow

@@ -28,11 +28,11 @@ def result(epoch: int, accuracy: float, **more: Any) -> dict[str, Any]:
 
 
 def run_trial(searcher: OptunaSearcher, name: str, accuracies: list[float], **last: Any) -> dict[str, Any]:
-    """As Ray does it: all results but the last to on_trial_result, the last one to on_trial_complete."""
+    """As a search does it: each epoch that is recorded is learnt from, the last result ends the trial."""
     config = searcher.suggest(name)
     rows = [result(epoch, accuracy) for epoch, accuracy in enumerate(accuracies, start=1)]
-    for row in rows[:-1]:
-        searcher.on_trial_result(name, row)
+    for row in rows[: len(rows) - ("failure" in last)]:
+        searcher.learn(name, row)
     searcher.on_trial_complete(name, {**rows[-1], **last} if rows else None)
     return config
 
@@ -48,7 +48,7 @@ def test_every_ending_is_told_as_what_it_is(tmp_path: Path) -> None:
     searcher.suggest("without a result")
     searcher.on_trial_complete("without a result", {})
     searcher.suggest("interrupted")
-    searcher.on_trial_result("interrupted", result(1, 0.4))
+    searcher.learn("interrupted", result(1, 0.4))
     searcher.close()
 
     trials = study_of(tmp_path / "study.db").trials

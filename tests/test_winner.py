@@ -3,14 +3,25 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from test_analysis import SPEC, Build
 
-from tune_resnet.analysis import best_trials, compare_to_reference, comparison_sentence, estimates, ranked_table, winner
+from tune_resnet import drawing
+from tune_resnet.analysis import (
+    Comparison,
+    best_trials,
+    compare_to_reference,
+    comparison_sentence,
+    estimates,
+    ranked_table,
+    winner,
+)
+from tune_resnet.findings import EQUAL, LOST, NOTHING, REFERENCE_ALONE, REFERENCE_WINS, UNKNOWN, WON
 from tune_resnet.records import FAILED, FINISHED, STOPPED
 from tune_resnet.space import DEFAULT_SPACE, Domain
 
@@ -34,7 +45,8 @@ def test_luck_alone_does_not_win(lucky: Build) -> None:
     frames = lucky.load()
     found, best = winner(frames), best_trials(frames, 1).iloc[0]
     assert found is not None
-    assert best["trial"] == LUCKY
+    assert frames.trials["val_accuracy"].idxmax() == LUCKY
+    assert best["trial"] == found["trial"] != LUCKY
     assert found["max_lr"] == pytest.approx(0.03, rel=0.3)
     comparison = compare_to_reference(frames)
     assert comparison.winner == found["trial"]
@@ -45,9 +57,77 @@ def test_luck_alone_does_not_win(lucky: Build) -> None:
 
 def test_the_sentence_gives_the_smoothed_gain(lucky: Build) -> None:
     gain = compare_to_reference(lucky.load()).estimated_gain
-    assert f"luck: smoothed over all trials the gain is about {gain:+.2f} points. Fresh" in comparison_sentence(
-        lucky.load()
-    )
+    words = f"smoothed over all trials, the gain is about {gain:+.2f} points."
+    assert comparison_sentence(lucky.load()).endswith(words)
+
+
+def compared(**known: Any) -> Comparison:
+    images = {"judged_on": "validation", "images": 2000, "standard_error": 1.25}
+    return Comparison(**{**dict.fromkeys(field.name for field in fields(Comparison)), **images, "finished": 9, **known})
+
+
+MEASURED = {"winner": 7, "winner_accuracy": 0.76, "reference_state": FINISHED, "reference_accuracy": 0.75}
+NOISE = "on the same 2,000 images (one seed each; standard error from the choice of images about 1.25 points or less)."
+
+
+@pytest.mark.parametrize(
+    ("found", "case", "sentence"),
+    [
+        (
+            compared(finished=0),
+            NOTHING,
+            "No trial has finished yet, so there is nothing to compare with the reference.",
+        ),
+        (
+            compared(winner=7, winner_accuracy=0.76, reference_state=STOPPED),
+            UNKNOWN,
+            "Trial 7 is the best so far with 76.00% validation accuracy. The reference did not finish (stopped), so "
+            "the gain is not known.",
+        ),
+        (
+            compared(**MEASURED | {"winner": 0}, finished=1, gain=0.0, estimated_gain=0.0),
+            REFERENCE_ALONE,
+            "The reference reached 76.00% validation accuracy. No other trial has finished.",
+        ),
+        (
+            compared(**MEASURED | {"winner": 0}, gain=0.0, estimated_gain=0.0),
+            REFERENCE_WINS,
+            "The reference itself is the winner with 76.00% validation accuracy: none of the 8 other finished trials "
+            "is expected to beat it.",
+        ),
+        (
+            compared(**MEASURED, gain=1.0, estimated_gain=0.4),
+            WON,
+            f"Trial 7 reached 76.00% validation accuracy, the reference 75.00%: +1.00 percentage points {NOISE} The "
+            "best of 9 finished trials is probably a lucky one: smoothed over all trials, the gain is about +0.40 "
+            "points.",
+        ),
+        (
+            compared(**MEASURED, gain=1.0, estimated_gain=1.0),
+            WON,
+            f"Trial 7 reached 76.00% validation accuracy, the reference 75.00%: +1.00 percentage points {NOISE} The "
+            "best of 9 finished trials is probably a lucky one: expect a smaller gain.",
+        ),
+        (
+            compared(**MEASURED | {"reference_accuracy": 0.76}, gain=0.0, estimated_gain=0.4),
+            EQUAL,
+            f"Trial 7 and the reference both reached 76.00% validation accuracy {NOISE} It is the winner because, "
+            "smoothed over all trials, it is expected to be better by about 0.40 points.",
+        ),
+        (
+            compared(**MEASURED | {"reference_accuracy": 0.77}, gain=-1.0, estimated_gain=0.4),
+            LOST,
+            f"Trial 7 reached 76.00% validation accuracy, the reference 77.00%: -1.00 percentage points {NOISE} It is "
+            "the winner because, smoothed over all trials, it is expected to be better by about 0.40 points.",
+        ),
+    ],
+)
+def test_each_case_has_its_sentence(
+    found: Comparison, case: str, sentence: str, lucky: Build, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert found.case == case
+    monkeypatch.setattr(drawing, "compare_to_reference", lambda frames: found)
+    assert comparison_sentence(lucky.load()) == sentence
 
 
 def test_only_finished_trials_have_an_estimate(lucky: Build) -> None:

@@ -11,6 +11,7 @@ from rich.console import Console
 
 from tune_resnet.command import run_options
 from tune_resnet.frames import RunFrames, load_run
+from tune_resnet.interrupts import lasting_output
 from tune_resnet.options import parse_options
 from tune_resnet.spec import TrainSpec
 
@@ -40,7 +41,8 @@ class Search:
         Raises:
             UserError: something only the user can mend, as in the command.
         """
-        run = run_options(self.options, Console(highlight=False, markup=False), time.time()).run
+        with lasting_output():
+            run = run_options(self.options, Console(highlight=False, markup=False), time.time()).run
         return load_run(run.path) if run else None
 
 

@@ -1,36 +1,44 @@
-"""The reference once, on the full training set, judged on the test set; in this process, without Ray."""
+"""One training on the full training set, judged on the test set; in this process, without Ray.
+
+It is the reference of a baseline, trial 0, or the trial of a search that is trained for use: its final model.
+"""
 
 from __future__ import annotations
 
 import os
 import platform
-from dataclasses import replace
+from contextlib import suppress
+from dataclasses import dataclass
 
 from rich.console import Console
 
-from tune_resnet.checkpoint import Checkpoint, continue_training
+from tune_resnet.checkpoint import ResumableRun
 from tune_resnet.data import Dataset, baseline_split
-from tune_resnet.device import choose_device, gpus_per_trial
+from tune_resnet.device import choose_device, gpus_per_trial, resolved
 from tune_resnet.history import History
-from tune_resnet.metrics import NonFiniteLoss
+from tune_resnet.metrics import EpochMetrics, NonFiniteLoss
 from tune_resnet.outlook import Outlook, measure_speed
 from tune_resnet.recorder import Recorder
 from tune_resnet.records import ENDED, FAILED, FINISHED, REFERENCE_TRIAL, RunDirectory
 from tune_resnet.spec import SearchSpec
 from tune_resnet.text import duration, percent
 from tune_resnet.train import TrainingRun
-from tune_resnet.weights import save_model
+from tune_resnet.weights import Outcome, save_model
 
 
-class Baseline(Outlook):
-    """The plan of a baseline run."""
+@dataclass(frozen=True, kw_only=True)
+class SinglePlan(Outlook):
+    """The plan of one training: `spec.train`, as the trial of that number."""
+
+    trial: int
 
     def lines(self) -> list[str]:
         """The plan for a person."""
         train = self.spec.train
+        name = "reference" if self.trial == REFERENCE_TRIAL else f"trial {self.trial}"
         return [
             *self.data_lines(),
-            f"reference   max_lr {train.max_lr:g}, weight_decay {train.weight_decay:g}, grad_clip {train.grad_clip:g}, "
+            f"{name:12}max_lr {train.max_lr:g}, weight_decay {train.weight_decay:g}, grad_clip {train.grad_clip:g}, "
             f"seed {train.seed}",
             f"device      {self.device_name}, {train.precision}",
             f"time        about {duration(train.epochs * self.seconds_per_epoch)} "
@@ -38,18 +46,15 @@ class Baseline(Outlook):
         ]
 
 
-def plan_baseline(spec: SearchSpec, dataset: Dataset) -> Baseline:
+def plan_single(spec: SearchSpec, dataset: Dataset, trial: int = REFERENCE_TRIAL) -> SinglePlan:
     """Settles device and precision, and times a few steps. DeviceError where the device is not there."""
     device = choose_device(spec.resources.device)
-    share = gpus_per_trial(spec.resources, device.type)
+    gpus_per_trial(spec.resources, device.type)  # complains before steps are timed
     data = baseline_split(dataset, spec.data)
     speed = measure_speed(spec.train, data, device, spec.model)
-    return Baseline(
-        spec=replace(
-            spec,
-            train=replace(spec.train, precision=speed.precision),
-            resources=replace(spec.resources, device=device.type, gpus_per_trial=share),
-        ),
+    return SinglePlan(
+        spec=resolved(spec, device.type, speed.precision),
+        trial=trial,
         device_name=speed.device_name,
         seconds_per_epoch=len(data.train) / speed.images_per_second,
         concurrency=1,
@@ -60,48 +65,68 @@ def plan_baseline(spec: SearchSpec, dataset: Dataset) -> Baseline:
     )
 
 
-def run_baseline(
-    plan: Baseline, dataset: Dataset, run: RunDirectory, console: Console, history: History | None = None
+def run_single(
+    plan: SinglePlan, dataset: Dataset, run: RunDirectory, console: Console, history: History | None = None
 ) -> None:
-    """Trains the reference, from its `history` on; every epoch is printed and recorded, the model kept as the best."""
-    spec = plan.spec
+    """Trains what is planned, from its `history` on; every epoch is printed and recorded, the model kept."""
+    spec, trial = plan.spec, plan.trial
     data = baseline_split(dataset, spec.data)
-    columns = "test" if plan.held_out == "test" else "val"
     history = history or History()
     recorder = Recorder(run, spec, history.trials, history.epochs)
     if not history.trials:
-        recorder.start(REFERENCE_TRIAL, {})
-    elif history.trials[REFERENCE_TRIAL].state in ENDED:
+        recorder.start(trial, {})
+    elif recorder.trials[trial].state in ENDED:
         return
     else:
-        recorder.go_on(REFERENCE_TRIAL)
-    checkpoint = Checkpoint(run.checkpoint_of(REFERENCE_TRIAL))
-    worker = f"{platform.node()}:{os.getpid()}"
+        recorder.go_on(trial)
+    resumable = None
     try:
         training = TrainingRun(spec.train, data, spec.resources.device, spec.model, flip=spec.data.flip)
-        if continue_training(training, checkpoint) and training.last:
-            console.print(f"goes on after epoch {training.epochs_done}")
-            recorder.epoch(REFERENCE_TRIAL, training.last.columns(columns), worker)  # may not be on record yet
-        seconds_per_epoch = plan.seconds_per_epoch
-        while training.epochs_done < spec.train.epochs:
-            left = (spec.train.epochs - training.epochs_done) * seconds_per_epoch
-            with console.status(f"epoch {training.epochs_done + 1}, about {duration(left)} left"):
-                metrics = training.run_epoch()
-            recorder.epoch(REFERENCE_TRIAL, metrics.columns(columns), worker)
-            if training.epochs_done < spec.train.epochs:
-                checkpoint.offer(training.state_dict, metrics.seconds)
-            seconds_per_epoch = recorder.trials[REFERENCE_TRIAL].seconds / metrics.epoch
-            left = (spec.train.epochs - metrics.epoch) * seconds_per_epoch
-            console.print(
-                f"epoch {metrics.epoch}/{spec.train.epochs}: train loss {metrics.train_loss:.4f}, "
-                f"{plan.held_out} loss {metrics.loss:.4f}, accuracy {percent(metrics.accuracy)}, lr {metrics.lr:.2e}, "
-                f"{metrics.images_per_second:,.0f} images/s, about {duration(left)} left",
-                soft_wrap=True,
-            )
-        save_model(run.model_of(REFERENCE_TRIAL), training.model, data, spec.model)
-        recorder.end(REFERENCE_TRIAL, FINISHED)
+        resumable = ResumableRun(training, run.checkpoint_of(trial))
+        last = _train(plan, resumable, recorder, console)
+        outcome = Outcome(trial=trial, train=spec.train, last=last)
+        save_model(run.model_of(trial), training.model, data, spec.model, outcome)
+        recorder.end(trial, FINISHED)
     except NonFiniteLoss as error:
-        recorder.end(REFERENCE_TRIAL, FAILED, str(error))
+        recorder.end(trial, FAILED, str(error))
+    except Exception as error:  # of any kind: the network may be the user's code
+        raise run.ended_by(error, "the training", spec.model) from error
     finally:
-        checkpoint.wait()
-        recorder.close()
+        if resumable:
+            resumable.save()
+        with suppress(OSError):  # the same that has ended the training; one left running is one to continue
+            recorder.close()
+
+
+def _train(plan: SinglePlan, resumable: ResumableRun, recorder: Recorder, console: Console) -> EpochMetrics:
+    """The epochs that are left; the metrics of the last."""
+    epochs, seconds_per_epoch = plan.spec.train.epochs, plan.seconds_per_epoch
+    worker = f"{platform.node()}:{os.getpid()}"
+    if resumable.saved:
+        _record(plan, recorder, resumable.saved, worker)  # it may not be on record yet
+        console.print(f"goes on after epoch {resumable.saved.epoch}")
+    while not resumable.is_done:
+        done = resumable.training.epochs_done
+        with console.status(f"epoch {done + 1}, about {duration((epochs - done) * seconds_per_epoch)} left"):
+            metrics = resumable.run_epoch()
+        _record(plan, recorder, metrics, worker)
+        seconds_per_epoch = metrics.seconds
+        console.print(_line(plan, metrics), soft_wrap=True)
+    assert resumable.training.last is not None
+    return resumable.training.last
+
+
+def _record(plan: SinglePlan, recorder: Recorder, metrics: EpochMetrics, worker: str) -> None:
+    if recorder.is_new(plan.trial, metrics.epoch):
+        recorder.epoch(plan.trial, metrics.columns("test" if plan.held_out == "test" else "val"), worker)
+
+
+def _line(plan: SinglePlan, metrics: EpochMetrics) -> str:
+    """What an epoch gave, for a person."""
+    epochs = plan.spec.train.epochs
+    return (
+        f"epoch {metrics.epoch}/{epochs}: train loss {metrics.train_loss:.4f}, "
+        f"{plan.held_out} loss {metrics.loss:.4f}, accuracy {percent(metrics.accuracy)}, lr {metrics.lr:.2e}, "
+        f"{metrics.images_per_second:,.0f} images/s, "
+        f"about {duration((epochs - metrics.epoch) * metrics.seconds)} left"
+    )

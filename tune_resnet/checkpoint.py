@@ -14,7 +14,8 @@ from typing import Any
 import torch
 
 from tune_resnet.files import replacing
-from tune_resnet.metrics import is_continuable
+from tune_resnet.metrics import EpochMetrics
+from tune_resnet.spec import TrainSpec
 from tune_resnet.train import TrainingRun
 
 LOSS_SECONDS = 30.0  # of training that a crash may cost, or one epoch where that takes longer
@@ -75,6 +76,50 @@ class Checkpoint:
             torch.save(state, file)
 
 
+class ResumableRun:
+    """A training run that goes on after its checkpoint, and saves itself as often as it pays.
+
+    What trains a trial, the reference, a confirmation and a final model alike, one configuration after another.
+
+    Args:
+        training: at the beginning of its configuration.
+        path: the configuration's checkpoint.
+    """
+
+    saved: EpochMetrics | None  # the epoch that the configuration went on after; None: it began at its beginning
+
+    def __init__(self, training: TrainingRun, path: Path) -> None:
+        self.training = training
+        self._attach(path)
+
+    def restart(self, spec: TrainSpec, path: Path) -> None:
+        """Goes over to another configuration and its checkpoint."""
+        self.checkpoint.wait()
+        self.training.reset(spec)
+        self._attach(path)
+
+    @property
+    def is_done(self) -> bool:
+        return self.training.epochs_done == self.training.spec.epochs
+
+    def run_epoch(self) -> EpochMetrics:
+        """As `TrainingRun.run_epoch`; the state after it is saved where that is due."""
+        metrics = self.training.run_epoch()
+        if not self.is_done:
+            self.checkpoint.offer(self.training.state_dict, metrics.seconds)
+        return metrics
+
+    def save(self) -> None:
+        """Saves the last whole epoch of a configuration that is cut off; a broken one has what was saved before."""
+        if not self.training.is_broken and self.training.epochs_done and not self.is_done:
+            self.checkpoint.save(self.training.state_dict())
+        self.checkpoint.wait()
+
+    def _attach(self, path: Path) -> None:
+        self.checkpoint = Checkpoint(path)
+        self.saved = self.training.last if continue_training(self.training, self.checkpoint) else None
+
+
 def continue_training(training: TrainingRun, checkpoint: Checkpoint) -> bool:
     """Goes on after the epoch that was saved, where one of the training's own configuration was; whether it does.
 
@@ -84,7 +129,8 @@ def continue_training(training: TrainingRun, checkpoint: Checkpoint) -> bool:
     if state is None:
         return False
     try:
-        if state.get("spec") != dataclasses.asdict(spec) or not is_continuable(state.get("last"), spec.epochs):
+        last = EpochMetrics.from_file(state.get("last"))
+        if state.get("spec") != dataclasses.asdict(spec) or last is None or not 0 < last.epoch < spec.epochs:
             return False
         training.load_state_dict(state)
     except Exception:  # damaged, as above

@@ -6,13 +6,13 @@ import fcntl
 import logging
 import os
 import shutil
-import signal
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 
 from tune_resnet.errors import UserError
+from tune_resnet.interrupts import restored_handlers, sighup_kept_from_children
 from tune_resnet.text import one_line
 
 _RAY_SETTINGS = {
@@ -45,13 +45,12 @@ def ray_cluster(address: str | None) -> Iterator[None]:
     logging.getLogger("ray").setLevel(logging.CRITICAL)  # what fails is said by our own lines
     with nullcontext() if address else _session_folder() as folder:
         local = {} if address else {"include_dashboard": False, "_temp_dir": str(folder)}
-        on_sigterm = signal.getsignal(signal.SIGTERM)
         try:
-            ray.init(address=address or "local", logging_level=logging.CRITICAL, log_to_driver=False, **local)
+            with restored_handlers(), sighup_kept_from_children():  # Ray answers SIGTERM itself, its processes none
+                ray.init(address=address or "local", logging_level=logging.CRITICAL, log_to_driver=False, **local)
         except (ConnectionError, RuntimeError, ValueError) as error:
             where = f"join the Ray cluster at {address}" if address else "start Ray"
             raise ClusterError(f"cannot {where}: {one_line(error)}") from None
-        signal.signal(signal.SIGTERM, on_sigterm)  # Ray has put one of its own there
         try:
             yield
         finally:

@@ -5,11 +5,11 @@ Only light modules are imported before they are needed, so that a wrong command 
 
 from __future__ import annotations
 
-import signal
+import shutil
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,14 +17,27 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from tune_resnet.cluster import set_ray_up
+from tune_resnet.interrupts import signal_of
 from tune_resnet.options import Options
-from tune_resnet.text import say
+from tune_resnet.records import (
+    BASELINE,
+    FINAL,
+    REFERENCE_TRIAL,
+    SEARCH,
+    RecordError,
+    RunDirectory,
+    train_spec_of,
+    write_whole,
+)
+from tune_resnet.text import say, shown_path
 
 if TYPE_CHECKING:
+    from tune_resnet.conclusion import TimeBudget
     from tune_resnet.data import Dataset, Split
+    from tune_resnet.events import SearchEnd
     from tune_resnet.history import History
     from tune_resnet.outlook import Outlook, Speed
-    from tune_resnet.records import RunDirectory
+    from tune_resnet.plan import Plan
     from tune_resnet.spec import SearchSpec
     from tune_resnet.warm_start import WarmStart
 
@@ -43,10 +56,11 @@ class Command:
     exit_code: int = 0
 
     @property
-    def is_baseline(self) -> bool:
-        from tune_resnet.records import BASELINE
-
-        return self.history.env.get("kind") == BASELINE if self.history else self.options.baseline
+    def kind(self) -> str:
+        """`search`, `baseline` or `final`."""
+        if self.history:
+            return str(self.history.env.get("kind", SEARCH))
+        return FINAL if self.options.finalize else BASELINE if self.options.baseline else SEARCH
 
 
 def run_options(options: Options, console: Console, started: float) -> Command:
@@ -59,20 +73,26 @@ def run_options(options: Options, console: Console, started: float) -> Command:
     with ExitStack() as stack:
         stack.enter_context(warnings.catch_warnings())
         warnings.showwarning = lambda message, *rest, **more: say(console, f"warning: {message}")
-        command = Command(options, console, started, stack, options.resume or _free_path(options))
-        if options.resume and options.confirm:
+        command = Command(options, console, started, stack, options.resume or options.finalize or _free_path(options))
+        if options.finalize:
+            command.exit_code = _finalize(command)
+        elif options.resume and options.confirm:
             command.exit_code = _confirm_ended(command)
         else:
             if options.resume:
                 _take_hold(command)
-            command.exit_code = _baseline(command) if command.is_baseline else _search(command)
+            env = command.history.env if command.history else {}
+            single = command.kind in (BASELINE, FINAL)
+            command.exit_code = (
+                _single(command, options.spec, env.get("trial", REFERENCE_TRIAL), env.get("dataset_fingerprint"))
+                if single
+                else _search(command, env.get("dataset_fingerprint"))
+            )
     return command
 
 
 def _take_hold(command: Command) -> None:
     """Keeps other commands from the run that is to be resumed, and reads what it has done."""
-    from tune_resnet.records import RunDirectory
-
     command.run = RunDirectory(command.path.resolve())
     command.stack.enter_context(command.run.lock())
     from tune_resnet.history import read_history
@@ -80,10 +100,10 @@ def _take_hold(command: Command) -> None:
     command.history = read_history(command.run)
 
 
-def _search(command: Command) -> int:
+def _search(command: Command, fingerprint: str | None) -> int:
     options, console, history = command.options, command.console, command.history
     # Before Ray: where there are no data, the message comes at once.
-    dataset = _images(command)
+    dataset = _images(command, fingerprint)
     from tune_resnet.data import search_split
 
     split = search_split(dataset, options.spec.data)
@@ -115,18 +135,19 @@ def _search(command: Command) -> int:
         if options.warm_start:
             warm.write(run.warm_start_json)
         loggers = logger_callbacks(options.log, run)
-        ended_by = run_search(plan, split, run, warm, console, history=history, loggers=loggers)
-    return _concluded(run, command, ended_by) or _confirmed(command, plan.spec, dataset)
+        end = run_search(plan, split, run, warm, console, history=history, loggers=loggers)
+    return _concluded(run, command, end.signal, _budget_over(command, plan, end)) or _confirmed(
+        command, plan.spec, dataset
+    )
 
 
-def _images(command: Command) -> Dataset:
-    """The images; RecordError where a run that is resumed was about others, ConfirmError where none are left to judge
-    on."""
-    from tune_resnet.records import RecordError
-
+def _images(command: Command, fingerprint: str | None) -> Dataset:
+    """The images; RecordError where the run is about others, those with the `fingerprint` (None: it is a new run),
+    ConfirmError where none are left to judge on."""
     dataset = _dataset(command)
-    if command.history and command.history.env["dataset_fingerprint"] != dataset.fingerprint:
-        raise RecordError(f"the images are not those of {command.options.resume} (env.json: dataset_fingerprint)")
+    if fingerprint not in (None, dataset.fingerprint):
+        run = command.options.resume or command.options.finalize
+        raise RecordError(f"the images are not those of {run} (env.json: dataset_fingerprint)")
     if command.options.confirm:
         from tune_resnet.confirm import judging_images
 
@@ -164,12 +185,16 @@ def _prepare(command: Command, dataset: Dataset, split: Split) -> tuple[WarmStar
         warm = WarmStart.read(command.run.warm_start_json, options.spec)
     else:
         warm = warm_start(options.warm_start, options.spec, dataset.fingerprint)
-    elsewhere = options.address or options.spec.resources.device == "cuda" or torch.cuda.is_available()
+    device = options.spec.resources.device
+    on_gpu = device == "cuda" or (device == "auto" and torch.cuda.is_available())
+    elsewhere = options.address or on_gpu
     return warm, None if elsewhere else measure_here(options.spec, split)
 
 
 def _confirm_ended(command: Command) -> int:
     """Confirms a run that has ended; the exit code."""
+    command.run = RunDirectory(command.path.resolve())
+    command.stack.enter_context(command.run.lock())
     return _confirmed(command, command.options.spec, _dataset(command))
 
 
@@ -180,33 +205,57 @@ def _confirmed(command: Command, spec: SearchSpec, dataset: Dataset) -> int:
         return 0
     from tune_resnet.confirm import confirm
 
-    return confirm(command.path, spec, dataset, options, command.console)
+    assert command.run is not None
+    return confirm(command.run, spec, dataset, options, command.console)
 
 
-def _baseline(command: Command) -> int:
+def _finalize(command: Command) -> int:
+    """Trains the winner of a search, or the trial that was asked for, on all training images, in a run directory of its
+    own within the search's; the exit code. One of another trial that is there already makes room."""
+    from tune_resnet.frames import load_run
+    from tune_resnet.models import trial_to_finalize
+
+    options, frames = command.options, load_run(command.path)
+    trial = trial_to_finalize(frames, options.trial)
+    train = train_spec_of(trial, options.spec.train)
+    spec = replace(options.spec, train=train, search=replace(options.spec.search, name=None))
+    command.path = RunDirectory(command.path.resolve()).final
+    if command.path.exists():
+        before = load_run(command.path)
+        if before.env.get("trial") == trial["trial"] and train_spec_of(trial, before.spec.train) == before.spec.train:
+            _take_hold(command)
+        else:
+            aside = command.path.with_name(f"final-trial-{before.env.get('trial')}")
+            shutil.rmtree(aside, ignore_errors=True)
+            command.path.rename(aside)
+            say(command.console, f"the final model there was is in {shown_path(aside)} now")
+    return _single(command, spec, trial["trial"], frames.env.get("dataset_fingerprint"))
+
+
+def _single(command: Command, spec: SearchSpec, trial: int, fingerprint: str | None = None) -> int:
+    """One training on all training images, those with this fingerprint: of the reference, or of the trial with that
+    number; the exit code."""
     options, console = command.options, command.console
-    dataset = _images(command)
+    dataset = _images(command, fingerprint)
 
     with console.status("timing a few steps"):
-        from tune_resnet.baseline import plan_baseline, run_baseline
+        from tune_resnet.baseline import plan_single, run_single
 
-        plan = plan_baseline(options.spec, dataset)
+        plan = plan_single(spec, dataset, trial)
     say(console, "\n".join(plan.lines()))
     if options.dry_run:
         return 0
-    run = _open(plan, dataset, command)
+    run = _open(plan, dataset, command, trial=trial)
     ended_by = None
     try:
-        run_baseline(plan, dataset, run, console, command.history)
+        run_single(plan, dataset, run, console, command.history)
     except (KeyboardInterrupt, SystemExit) as end:
-        ended_by = signal.SIGINT if isinstance(end, KeyboardInterrupt) else signal.SIGTERM
+        ended_by = signal_of(end)
     return _concluded(run, command, ended_by)
 
 
 def _free_path(options: Options) -> Path:
     """Where a new run directory is going to be; RecordError where there is something else already."""
-    from tune_resnet.records import RecordError
-
     spec = options.spec
     path = options.runs_dir / (spec.search.name or f"{spec.data.dataset}-{datetime.now():%Y%m%d-%H%M%S}")
     if path.exists():
@@ -214,10 +263,9 @@ def _free_path(options: Options) -> Path:
     return path
 
 
-def _open(plan: Outlook, dataset: Dataset, command: Command) -> RunDirectory:
-    """The run directory, with what is known before the first trial; for this command alone."""
+def _open(plan: Outlook, dataset: Dataset, command: Command, **more: int) -> RunDirectory:
+    """The run directory, with what is known before the first trial, `more` included; for this command alone."""
     from tune_resnet.environment import describe_environment
-    from tune_resnet.records import BASELINE, SEARCH, RunDirectory, write_whole
 
     here = describe_environment()
     if command.run and command.history:
@@ -229,7 +277,7 @@ def _open(plan: Outlook, dataset: Dataset, command: Command) -> RunDirectory:
     env = {
         **here,
         "command": command.options.command,
-        "kind": BASELINE if command.is_baseline else SEARCH,
+        "kind": command.kind,
         "device": plan.spec.resources.device,
         "device_name": plan.device_name,
         "precision": plan.spec.train.precision,
@@ -240,17 +288,29 @@ def _open(plan: Outlook, dataset: Dataset, command: Command) -> RunDirectory:
         "held_out": plan.held_out,
         "held_out_images": plan.held_out_images,
         "started_at": command.started,
+        **more,
     }
     command.run = RunDirectory.create(command.path, plan.spec, env)
     command.stack.enter_context(command.run.lock())
     return command.run
 
 
-def _concluded(run: RunDirectory, command: Command, ended_by: int | None) -> int:
+def _budget_over(command: Command, plan: Plan, end: SearchEnd) -> TimeBudget | None:
+    """The time budget, if it has ended the search."""
+    from tune_resnet.conclusion import TimeBudget
+
+    seconds = plan.spec.search.time_budget
+    if seconds is None or not end.over or end.signal is not None:
+        return None
+    epochs_before = len(command.history.epochs) if command.history else 0
+    return TimeBudget(seconds=seconds, seconds_per_epoch=plan.seconds_per_epoch, epochs_before=epochs_before)
+
+
+def _concluded(run: RunDirectory, command: Command, ended_by: int | None, budget: TimeBudget | None = None) -> int:
     """Prints what was found and what to do next; the exit code."""
     from tune_resnet.conclusion import conclude
 
-    found = conclude(run, command.console, command.started)
+    done = conclude(run, command.console, command.started, budget)
     if ended_by is not None:
         return 128 + ended_by
-    return 0 if found else 1
+    return 0 if done else 1

@@ -3,42 +3,89 @@
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
 
-from tune_resnet.analysis import comparison_sentence, load_run, ranked_table, winner
-from tune_resnet.records import BASELINE, ENDED, RecordError, RunDirectory
-from tune_resnet.text import say, to_run
+from tune_resnet.analysis import RunFrames, load_run, ranked_table, winner
+from tune_resnet.drawing import run_sentences
+from tune_resnet.models import final_run, keep_winner
+from tune_resnet.records import ENDED, FINAL, SEARCH, RecordError, RunDirectory
+from tune_resnet.text import duration, say, to_run
+from tune_resnet.verdict import confirmations
 
 _TOP = 10  # trials in the table
 
 
-def conclude(run: RunDirectory, console: Console, started: float) -> bool:
-    """Prints what was found and what to do next, and notes the time taken; whether any trial has finished.
+@dataclass(frozen=True, kw_only=True)
+class TimeBudget:
+    """A time budget that has ended a search."""
+
+    seconds: float
+    seconds_per_epoch: float  # expected
+    epochs_before: int  # on record when the search began, or went on
+
+    def sentence(self, left: int, trained: bool) -> str:
+        """What to say of it where so many trials are left, and something or nothing was trained."""
+        if trained:
+            trials = "1 trial is" if left == 1 else f"{left:,} trials are"
+            return f"The time budget of {duration(self.seconds)} ended the search; {trials} left."
+        return (
+            f"The time budget of {duration(self.seconds)} was over before one epoch was (about "
+            f"{duration(max(1, self.seconds_per_epoch))}, after some seconds to start): nothing was trained. "
+            "Give a longer --time-budget."
+        )
+
+
+def conclude(run: RunDirectory, console: Console, started: float, budget: TimeBudget | None = None) -> bool:
+    """Prints what was found and what to do next, and notes the time taken; whether any trial has finished, and a time
+    `budget` that has ended the search was enough for an epoch.
 
     `started`: Unix time of the command, which may not have been the run's first.
     """
     frames = load_run(run.path)
+    keep_winner(frames)
     ended = time.time()
     seconds = frames.env.get("wall_seconds", 0.0) + ended - started
     run.write_env({**frames.env, "ended_at": ended, "wall_seconds": seconds})
     console.print()
     console.print(ranked_table(frames, _TOP))
-    best = winner(frames)
-    say(console, f"\n{comparison_sentence(frames)}\n")
-    path, model = run.shown_path, frames.spec.model
-    commands = [f"run         {path}", f"report      {written_report(path)}"]
-    commands.append(f"look closer {to_run('analysis', path)}")
-    planned = 1 if frames.env.get("kind") == BASELINE else frames.spec.search.num_samples
-    if frames.trials["state"].isin(ENDED).sum() < planned:
-        commands.append(f"go on       {run.resume_command(model)}")
-    if best is not None and not best["reference"]:
-        commands.append(f"prove it    {to_run('search', '--confirm', 5, '--resume', path, *model.flag)}")
-    if best is not None:
-        commands.append(f"use it      {to_run('predict', path, *model.flag)} IMAGE ...")
-    say(console, "\n".join(commands))
-    return best is not None
+    for sentence in run_sentences(frames):
+        say(console, f"\n{sentence}")
+    left = _planned(frames) - int(frames.trials["state"].isin(ENDED).sum())
+    trained = budget is None or len(frames.epochs) > budget.epochs_before
+    if budget and left:
+        say(console, f"\n{budget.sentence(left, trained)}")
+    path = run.shown_path
+    commands = [f"run         {path}", f"report      {written_report(path)}", *_next_commands(run, frames, left)]
+    say(console, "\n" + "\n".join(commands))
+    return winner(frames) is not None and trained
+
+
+def _planned(frames: RunFrames) -> int:
+    """Trials."""
+    return frames.spec.search.num_samples if frames.env.get("kind", SEARCH) == SEARCH else 1
+
+
+def _next_commands(run: RunDirectory, frames: RunFrames, left: int) -> list[str]:
+    """What can be done next, and has not been done yet, each with its command. `left`: trials that have not ended."""
+    path, model, best = run.shown_path, frames.spec.model.flag, winner(frames)
+    is_search = frames.env.get("kind", SEARCH) == SEARCH
+    commands = [f"look closer {to_run('analysis', path)}"]
+    if left:
+        commands.append(f"go on       {run.resume_command(frames.spec.model)}")
+    if best is None:
+        return commands
+    confirmed = any(one.of_winner and one.result for one in confirmations(frames))
+    if not best["reference"] and is_search and not confirmed:
+        commands.append(f"confirm it  {to_run('search', '--confirm', 5, '--resume', path, *model)}")
+    final = final_run(frames)
+    if is_search and (final is None or final.trials["trial"].item() != best["trial"]):
+        commands.append(f"finalize it {to_run('search', '--finalize', path, *model)}")
+    used = path.parent if frames.env.get("kind") == FINAL else path
+    commands.append(f"use it      {to_run('predict', used, *model)} IMAGE ...")
+    return commands
 
 
 def written_report(path: Path) -> str:

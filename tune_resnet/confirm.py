@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Hashable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -24,16 +25,14 @@ from tune_resnet.environment import describe_environment
 from tune_resnet.errors import UserError
 from tune_resnet.events import SearchEnd, signals_to
 from tune_resnet.findings import winner
-from tune_resnet.frames import load_run
-from tune_resnet.options import LEAST_SEEDS, Options
-from tune_resnet.paired import analyse_pairs
+from tune_resnet.frames import CONFIRM_DTYPES, REFERENCE, WINNER, RunFrames, load_run
+from tune_resnet.options import Options
 from tune_resnet.plan import Plan, make_plan
-from tune_resnet.pool import train_all
-from tune_resnet.reading import read_table
-from tune_resnet.records import write_whole
+from tune_resnet.pool import Job, train_all
+from tune_resnet.records import REFERENCE_TRIAL, RunDirectory, train_spec_of, write_whole
 from tune_resnet.spec import TUNABLE, SearchSpec, TrainSpec
-from tune_resnet.text import counted, duration, percent, say, shown_path
-from tune_resnet.verdict import CONFIRM_DTYPES, REFERENCE, WINNER, complete_pairs, pairs_table, verdict_sentence
+from tune_resnet.text import counted, duration, percent, say
+from tune_resnet.verdict import complete_pairs, confirmation_sentence, confirmations, pairs_table
 
 SEED_OFFSET = 1000  # seeds are the search's seed + this + 0, 1, 2 ...: other searches rarely have come near them
 
@@ -50,90 +49,78 @@ def judging_images(dataset: Dataset) -> int:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Confirmation:
+class _Comparison:
     """What is compared. `spec.train` is the reference."""
 
-    path: Path  # the run directory
+    run: RunDirectory
     spec: SearchSpec
     trial: int  # the winner
     winner: TrainSpec
     seeds: tuple[int, ...]
     images: int  # of the test set
 
-    @property
-    def csv(self) -> Path:
-        return self.path / "confirm.csv"
-
     def train_spec(self, seed: int, configuration: str) -> TrainSpec:
         return replace(self.winner if configuration == WINNER else self.spec.train, seed=seed)
 
+    def checkpoint(self, seed: int, configuration: str) -> Path:
+        return self.run.confirmation_of(self.trial if configuration == WINNER else REFERENCE_TRIAL, seed)
 
-def confirm(path: Path, spec: SearchSpec, dataset: Dataset, options: Options, console: Console) -> int:
-    """Confirms the run in `path` with `options.confirm` paired seeds; the exit code: 0, or 1 without two whole pairs.
+    def has(self, rows: pd.DataFrame, seed: int, configuration: str) -> bool:
+        """Whether a training is among the rows of confirm.csv."""
+        train = self.train_spec(seed, configuration)
+        wanted = [seed, configuration, *(getattr(train, name) for name in TUNABLE)]
+        return bool((rows[["seed", "configuration", *TUNABLE]] == wanted).all(axis=1).any())
+
+
+def confirm(run: RunDirectory, spec: SearchSpec, dataset: Dataset, options: Options, console: Console) -> int:
+    """Confirms the winner of a run with `options.confirm` paired seeds; the exit code: 0, or 1 without two whole pairs.
 
     Raises:
         ConfirmError: there is no finished trial, no test set, or the images or confirm.csv belong to something else.
     """
     started = time.time()
     assert options.confirm is not None
-    confirmation = _prepare(path, spec, dataset, options.confirm)
-    if confirmation is None:
-        say(console, "The reference itself is the best trial: there is nothing to confirm.")
+    frames = load_run(run.path)
+    compared = _compared(frames, spec, dataset, options.confirm)
+    if compared is None:
+        say(console, "The reference itself is the winner: there is nothing to confirm.")
         return 0
-    rows = _recorded(confirmation)
-    trained = {(row["seed"], row["configuration"]) for row in rows}
-    pairs = [(seed, name) for seed in confirmation.seeds for name in (WINNER, REFERENCE)]
+    pairs = [(seed, name) for seed in compared.seeds for name in (WINNER, REFERENCE)]
     about = None
-    if jobs := [job for job in pairs if job not in trained]:
+    if missing := [pair for pair in pairs if not compared.has(frames.confirm, *pair)]:
         data = baseline_split(dataset, spec.data)
         with ray_cluster(options.address):
-            plan = _plan(spec, data, len(jobs), console)
-            ended_by = _train(confirmation, plan, jobs, rows, data, console)
+            plan = _plan(spec, data, len(missing), console)
+            ended_by = _train(compared, plan, missing, frames.confirm, data, console)
         if ended_by is not None:
-            say(console, "The same command again trains what is missing.")
+            say(console, "The same command again goes on with what is missing.")
             return 128 + ended_by
         about = {**_describe(plan), "command": options.command, "wall_seconds": time.time() - started}
-    return _conclude(confirmation, pd.DataFrame(rows, columns=list(CONFIRM_DTYPES)), about, console)
+    return _conclude(compared, about, console)
 
 
-def _prepare(path: Path, spec: SearchSpec, dataset: Dataset, count: int) -> _Confirmation | None:
+def _compared(frames: RunFrames, spec: SearchSpec, dataset: Dataset, count: int) -> _Comparison | None:
     """None where no trial beats the reference."""
-    images, frames = judging_images(dataset), load_run(path)
+    images, run = judging_images(dataset), RunDirectory(frames.path)
     if frames.env.get("dataset_fingerprint") != dataset.fingerprint:
         raise ConfirmError(f"the images differ from those of {frames.name}: env.json has another dataset_fingerprint")
+    references = frames.confirm[frames.confirm["configuration"] == REFERENCE]
+    for name in TUNABLE:
+        if not (references[name] == getattr(spec.train, name)).all():
+            raise ConfirmError(f"{run.confirm_csv} is about another reference: move it away to start anew")
     best = winner(frames)
     if best is None:
         raise ConfirmError(f"{frames.name} has no finished trial to confirm")
     if best["reference"]:
         return None
-    return _Confirmation(
-        path=frames.path,
+    return _Comparison(
+        run=run,
         spec=spec,
         trial=best["trial"],
-        winner=replace(spec.train, **{name: best[name] for name in TUNABLE}),
+        winner=train_spec_of(best, spec.train),
         seeds=tuple(spec.train.seed + SEED_OFFSET + number for number in range(count)),
         images=images,
     )
-
-
-def _recorded(confirmation: _Confirmation) -> list[dict[Any, Any]]:
-    """The rows of confirm.csv, none where there is no such file. ConfirmError where it is not about these trainings."""
-    if not confirmation.csv.exists():
-        return []
-    rows: list[dict[Any, Any]] = read_table(confirmation.csv, CONFIRM_DTYPES).to_dict("records")
-    known: set[tuple[int, str]] = set()
-    for line, row in enumerate(rows, start=2):
-        training = (row["seed"], row["configuration"])
-        if row["configuration"] not in (WINNER, REFERENCE) or training in known:
-            problem = "a second time" if training in known else f"is not {WINNER} or {REFERENCE}"
-            raise ConfirmError(
-                f"{confirmation.csv} line {line}: {row['configuration']} of seed {row['seed']} {problem}"
-            )
-        known.add(training)
-        train = confirmation.train_spec(0, row["configuration"])
-        if any(row[name] != getattr(train, name) for name in TUNABLE):
-            raise ConfirmError(f"{confirmation.csv} is about another winner or reference: move it away to start anew")
-    return rows
 
 
 def _plan(spec: SearchSpec, data: Split, trainings: int, console: Console) -> Plan:
@@ -154,35 +141,45 @@ def _plan(spec: SearchSpec, data: Split, trainings: int, console: Console) -> Pl
 
 
 def _train(
-    confirmation: _Confirmation,
+    compared: _Comparison,
     plan: Plan,
-    jobs: list[tuple[int, str]],
-    rows: list[dict[Any, Any]],
+    missing: list[tuple[int, str]],
+    known: pd.DataFrame,
     data: Split,
     console: Console,
 ) -> int | None:
-    """Trains the jobs, writing each row as its training ends. Returns the signal that ended it early, or None."""
-    started, end = time.monotonic(), SearchEnd(None)
-    configurations = [confirmation.train_spec(*job) for job in jobs]
-    outcomes = train_all(plan.spec, data, configurations, plan.concurrency, end.stop_all)
+    """Trains what is missing, adding each row to those that are `known` as its training ends. Returns the signal that
+    ended it early, or None."""
+    started, end, rows = time.monotonic(), SearchEnd(None), known.to_dict("records")
+    jobs = [Job(compared.train_spec(*pair), compared.checkpoint(*pair)) for pair in missing]
+    _forget_others(compared.run, jobs)
+    outcomes = train_all(plan.spec, data, jobs, plan.concurrency, plan.epoch_timeout, end.stop_all)
     with signals_to(end, console):
         for ended, (position, outcome) in enumerate(outcomes, start=1):
-            seed, configuration = jobs[position]
+            (seed, configuration), job = missing[position], jobs[position]
             if isinstance(outcome, str):
                 said = f"no result, {outcome}"
             else:
                 said = outcome["error"] or percent(outcome["accuracy"])
-                row = {
+                row: dict[Hashable, Any] = dict(outcome) | {
                     "configuration": configuration,
                     "test_accuracy": outcome["accuracy"],
                     "test_loss": outcome["loss"],
+                    "seconds": job.seconds,
                 }
-                rows.append({**outcome, **row})
+                rows.append(row)
                 table = pd.DataFrame(rows, columns=list(CONFIRM_DTYPES)).sort_values(["seed", "configuration"])
-                write_whole(confirmation.csv, table.to_csv(index=False, lineterminator="\n"))
+                write_whole(compared.run.confirm_csv, table.to_csv(index=False, lineterminator="\n"))
+                job.checkpoint.unlink(missing_ok=True)
             left = (time.monotonic() - started) / ended * (len(jobs) - ended)
             say(console, f"[{ended}/{len(jobs)}] seed {seed}, {configuration}: {said}; about {duration(left)} left")
     return end.signal
+
+
+def _forget_others(run: RunDirectory, jobs: Sequence[Job]) -> None:
+    """Deletes checkpoints of confirmations that nobody will go on with: of another winner, say."""
+    for path in set(run.checkpoints.glob("confirm-*.pt")) - {job.checkpoint for job in jobs}:
+        path.unlink(missing_ok=True)
 
 
 def _describe(plan: Plan) -> dict[str, Any]:
@@ -197,34 +194,37 @@ def _describe(plan: Plan) -> dict[str, Any]:
     }
 
 
-def _conclude(confirmation: _Confirmation, rows: pd.DataFrame, about: dict[str, Any] | None, console: Console) -> int:
+def _conclude(compared: _Comparison, about: dict[str, Any] | None, console: Console) -> int:
     """Prints the pairs and the verdict, and writes confirm.json where something was trained (`about`)."""
+    found = next((one for one in confirmations(load_run(compared.run.path)) if one.of_winner), None)
+    if found is None:
+        say(console, "No verdict: no training of the winner has a result.")
+        return 1
+    found = replace(found, images=compared.images)
     console.print()
-    console.print(pairs_table(rows))
-    pairs = complete_pairs(rows)
-    incomplete = sorted({*confirmation.seeds, *rows["seed"]} - set(pairs.index))
+    console.print(pairs_table(found.rows))
+    pairs = complete_pairs(found.rows)
+    incomplete = sorted({*compared.seeds, *found.rows["seed"]} - set(pairs.index))
     if incomplete:
         say(console, f"Incomplete pairs do not count: seed {', '.join(map(str, incomplete))}.")
-    if len(pairs) < LEAST_SEEDS:
-        say(console, f"No verdict: that takes {LEAST_SEEDS} complete pairs, and there are {len(pairs)}.")
-        return 1
-    result = analyse_pairs(list(100 * (pairs[WINNER] - pairs[REFERENCE])))
-    sentence = verdict_sentence(result, confirmation.images)
+    sentence = confirmation_sentence(found)
     say(console, f"\n{sentence}")
+    if found.result is None:
+        return 1
     if about is not None:
         summary = {
             "sentence": sentence,
-            **asdict(result),
+            **asdict(found.result),
             "winner_accuracy": float(pairs[WINNER].mean()),
             "reference_accuracy": float(pairs[REFERENCE].mean()),
-            "winner_trial": confirmation.trial,
-            "winner": {name: getattr(confirmation.winner, name) for name in TUNABLE},
-            "reference": {name: getattr(confirmation.spec.train, name) for name in TUNABLE},
+            "winner_trial": compared.trial,
+            "winner": {name: getattr(compared.winner, name) for name in TUNABLE},
+            "reference": {name: getattr(compared.spec.train, name) for name in TUNABLE},
             "seeds": [int(seed) for seed in pairs.index],
             "incomplete_seeds": [int(seed) for seed in incomplete],
-            "test_images": confirmation.images,
+            "test_images": compared.images,
             **about,
         }
-        write_whole(confirmation.path / "confirm.json", json.dumps(summary, indent=2) + "\n")
-    say(console, f"report      {written_report(shown_path(confirmation.path))}")
+        write_whole(compared.run.confirm_json, json.dumps(summary, indent=2, ensure_ascii=False) + "\n")
+    say(console, f"report      {written_report(compared.run.shown_path)}")
     return 0

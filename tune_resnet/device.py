@@ -6,12 +6,14 @@ import ctypes
 import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from tune_resnet.errors import UserError
-from tune_resnet.spec import ResourceSpec
+from tune_resnet.spec import ResourceSpec, SearchSpec
 
 # Of glibc's malloc.h; see mallopt(3).
 _M_MMAP_MAX = -4  # mappings for large blocks: none
@@ -20,6 +22,24 @@ _M_TRIM_THRESHOLD = -1  # free bytes from which the heap shrinks; -1: never
 
 class DeviceError(UserError):
     """A device that was asked for and is not there."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResolvedSpec(SearchSpec):
+    """A spec that leaves nothing open about the machine: device, precision and a trial's share of a GPU are settled."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if "auto" in (self.resources.device, self.train.precision) or self.resources.gpus_per_trial is None:
+            raise ValueError("device, precision and gpus_per_trial must be settled")
+
+
+def resolved(spec: SearchSpec, device: str, precision: str) -> ResolvedSpec:
+    """The spec with its device (`cpu` or `cuda`), precision and a trial's share of a GPU settled."""
+    parts = {part.name: getattr(spec, part.name) for part in fields(spec)}
+    share = gpus_per_trial(spec.resources, device)
+    parts["resources"] = replace(spec.resources, device=device, gpus_per_trial=share)
+    return ResolvedSpec(**{**parts, "train": replace(spec.train, precision=precision)})
 
 
 def choose_device(name: str) -> torch.device:
@@ -41,10 +61,35 @@ def choose_precision(name: str, device: torch.device) -> str:
 
 @contextmanager
 def seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """Random numbers drawn within come from `seed`; the caller's generators are as before afterwards."""
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(seed)
+    """Random numbers drawn within, on `device` and on the CPU, come from `seed`.
+
+    The caller's generators are as before afterwards; those of other devices are never touched.
+    """
+    on_gpu = device.type == "cuda"
+    with torch.random.fork_rng(devices=[device] if on_gpu else []):
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed every GPU as well
+        if on_gpu:
+            with torch.cuda.device(device):
+                torch.cuda.manual_seed(seed)
         yield
+
+
+@contextmanager
+def full_fp32() -> Iterator[None]:
+    """Within, a GPU computes float32 as it is: by default PyTorch's convolutions round it to TF32 there."""
+    cudnn: Any = torch.backends.cudnn  # its parts are not declared
+    parts = cudnn.conv, cudnn.rnn, torch.backends.cuda.matmul
+    before = [part.fp32_precision for part in parts]
+    # PyTorch's older setting as well: it raises where a network of the user's own reads one that is at odds with these.
+    cudnn.allow_tf32 = False
+    for part in parts:
+        part.fp32_precision = "ieee"
+    try:
+        yield
+    finally:
+        cudnn.allow_tf32 = before[0] == "tf32"
+        for part, precision in zip(parts, before, strict=True):
+            part.fp32_precision = precision
 
 
 def keep_freed_memory() -> None:

@@ -10,12 +10,29 @@ import pandas as pd
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
+from scipy.stats import binomtest
 
 from tune_resnet.fidelity import LEAST_FOR_FIDELITY, run_fidelity
-from tune_resnet.findings import RUNG_DTYPES, compare_to_reference, importance, ranked_trials, rung_table, winner
+from tune_resnet.findings import (
+    EQUAL,
+    NOTHING,
+    REFERENCE_ALONE,
+    REFERENCE_WINS,
+    RUNG_DTYPES,
+    UNKNOWN,
+    WON,
+    Comparison,
+    compare_to_reference,
+    importance,
+    ranked_trials,
+    rung_table,
+    winner,
+)
 from tune_resnet.frames import STATES, RunFrames, accuracy_column, run_labels
-from tune_resnet.records import FINISHED, REFERENCE_TRIAL, RUNNING
+from tune_resnet.models import final_run
+from tune_resnet.records import BASELINE, FINAL, FINISHED, RUNNING
 from tune_resnet.text import duration, percent, printable, say
+from tune_resnet.verdict import confirmation_sentence, confirmations
 
 _NOTE_LENGTH = 80  # characters shown of a trial's error
 
@@ -43,7 +60,7 @@ def ranked_table(frames: RunFrames, top: int) -> Table:
     )
     for row, accuracy in zip(shown.itertuples(), shown[column], strict=True):
         table.add_row(
-            "reference" if row.reference else str(row.trial),
+            f"{'reference' if row.reference else row.trial}{' *' * row.winner}",
             row.state,
             f"{row.epochs}/{frames.spec.train.epochs}",
             percent(accuracy),
@@ -51,39 +68,83 @@ def ranked_table(frames: RunFrames, top: int) -> Table:
             *_hyperparameters(row.max_lr, row.weight_decay, row.grad_clip),
             *([Text(_shortened(row.error))] if errors else []),
         )
+    notes = ["* the winner: the finished trial with the highest estimate"] if ranked["winner"].any() else []
     if len(shown) < len(ranked):
-        table.caption = f"{len(shown):,} of {len(ranked):,} trials"
+        notes.append(f"{len(shown):,} of {len(ranked):,} trials")
+    table.caption = "\n".join(notes) or None
     return table
+
+
+def run_sentences(frames: RunFrames) -> list[str]:
+    """All that a run has found: what its final training has reached, its confirmations, winner beside reference."""
+    final = final_run(frames)
+    told = [comparison_sentence(final)] if final else []
+    return [*told, *map(confirmation_sentence, confirmations(frames)), comparison_sentence(frames)]
 
 
 def comparison_sentence(frames: RunFrames) -> str:
     """What the run says about the winner and the reference, and how far that can be trusted."""
     found = compare_to_reference(frames)
-    if found.winner_accuracy is None:
-        return "No trial has finished yet, so there is nothing to compare with the reference."
     best = f"{percent(found.winner_accuracy)} {found.judged_on} accuracy"
-    if found.reference_accuracy is None or found.gain is None:
+    if frames.env.get("kind") in (BASELINE, FINAL) and found.winner is not None:
+        return _single_sentence(frames, found)
+    if found.case == NOTHING:
+        return "No trial has finished yet, so there is nothing to compare with the reference."
+    if found.case == UNKNOWN:
         state = {None: "has not started", RUNNING: "is still running", FINISHED: "has no accuracy"}.get(
-            found.reference_state, f"was not finished ({found.reference_state})"
+            found.reference_state, f"did not finish ({found.reference_state})"
         )
-        return f"Trial {found.winner} is the best with {best}; the reference {state}, so no gain can be stated."
-    if found.finished == 1:
-        return f"The reference reached {best}; no other trial has finished."
-    if found.winner == REFERENCE_TRIAL:
+        return f"Trial {found.winner} is the best so far with {best}. The reference {state}, so the gain is not known."
+    if found.case == REFERENCE_ALONE:
+        return f"The reference reached {best}. No other trial has finished."
+    if found.case == REFERENCE_WINS:
         others = found.finished - 1
-        finished = f"{others:,} other{'' if others == 1 else 's'} finished"
-        return f"No other trial is likely to beat the reference, which reached {best} ({finished})."
+        none = f"none of the {others:,} other finished trials is" if others > 1 else "the other finished trial is not"
+        return f"The reference itself is the winner with {best}: {none} expected to beat it."
+    return f"{_measured(found)} {_expected(found)}"
+
+
+def _single_sentence(frames: RunFrames, found: Comparison) -> str:
+    """What a single training on all training images has reached."""
+    final = frames.env.get("kind") == FINAL
+    name = f"Trial {found.winner}, trained again on all training images," if final else "The reference"
+    images = f"{found.judged_on} images" if found.images is None else f"{found.images:,} {found.judged_on} images"
+    interval = ""
+    if found.images is not None and found.winner_accuracy is not None:
+        right = round(found.winner_accuracy * found.images)
+        low, high = binomtest(right, found.images).proportion_ci(method="wilson")  # Wilson (1927), 95%
+        interval = f" (95% interval from the choice of images {percent(low)} to {percent(high)})"
+    return f"{name} classified {percent(found.winner_accuracy)} of the {images} correctly{interval}."
+
+
+def _measured(found: Comparison) -> str:
+    """What winner and reference have reached."""
     images = "the same images" if found.images is None else f"the same {found.images:,} images"
-    error = ""
+    noise = "one seed each"
     if found.standard_error is not None:
-        error = f"; standard error from the choice of images about {found.standard_error:.2f} points or less"
-    smoothed = ""
-    if found.estimated_gain != found.gain:  # equal where too few have finished
-        smoothed = f": smoothed over all trials the gain is about {found.estimated_gain:+.2f} points"
+        noise += f"; standard error from the choice of images about {found.standard_error:.2f} points or less"
+    accuracy, reference = percent(found.winner_accuracy), percent(found.reference_accuracy)
+    if found.case == EQUAL:
+        return (
+            f"Trial {found.winner} and the reference both reached {accuracy} {found.judged_on} accuracy on {images} "
+            f"({noise})."
+        )
     return (
-        f"Trial {found.winner} reached {best}, the reference {percent(found.reference_accuracy)}: "
-        f"{found.gain:+.2f} percentage points on {images} (one seed each{error}). Chosen among {found.finished:,} "
-        f"finished trials, it owes a part of that to luck{smoothed}. Fresh seeds can prove it."
+        f"Trial {found.winner} reached {accuracy} {found.judged_on} accuracy, the reference {reference}: "
+        f"{found.gain:+.2f} percentage points on {images} ({noise})."
+    )
+
+
+def _expected(found: Comparison) -> str:
+    """What the winner is expected to be worth with other seeds."""
+    if found.case == WON:
+        chosen = f"The best of {found.finished:,} finished trials is probably a lucky one"
+        if found.estimated_gain == found.gain:  # too few have finished to smooth
+            return f"{chosen}: expect a smaller gain."
+        return f"{chosen}: smoothed over all trials, the gain is about {found.estimated_gain:+.2f} points."
+    return (
+        f"It is the winner because, smoothed over all trials, it is expected to be better by about "
+        f"{found.estimated_gain:.2f} points."
     )
 
 
@@ -91,7 +152,8 @@ def print_run(console: Console, run: RunFrames, label: str, top: int) -> None:
     """All that is known of one run, under its label."""
     say(console, _headline(run, label), style="bold")
     _print_section(console, "", ranked_table(run, top))
-    say(console, comparison_sentence(run) + "\n")
+    for sentence in run_sentences(run):
+        say(console, sentence + "\n")
     rungs, shares = rung_table(run), importance(run)
     if len(rungs) and len(run.trials) > 1:
         _print_section(console, f"Early stopping on {run.spec.scheduler.signal}", _rungs(rungs))
@@ -106,12 +168,17 @@ def _headline(run: RunFrames, label: str) -> str:
     counts = run.trials["state"].value_counts()
     states = ", ".join(f"{counts[state]:,} {state}" for state in STATES if state in counts)
     device = printable(str(run.env.get("device_name", run.spec.resources.device)))
-    progress = "not running"
-    if RUNNING in counts:
-        last = run.epochs["ended_at"].max()
-        progress = "still running" + ("" if math.isnan(last) else f", last epoch {duration(time.time() - last)} ago")
     trials = f"{len(run.trials):,} trial{'s' * (len(run.trials) != 1)}" + (f" ({states})" if states else "")
-    return f"{label}: {run.spec.data.dataset} on {device}, {trials}, {progress}"
+    return f"{label}: {run.spec.data.dataset} on {device}, {trials}, {progress_words(run)}"
+
+
+def progress_words(run: RunFrames) -> str:
+    """Whether a run goes on, in a few words."""
+    unfinished = (run.trials["state"] == RUNNING).any()
+    if not run.active:
+        return "not running" + (" (it ended without saying so; --resume goes on)" if unfinished else "")
+    last = run.epochs["ended_at"].max() if unfinished else math.nan
+    return "still running" + ("" if math.isnan(last) else f", last epoch {duration(time.time() - last)} ago")
 
 
 def _rungs(rungs: pd.DataFrame) -> Table:

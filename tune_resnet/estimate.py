@@ -79,7 +79,8 @@ def estimated_accuracy(points: Floats, early: Floats, final: Floats) -> Floats:
     finished = ~np.isnan(final)
     estimated = final.copy()
     if finished.sum() >= LEAST_FINISHED and not np.isnan(early).all():
-        estimated[finished] = Estimate(points, early, final).accuracy(points[finished])
+        # Rounded, so that equal configurations stay equal: a sum's last digits depend on the machine's threads.
+        estimated[finished] = np.round(Estimate(points, early, final).accuracy(points[finished]), 9)
     return estimated
 
 

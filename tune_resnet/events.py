@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,9 +13,11 @@ from ray import cloudpickle, tune
 from ray.exceptions import RayActorError
 from rich.console import Console
 
+from tune_resnet.interrupts import on_ending_signal
+from tune_resnet.models import drop_outrun_models
 from tune_resnet.progress import Progress
 from tune_resnet.recorder import Recorder
-from tune_resnet.records import EPOCH_COLUMNS, FAILED, ending
+from tune_resnet.records import EPOCH_COLUMNS, FAILED, FINISHED, ending
 from tune_resnet.text import duration, one_line
 
 
@@ -28,32 +29,28 @@ class SearchEnd(tune.Stopper):  # type: ignore[misc]
         self.signal: int | None = None
         self.error: Exception | None = None
 
+    @property
+    def over(self) -> bool:
+        """Whether the deadline has passed."""
+        return self.deadline is not None and time.monotonic() >= self.deadline
+
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
         return False
 
     def stop_all(self) -> bool:
-        over = self.deadline is not None and time.monotonic() >= self.deadline
-        return over or self.signal is not None or self.error is not None
+        return self.over or self.signal is not None or self.error is not None
 
 
 @contextmanager
 def signals_to(end: SearchEnd, console: Console) -> Iterator[None]:
-    """The first SIGINT or SIGTERM ends the search in order; the second acts as it always does."""
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    """The first signal that asks for the end ends the search in order; the second acts as it always does."""
 
-    def on_signal(number: int, frame: Any) -> None:
+    def on_signal(number: int) -> None:
         end.signal = number
-        for each, handler in before.items():
-            signal.signal(each, handler)
         console.print("Ending the search: running trials are stopped, results are kept. Once more to end at once.")
 
-    for number in before:
-        signal.signal(number, on_signal)
-    try:
+    with on_ending_signal(on_signal, once=True):
         yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 class RecordEvents(tune.Callback):  # type: ignore[misc]
@@ -62,6 +59,7 @@ class RecordEvents(tune.Callback):  # type: ignore[misc]
     Ray would count an error in here as one of the trial, so none may leave.
 
     Args:
+        learn: told, by Ray's name of a trial, of each epoch that is new.
         epoch_timeout: seconds after which a trial without a result is taken to hang.
     """
 
@@ -69,8 +67,15 @@ class RecordEvents(tune.Callback):  # type: ignore[misc]
         """Nothing: Ray pickles it for a restore of its own, which this project does from the run directory instead."""
         return {}
 
-    def __init__(self, recorder: Recorder, progress: Progress, end: SearchEnd, epoch_timeout: float) -> None:
-        self.recorder, self.progress, self.end = recorder, progress, end
+    def __init__(
+        self,
+        recorder: Recorder,
+        progress: Progress,
+        end: SearchEnd,
+        learn: Callable[[str, Mapping[str, Any]], None],
+        epoch_timeout: float,
+    ) -> None:
+        self.recorder, self.progress, self.end, self.learn = recorder, progress, end, learn
         self.epochs = recorder.spec.train.epochs
         self.epoch_timeout = epoch_timeout
         self.heard: dict[Any, float] = {}  # running trials: when they were heard of last
@@ -90,10 +95,11 @@ class RecordEvents(tune.Callback):  # type: ignore[misc]
         if number in self.going_on:
             self.going_on.remove(number)
             self.progress.trial_goes_on(number, result["continued"])
-        if "failure" not in result:
+        if "failure" not in result and self.recorder.is_new(number, result["epoch"]):
             row = {column: result[column] for column in EPOCH_COLUMNS if column in result}
             with self._storage():
                 self.recorder.epoch(number, row, result["worker"])
+                self.learn(trial.trial_id, row)
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         result = trial.last_result
@@ -123,6 +129,8 @@ class RecordEvents(tune.Callback):  # type: ignore[misc]
         number = trial.config["trial"]
         with self._storage():
             self.recorder.end(number, state, error)
+            if state == FINISHED:
+                drop_outrun_models(self.recorder.run)
             self.progress.trial_ended(number)
 
     @contextmanager

@@ -21,8 +21,9 @@ import torch
 from torch import Tensor, nn
 
 from tune_resnet.errors import UserError
+from tune_resnet.models import chosen_model
 from tune_resnet.predict import probabilities
-from tune_resnet.records import RunDirectory, find_run
+from tune_resnet.records import find_run
 from tune_resnet.text import one_line, printable, to_install
 from tune_resnet.weights import TrainedModel, load_model
 
@@ -118,17 +119,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("run", type=Path, metavar="RUN", help="a run: its directory, its name in runs/, or latest")
     parser.add_argument("--format", choices=tuple(_FORMATS), default="onnx", help="default onnx; torch: torch.export")
-    parser.add_argument("--out", type=Path, metavar="FILE", help="default RUN/best/model.onnx or model.pt2")
+    parser.add_argument(
+        "--out", type=Path, metavar="FILE", help="default model.onnx or model.pt2 in RUN/best or RUN/final/best"
+    )
     parser.add_argument("--model", metavar="MODULE:FUNCTION", help="import your own model, if the run is of one")
     options = parser.parse_args(arguments)
     try:
-        best = RunDirectory(find_run(options.run)).best
-        path = options.out or best / f"model{_SUFFIXES[options.format]}"
-        difference = export(load_model(best / "model.safetensors", options.model), path, options.format)
+        chosen = chosen_model(find_run(options.run))
+        model = load_model(chosen.path, options.model)
+        chosen.place.mkdir(exist_ok=True)
+        path = options.out or chosen.place / f"model{_SUFFIXES[options.format]}"
+        difference = export(model, path, options.format)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    print(f"wrote {printable(path)}; on {_IMAGES} random images its probabilities differ by at most {difference:.1g}")
+    print(
+        f"wrote {printable(path)}, {chosen.whose}; "
+        f"on {_IMAGES} random images its probabilities differ by at most {difference:.1g}"
+    )
     return 0
 
 

@@ -6,6 +6,7 @@ import math
 from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import pandas as pd
 
@@ -27,24 +28,37 @@ RUNG_DTYPES = {
 }
 
 
-def ranked_trials(frames: RunFrames) -> pd.DataFrame:
-    """All trials, the best first, with two more columns: `estimate`, see `estimates`, and `reference` (bool).
+_RANKED: WeakKeyDictionary[RunFrames, pd.DataFrame] = WeakKeyDictionary()
 
-    Finished trials come first, by accuracy; then running, stopped, interrupted and failed ones, each by epochs done,
-    then by accuracy. Equals are in order of their numbers.
+
+def ranked_trials(frames: RunFrames) -> pd.DataFrame:
+    """All trials, the best first. Three more columns: `estimate`, see `estimates`, `winner` and `reference` (bool).
+
+    Finished trials come first, by estimate: the first of them is the winner. Then come running, stopped, interrupted
+    and failed ones, each by epochs done. Equals are in order of their accuracies, then of their numbers.
     """
+    if frames not in _RANKED:  # every view of a run asks, and an answer takes a tenth of a second
+        _RANKED[frames] = _ranked(frames)
+    return _RANKED[frames].copy()
+
+
+def _ranked(frames: RunFrames) -> pd.DataFrame:
     trials = frames.trials
+    estimate = trials["trial"].map(estimates(frames))
     keys = pd.DataFrame(
         {
             "state": trials["state"].map({state: place for place, state in enumerate(STATES)}),
             "epochs": -trials["epochs"].where(trials["state"] != FINISHED, 0),
+            "estimate": -estimate,
             "accuracy": -trials[accuracy_column(frames)],
             "trial": trials["trial"],
         }
     )
-    ranked = trials.loc[keys.sort_values(list(keys.columns)).index].reset_index(drop=True)
-    estimate = ranked["trial"].map(estimates(frames))
-    return ranked.assign(estimate=estimate, reference=ranked["trial"] == REFERENCE_TRIAL)
+    order = keys.sort_values(list(keys.columns)).index
+    ranked = trials.assign(estimate=estimate, winner=False, reference=trials["trial"] == REFERENCE_TRIAL).loc[order]
+    ranked = ranked.reset_index(drop=True)
+    ranked.loc[ranked.index == 0, "winner"] = (ranked["state"] == FINISHED) & ranked["estimate"].notna()
+    return ranked
 
 
 def estimates(frames: RunFrames) -> pd.Series:
@@ -78,12 +92,22 @@ def best_trials(frames: RunFrames, n: int = 10) -> pd.DataFrame:
 
 
 def winner(frames: RunFrames) -> dict[Hashable, Any] | None:
-    """The finished trial with the highest estimate, keys as the columns of `ranked_trials`; None: none has finished."""
-    return _winner(best_trials(frames, len(frames.trials)).to_dict("records"))
+    """The first of `ranked_trials`, keys as its columns; None: none has finished.
+
+    This is what every table, sentence, page, model and confirmation calls the winner.
+    """
+    return next(iter(best_trials(frames, 1).to_dict("records")), None)
 
 
-def _winner(finished: list[dict[Hashable, Any]]) -> dict[Hashable, Any] | None:
-    return max(finished, key=lambda row: row["estimate"], default=None)
+CASES = (
+    NOTHING,  # no trial has finished
+    UNKNOWN,  # the reference has not finished
+    REFERENCE_ALONE,  # no other trial has finished
+    REFERENCE_WINS,
+    WON,  # the winner has measured better than the reference
+    EQUAL,  # as well
+    LOST,  # worse: chosen for its estimate all the same
+) = ("nothing", "unknown", "reference alone", "reference wins", "won", "equal", "lost")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,12 +130,23 @@ class Comparison:
     estimated_gain: float | None  # percentage points
     standard_error: float | None  # of `gain`, percentage points; see `_standard_error`
 
+    @property
+    def case(self) -> str:
+        """How it stands between winner and reference, one of `CASES`."""
+        if self.winner is None:
+            return NOTHING
+        if self.gain is None:
+            return UNKNOWN
+        if self.winner == REFERENCE_TRIAL:
+            return REFERENCE_WINS if self.finished > 1 else REFERENCE_ALONE
+        return WON if self.gain > 0 else LOST if self.gain < 0 else EQUAL
+
 
 def compare_to_reference(frames: RunFrames) -> Comparison:
     """The winner against the reference of the same run."""
     column = accuracy_column(frames)
     finished = best_trials(frames, len(frames.trials)).to_dict("records")
-    best = _winner(finished)
+    best = finished[0] if finished else None
     reference = next((row for row in finished if row["reference"]), None)
     states = frames.trials.set_index("trial")["state"]
     images = frames.env.get("held_out_images")

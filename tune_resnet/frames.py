@@ -20,7 +20,7 @@ import pandas as pd
 from tune_resnet.reading import read_table, read_text
 from tune_resnet.records import FAILED, FINISHED, INTERRUPTED, RUNNING, STOPPED, RecordError, RunDirectory, find_run
 from tune_resnet.settings import SpecError, shown
-from tune_resnet.spec import SearchSpec, load_spec
+from tune_resnet.spec import TUNABLE, SearchSpec, load_spec
 from tune_resnet.text import printable
 
 # One row per trial. A float that is not known (an accuracy before the first epoch, say) is NaN, a text is "".
@@ -57,9 +57,27 @@ EPOCH_DTYPES = {
     "ended_at": "float64",
 }
 
+WINNER, REFERENCE = "winner", "reference"  # the configurations of confirm.csv
+
+# confirm.csv: one row per training of a confirmation
+CONFIRM_DTYPES = {
+    "seed": "int64",
+    "configuration": "str",  # winner (of that time) or reference
+    "max_lr": "float64",
+    "weight_decay": "float64",
+    "grad_clip": "float64",
+    "epochs": "int64",  # finished
+    "test_accuracy": "float64",  # in [0, 1], after the last epoch
+    "test_loss": "float64",
+    "seconds": "float64",  # training and evaluation
+    "worker": "str",  # host:process
+    "error": "str",  # why it has no accuracy
+}
+
 # What a resumed search relies on in env.json; anything else is only shown.
 _ENV_VALUES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "dataset_fingerprint": (lambda value: isinstance(value, str), "a string"),
+    "trial": (lambda value: type(value) is int and value >= 0, "a trial's number"),
     "resumed": (lambda value: isinstance(value, list), "a list"),
     "wall_seconds": (lambda value: type(value) in (int, float) and 0 <= value < math.inf, "a number of seconds"),
 }
@@ -70,7 +88,8 @@ STATES = (FINISHED, RUNNING, STOPPED, INTERRUPTED, FAILED)  # in the order in wh
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class RunFrames:
-    """One run. `name` is the directory's, printable; `env` is empty while there is no env.json."""
+    """One run. `name` is the directory's, printable; `env` is empty while there is no env.json, `confirm` while nothing
+    has been confirmed; `active`: a command was at work in it while it was read, so that `running` trials do run."""
 
     path: Path
     name: str
@@ -78,6 +97,8 @@ class RunFrames:
     env: dict[str, Any]
     trials: pd.DataFrame
     epochs: pd.DataFrame
+    confirm: pd.DataFrame
+    active: bool
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -106,13 +127,23 @@ def load_run(named: Path | str) -> RunFrames:
         spec = load_spec(run.spec_toml)
     except SpecError as error:
         raise RecordError(str(error)) from None
+    began_active = run.in_use()  # before and after, so that a command that ends or begins meanwhile counts
     trials = _read_trials(run.trials_csv)  # before the epochs, so that no trial is ahead of its epochs
     epochs = read_table(run.epochs_csv, EPOCH_DTYPES, growing=True)
     epochs = epochs[epochs["trial"].isin(trials["trial"])].drop_duplicates(["trial", "epoch"], keep="last")
     epochs = epochs.sort_values(["trial", "epoch"], ignore_index=True)
     _update_running(trials, epochs)
     env = _read_env(run.env_json)
-    return RunFrames(path=run.path, name=printable(run.path.name), spec=spec, env=env, trials=trials, epochs=epochs)
+    return RunFrames(
+        path=run.path,
+        name=printable(run.path.name),
+        spec=spec,
+        env=env,
+        trials=trials,
+        epochs=epochs,
+        confirm=_read_confirm(run.confirm_csv),
+        active=began_active or run.in_use(),
+    )
 
 
 def accuracy_column(frames: RunFrames) -> str:
@@ -187,6 +218,21 @@ def _read_trials(path: Path) -> pd.DataFrame:
         problem = f"trial {trial} a second time" if state in STATES else f"unknown state {shown(state)}"
         raise RecordError(f"{path} line {row + 2}: {problem}")
     return trials
+
+
+def _read_confirm(path: Path) -> pd.DataFrame:
+    """The trainings of all confirmations; no rows where there is no file."""
+    if not os.path.exists(path):
+        return pd.DataFrame(columns=list(CONFIRM_DTYPES)).astype(CONFIRM_DTYPES)
+    rows = read_table(path, CONFIRM_DTYPES)
+    known = rows["configuration"].isin([WINNER, REFERENCE])
+    wrong = ~known | rows.duplicated(["seed", "configuration", *TUNABLE])
+    if wrong.any():
+        row = int(wrong.argmax())
+        seed, configuration = rows.loc[row, ["seed", "configuration"]]
+        problem = "a second time" if known[row] else f"is not {WINNER} or {REFERENCE}"
+        raise RecordError(f"{path} line {row + 2}: {printable(configuration)} of seed {seed} {problem}")
+    return rows
 
 
 def _update_running(trials: pd.DataFrame, epochs: pd.DataFrame) -> None:

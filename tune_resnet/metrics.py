@@ -28,6 +28,18 @@ class EpochMetrics:
         row[f"{held_out}_loss"], row[f"{held_out}_accuracy"] = row.pop("loss"), row.pop("accuracy")
         return row
 
+    @classmethod
+    def from_file(cls, values: Any) -> EpochMetrics | None:
+        """What `dataclasses.asdict` gave, read back from a file; None where it is something else."""
+        names = {field.name for field in dataclasses.fields(cls)}
+        fits = (
+            isinstance(values, dict)
+            and values.keys() == names
+            and all(type(value) in (int, float) and 0 <= value < math.inf for value in values.values())
+            and type(values["epoch"]) is int
+        )
+        return cls(**values) if fits else None
+
 
 class NonFiniteLoss(ArithmeticError):
     """The loss became infinite or NaN; `last_good` is the last epoch before (None: it was the first)."""
@@ -39,14 +51,3 @@ class NonFiniteLoss(ArithmeticError):
 
     def __reduce__(self) -> Any:
         return type(self), (self.epoch, self.last_good)
-
-
-def is_continuable(metrics: Any, epochs: int) -> bool:
-    """Whether these, read from a file, are an epoch's metrics, and some of `epochs` are left after it."""
-    return (
-        isinstance(metrics, dict)
-        and metrics.keys() == {field.name for field in dataclasses.fields(EpochMetrics)}
-        and all(type(value) in (int, float) and 0 <= value < math.inf for value in metrics.values())
-        and type(metrics["epoch"]) is int
-        and 0 < metrics["epoch"] < epochs
-    )

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import importlib
+import sys
+import traceback
 from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
 
 import torch
 from torch import Tensor, nn
 
 from tune_resnet.errors import UserError
 from tune_resnet.spec import ModelSpec
-from tune_resnet.text import one_line
+from tune_resnet.text import one_line, shown_path
 
 
 class ModelError(UserError):
@@ -31,7 +35,7 @@ def build_network(spec: ModelSpec, classes: int) -> nn.Module:
     try:
         network = _imported(spec.factory)(num_classes=classes)
     except Exception as error:  # of any kind: it is the user's code
-        raise ModelError(f"--model {spec.factory}: {type(error).__name__}: {one_line(error)}") from error
+        raise own_error(spec, error) from error
     if not isinstance(network, nn.Module):
         raise ModelError(f"--model {spec.factory} made no torch.nn.Module, but {type(network).__name__}")
     return network
@@ -43,12 +47,29 @@ def check_network(spec: ModelSpec, classes: int) -> None:
     try:
         logits = network(torch.zeros(2, 3, 32, 32))
     except Exception as error:
-        raise ModelError(
-            f"--model {spec.factory}, on images (2, 3, 32, 32): {type(error).__name__}: {one_line(error)}"
-        ) from error
+        raise own_error(spec, error, ", on images (2, 3, 32, 32)") from error
     if not isinstance(logits, Tensor) or logits.shape != (2, classes) or not logits.requires_grad:
         found = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
         raise ModelError(f"--model {spec.factory} must give logits (2, {classes}) that depend on weights, gave {found}")
+
+
+def own_error(spec: ModelSpec, error: Exception, when: str = "") -> ModelError:
+    """What the user's own code raised, as one line: with the place in that code where its traceback shows one."""
+    own_package = str(spec.factory).partition(":")[0].partition(".")[0]
+    place = ""
+    for frame, line in traceback.walk_tb(error.__traceback__):
+        if _is_own(frame, own_package):  # the last is the innermost
+            place = f" ({shown_path(Path(frame.f_code.co_filename))}, line {line}, in {frame.f_code.co_name})"
+    said = f"{type(error).__name__}: {one_line(error)}" if str(error) else type(error).__name__
+    return ModelError(f"--model {spec.factory}{when}: {said}{place}")
+
+
+def _is_own(frame: FrameType, own_package: str) -> bool:
+    """Whether it is the user's code that runs in a frame: what is neither installed nor of this package."""
+    package = frame.f_globals.get("__name__", "").partition(".")[0]
+    installed = {"site-packages", "dist-packages"} & set(Path(frame.f_code.co_filename).parts)
+    of_others = installed or package in sys.stdlib_module_names or package == __name__.partition(".")[0]
+    return package == own_package or not of_others
 
 
 def _imported(factory: str) -> Callable[..., object]:

@@ -30,18 +30,19 @@ from tune_resnet.text import to_install
 _EPILOG = """\
 Hyperparameters (learning rate, weight decay, gradient clip) and their bounds are set in the TOML file of --experiment;
 see experiments/*.toml. Flags override the file. Exit codes: 0 done, 1 the search failed, 2 bad input,
-130 interrupted (Ctrl-C), 143 terminated."""
+130 interrupted (Ctrl-C), 143 terminated, 129 the terminal was closed."""
 
 _MODULES = {"tensorboard": "tensorboardX", "mlflow": "mlflow", "wandb": "wandb"}  # what each logger imports
 _PACKAGES = {**_MODULES, "mlflow": "mlflow-skinny"}  # what brings it: the whole mlflow wants an older pyarrow
 LOGGERS = tuple(_MODULES)
 LEAST_SEEDS = 2  # to confirm with: fewer have no spread
 _WITH_RESUME = {  # a run's own spec says what it is; these say how far to go, where its images are, and how to train
-    "resume", "confirm", "address", "runs_dir", "dry_run", "log", "search.num_samples", "search.time_budget",
-    "data.data_dir", "model.factory", "resources.device", "resources.cpus_per_trial", "resources.gpus_per_trial",
-    "resources.max_concurrent",
+    "resume", "finalize", "trial", "confirm", "address", "runs_dir", "dry_run", "log", "search.num_samples",
+    "search.time_budget", "data.data_dir", "model.factory", "resources.device", "resources.cpus_per_trial",
+    "resources.gpus_per_trial", "resources.max_concurrent",
 }  # fmt: skip
 _NOT_WITH_CONFIRM = {"dry_run", "search.num_samples", "search.time_budget"}  # of those
+_NOT_WITH_FINALIZE = {"resume", "confirm", "address", "log", "search.num_samples", "search.time_budget"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +54,8 @@ class Options:
     baseline: bool
     confirm: int | None  # paired seeds
     warm_start: list[Path]  # directories of earlier runs
+    finalize: Path | None  # the run directory whose winner is to be trained on all images
+    trial: int | None  # ... or this trial of it
     resume: Path | None  # the run directory to continue, or with `confirm` to confirm as it is; None: a new run's
     dry_run: bool
     runs_dir: Path
@@ -106,6 +109,10 @@ def _parser() -> argparse.ArgumentParser:
         help="go on with this run (its directory or --name, or latest); with --confirm: judge it",
     )
     what.add_argument(
+        "--finalize", type=Path, metavar="RUN", help="train its winner on all training images; judge it on the test set"
+    )
+    what.add_argument("--trial", type=int, metavar="N", help="with --finalize: this trial instead of the winner")
+    what.add_argument(
         "--warm-start", type=Path, nargs="+", metavar="RUN", help="learn from earlier runs, or try their best first"
     )
     what.add_argument("--dry-run", action="store_true", help="print the plan and its estimated time, then stop")
@@ -153,13 +160,16 @@ def parse_options(arguments: Sequence[str]) -> Options:
     given = vars(known)
     _check_together(given)
     runs_dir = given.get("runs_dir", RUNS)
-    if "resume" in given:
-        given["resume"] = _found(given["resume"], runs_dir)
+    for key in ("resume", "finalize"):
+        if key in given:
+            given[key] = _found(given[key], runs_dir)
+    known_run = given.get("resume") or given.get("finalize")
     settings = {key: value for key, value in given.items() if "." in key}
-    if "resume" in given and "resources.device" in settings:
+    if known_run and "resources.device" in settings:
         settings.setdefault("resources.gpus_per_trial", None)  # the run's own share is of the device it had
-    spec = _resolve(_spec_file(given), settings, dict(given.get("space", [])), resumed="resume" in given)
-    if spec.search.name == LATEST and "resume" not in given:
+    space = dict(given.get("space", []))
+    spec = _resolve(_spec_file(given, known_run), settings, space, resumed=known_run is not None)
+    if spec.search.name == LATEST and known_run is None:
         raise SpecError(f"a run cannot be called {LATEST}: that word means the run that was started last")
     return Options(
         command=shlex.join(["python", "-m", "tune_resnet.search", *arguments]),
@@ -167,6 +177,8 @@ def parse_options(arguments: Sequence[str]) -> Options:
         baseline=given.get("baseline", False),
         confirm=given.get("confirm"),
         warm_start=[_found(run, runs_dir) for run in given.get("warm_start", [])],
+        finalize=given.get("finalize"),
+        trial=given.get("trial"),
         resume=given.get("resume"),
         dry_run=given.get("dry_run", False),
         runs_dir=runs_dir,
@@ -186,12 +198,17 @@ def _check_together(given: dict[str, Any]) -> None:
     for name in given.get("log", []):
         if importlib.util.find_spec(_MODULES[name]) is None:
             raise SpecError(f"--log {name} needs a package: {to_install(_PACKAGES[name])}")
-    if "resume" not in given:
+    if "trial" in given and "finalize" not in given:
+        raise SpecError("--trial goes with --finalize: it names the trial to train")
+    if "resume" not in given and "finalize" not in given:
         return
+    command = "finalize" if "finalize" in given else "resume"
     for key in given:
         flag = key.rpartition(".")[2].replace("_", "-")
         if key not in _WITH_RESUME:
-            raise SpecError(f"--{flag} does not go with --resume: the run's own spec.toml says what it is")
+            raise SpecError(f"--{flag} does not go with --{command}: the run's own spec.toml says what it is")
+        if "finalize" in given and key in _NOT_WITH_FINALIZE:
+            raise SpecError(f"--{flag} does not go with --finalize")
         if "confirm" in given and key in _NOT_WITH_CONFIRM:
             raise SpecError(f"--{flag} does not go with --resume and --confirm: go on first, then confirm")
 
@@ -203,11 +220,11 @@ def _found(run: Path, runs_dir: Path) -> Path:
         raise SpecError(error) from None
 
 
-def _spec_file(given: dict[str, Any]) -> Path | None:
+def _spec_file(given: dict[str, Any], known_run: Path | None) -> Path | None:
     """The file that the settings start from."""
-    if "resume" not in given:
+    if known_run is None:
         return given.get("experiment")
-    path: Path = given["resume"] / "spec.toml"
+    path = known_run / "spec.toml"
     if os.path.exists(path) and not os.path.isfile(path):  # a pipe, say, would be waited for
         raise SpecError(f"cannot read {path}: not a regular file")
     return path

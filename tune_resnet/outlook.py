@@ -5,14 +5,18 @@ from __future__ import annotations
 import math
 import os
 import time
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 import torch
 
 from tune_resnet.data import ImageSet, Split
-from tune_resnet.device import choose_device, choose_precision, device_name
+from tune_resnet.device import ResolvedSpec, choose_device, choose_precision, device_name
+from tune_resnet.errors import UserError
+from tune_resnet.metrics import NonFiniteLoss
+from tune_resnet.model import own_error
 from tune_resnet.spec import ModelSpec, SearchSpec, TrainSpec
-from tune_resnet.text import counted
+from tune_resnet.text import counted, one_line
 from tune_resnet.train import TrainingRun
 
 _CPU_BATCH = 100  # images; a step of 400 takes seconds on a small CPU, and the speed per image is the same
@@ -22,9 +26,9 @@ _ENOUGH_SECONDS = 0.25  # a shorter measurement is repeated with more images
 
 @dataclass(frozen=True, kw_only=True)
 class Outlook:
-    """A run to come. `spec` has its device and precision settled."""
+    """A run to come."""
 
-    spec: SearchSpec
+    spec: ResolvedSpec
     device_name: str
     seconds_per_epoch: float  # of one trial, estimated from a few timed steps
     concurrency: int  # trials at once
@@ -70,28 +74,51 @@ class Speed:
     images_per_second: float  # training images
 
 
+class TimingError(UserError):
+    """A few steps could not be timed: out of memory, say."""
+
+
 def measure_speed(spec: TrainSpec, data: Split, device: torch.device, model: ModelSpec) -> Speed:
-    """Times training on the first images of a split: at least one batch, at most all, for less than a second where a
-    batch takes less."""
+    """Times training on the first images of a split, for less than a second where a batch takes less.
+
+    Raises:
+        ModelError: the user's own network raised.
+        TimingError: PyTorch could not train.
+    """
     precision = choose_precision(spec.precision, device)
-    batch = min(spec.batch_size, _CPU_BATCH) if device.type == "cpu" else spec.batch_size
-    settings = replace(spec, precision=precision, batch_size=batch, epochs=2)
-    count = min(batch, len(data.train))
+    try:
+        rate = _images_per_second(replace(spec, precision=precision, epochs=2), data, device, model)
+    except UserError:
+        raise
+    except Exception as error:
+        if model.factory is not None:
+            raise own_error(model, error, ", while a few steps were timed") from error
+        if isinstance(error, RuntimeError | MemoryError):  # what PyTorch raises; others are mistakes of this package
+            raise TimingError(f"timing a few steps: {type(error).__name__}: {one_line(error)}") from error
+        raise
+    return Speed(device_name=device_name(device), precision=precision, images_per_second=rate)
+
+
+def _images_per_second(spec: TrainSpec, data: Split, device: torch.device, model: ModelSpec) -> float:
+    """The rate over whole batches: a smaller one, of one image say, may be none that a training has."""
+    batch = min(spec.batch_size, len(data.train), _CPU_BATCH if device.type == "cpu" else spec.batch_size)
+    all_batches, batches = len(data.train) // batch, 1
     while True:
-        run = TrainingRun(settings, _share(data, count), device, model)
-        run.run_epoch()  # warms up: memory, kernels
+        run = TrainingRun(replace(spec, batch_size=batch), _share(data, batches * batch), device, model)
+        _epoch_seconds(run)  # warms up: memory, kernels
         seconds = _epoch_seconds(run)
-        if seconds >= _ENOUGH_SECONDS or count == len(data.train):
-            return Speed(device_name=device_name(device), precision=precision, images_per_second=count / seconds)
-        enough = math.ceil(1.2 * count * _ENOUGH_SECONDS / seconds)
-        count = min(max(2 * count, enough), len(data.train))
+        if seconds >= _ENOUGH_SECONDS or batches == all_batches:
+            return batches * batch / seconds
+        enough = math.ceil(1.2 * batches * _ENOUGH_SECONDS / seconds)
+        batches = min(max(2 * batches, enough), all_batches)
 
 
 def _epoch_seconds(run: TrainingRun) -> float:
     """How long the next epoch takes; on a CPU without waiting for others, as Ray may be starting meanwhile."""
     clock = time.perf_counter if run.device.type == "cuda" else time.thread_time
     started = clock()
-    run.run_epoch()
+    with suppress(NonFiniteLoss):  # takes as long; its trial is going to say so
+        run.run_epoch()
     return clock() - started
 
 

@@ -9,18 +9,21 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import ray
+from ray.exceptions import LocalRayletDiedError, NodeDiedError, OutOfMemoryError, RayTaskError, WorkerCrashedError
 
 from tune_resnet.data import Split
-from tune_resnet.device import DeviceError, gpus_per_trial
-from tune_resnet.outlook import Outlook, Speed, measure_here
+from tune_resnet.device import DeviceError, gpus_per_trial, resolved
+from tune_resnet.errors import UserError
+from tune_resnet.outlook import Outlook, Speed, TimingError, measure_here
 from tune_resnet.records import REFERENCE_TRIAL
 from tune_resnet.scheduler import stopping_rule
-from tune_resnet.spec import SearchSpec, rung_epochs
+from tune_resnet.spec import ResourceSpec, SearchSpec, rung_epochs
 from tune_resnet.text import duration
 
 _LEAST_TIMEOUT = 600.0  # seconds: a trial's process takes some to start
 _TIMEOUT_EPOCHS = 20  # so much longer than expected may an epoch take on a busy machine
 _SIMULATIONS = 200  # of the stopping rule; the mean's standard error is then about 1% of it
+_DEATHS = (WorkerCrashedError, OutOfMemoryError, NodeDiedError, LocalRayletDiedError)  # of a task's process
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +56,10 @@ class Plan(Outlook):
         spec, resources, most = self.spec, self.spec.resources, self.trials * self.epochs
         stops = f", rungs at epochs {', '.join(map(str, self.rungs))}" if self.rungs else ""
         share = f" and {resources.gpus_per_trial:g} GPU" if resources.gpus_per_trial else ""
+        together = trials_per_gpu(resources, self.concurrency)
+        pace = ", from a few timed steps"
+        if together > 1:
+            pace = f": a few steps timed alone, times the {together} trials on one GPU"
         limit = f", ended after {duration(spec.search.time_budget)}" if spec.search.time_budget else ""
         return [
             *self.data_lines(),
@@ -67,7 +74,7 @@ class Plan(Outlook):
             f"device      {self.device_name}, {spec.train.precision}; {self.concurrency} at once, "
             f"each with {resources.cpus_per_trial:g} CPU{share}",
             f"time        about {duration(self.seconds(self.epochs_expected))} expected, "
-            f"{duration(self.seconds(most))} at most ({self.seconds_per_epoch:.1f} s an epoch, from a few timed steps)",
+            f"{duration(self.seconds(most))} at most ({self.seconds_per_epoch:.1f} s an epoch{pace})",
         ]
 
 
@@ -82,15 +89,15 @@ def make_plan(
 
     Raises:
         DeviceError: the device is not there, or no node is large enough for a trial.
+        ModelError, TimingError: the steps that were to be timed failed.
     """
     expected = spec.resources.max_concurrent if growing else None
     spec = _settle_device(spec, expected is not None)
     concurrency = _concurrency(spec, spec.search.num_samples - ended, expected)
     if speed is None or spec.resources.device != "cpu":
         speed = _measure(spec, data)
-    train = replace(spec.train, precision=speed.precision)
     return Plan(
-        spec=replace(spec, train=train),
+        spec=resolved(spec, spec.resources.device, speed.precision),
         trials=spec.search.num_samples,
         ended=ended,
         epochs=spec.train.epochs,
@@ -98,7 +105,8 @@ def make_plan(
         survival=expected_survival(spec),
         concurrency=concurrency,
         device_name=speed.device_name,
-        seconds_per_epoch=len(data.train) / speed.images_per_second,
+        # Steps are timed alone. What shares a GPU takes at most as long as one after the other.
+        seconds_per_epoch=len(data.train) / speed.images_per_second * trials_per_gpu(spec.resources, concurrency),
         train_images=len(data.train),
         held_out_images=len(data.held_out),
         held_out="validation",
@@ -156,24 +164,49 @@ def _concurrency(spec: SearchSpec, trials: int, expected: int | None) -> int:
     return min(fit, spec.resources.max_concurrent or fit, trials)
 
 
+def trials_per_gpu(resources: ResourceSpec, concurrency: int) -> int:
+    """How many of the trials that run at once are on one GPU, at most; 1 on a CPU. The device is settled."""
+    share = resources.gpus_per_trial
+    if resources.device == "cpu" or share is None or share >= 1:
+        return 1
+    return min(_shares(share), concurrency) if share > 0 else concurrency
+
+
+def _shares(gpus: float) -> int:
+    """How often a share of a GPU fits on one."""
+    return math.floor(1 / gpus + 1e-9)
+
+
 def _fit(node: dict[str, float], cpus: float, gpus: float) -> int:
     """Trials that fit on one node. A trial's share of a GPU lies on one GPU; whole ones may be several."""
     by_cpu = math.floor(node.get("CPU", 0) / cpus + 1e-9)
     if gpus == 0:
         return by_cpu
     count = node.get("GPU", 0)
-    by_gpu = int(count) * math.floor(1 / gpus + 1e-9) if gpus < 1 else math.floor(count / gpus + 1e-9)
+    by_gpu = int(count) * _shares(gpus) if gpus < 1 else math.floor(count / gpus + 1e-9)
     return min(by_cpu, by_gpu)
 
 
 def _measure(spec: SearchSpec, data: Split) -> Speed:
-    """Times a few steps in a process with one trial's resources."""
+    """Times a few steps in a process with one trial's resources.
+
+    Raises:
+        UserError: what `measure_speed` raises, or that the process died.
+    """
     resources = spec.resources
     task = _time_steps.options(num_cpus=resources.cpus_per_trial, num_gpus=resources.gpus_per_trial)
-    speed: Speed = ray.get(task.remote(spec, data))
+    try:
+        speed: Speed = ray.get(task.remote(spec, data))
+    except RayTaskError as error:
+        # What was raised there; Ray's own is of the same class, but its text is a traceback.
+        raise (error.cause if isinstance(error.cause, UserError) else error) from None
+    except _DEATHS:
+        raise TimingError("the process that timed a few steps died (killed, or out of memory)") from None
     return speed
 
 
-@ray.remote(max_retries=0)  # type: ignore[untyped-decorator]
+# max_calls: the process ends with the call, and gives back the memory of its GPU. Ray does so by itself only where
+# num_gpus stands here.
+@ray.remote(max_retries=0, max_calls=1)  # type: ignore[untyped-decorator]
 def _time_steps(spec: SearchSpec, data: Split) -> Speed:
     return measure_here(spec, data)

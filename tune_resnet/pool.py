@@ -6,79 +6,147 @@ import os
 import platform
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import ray
 import torch
-from ray.exceptions import RayError
+from ray.exceptions import RayActorError, RayError, RayTaskError
 
+from tune_resnet.checkpoint import ResumableRun
 from tune_resnet.data import Split
+from tune_resnet.device import ResolvedSpec
 from tune_resnet.metrics import NonFiniteLoss
-from tune_resnet.spec import TUNABLE, SearchSpec, TrainSpec
-from tune_resnet.text import one_line
+from tune_resnet.spec import TUNABLE, TrainSpec
+from tune_resnet.text import duration, one_line
 from tune_resnet.train import TrainingRun
 
-_POLL_SECONDS = 0.5  # between two looks at `stop`
+_POLL_SECONDS = 0.5  # between two looks at `stop` and at what hangs
+
+
+@dataclass
+class Job:
+    """One configuration and its checkpoint, from which it goes on where there is one."""
+
+    train: TrainSpec
+    checkpoint: Path
+    failures: int = 0  # of its processes
+    seconds: float = 0.0  # of its epochs so far
+
+
+@dataclass
+class _Epoch:
+    """An epoch under way: the job's position, its process, and when it began."""
+
+    position: int
+    worker: Any
+    began: float
 
 
 def train_all(
-    spec: SearchSpec, data: Split, configurations: Sequence[TrainSpec], concurrency: int, stop: Callable[[], bool]
+    spec: ResolvedSpec,
+    data: Split,
+    jobs: Sequence[Job],
+    concurrency: int,
+    epoch_timeout: float,
+    stop: Callable[[], bool],
 ) -> Iterator[tuple[int, dict[str, Any] | str]]:
-    """Each configuration's position as it ends, with what `Trainer.train` gave, or why its process gave nothing.
+    """Each job's position as it ends, with what `Trainer.epoch` gave last, or why there is no result.
 
-    `spec` has its device and precision settled. A process that dies costs the run in it only. Ends early, without the
-    runs in progress, once `stop` says so.
+    A job whose process dies, raises or gives no epoch for `epoch_timeout` seconds is tried again from its checkpoint,
+    as often as a search's trials are. Ends early, without the jobs in progress, once `stop` says so.
     """
     resources = spec.resources
     actor = ray.remote(num_cpus=resources.cpus_per_trial, num_gpus=resources.gpus_per_trial)(Trainer)
     shared = ray.put(data)  # a node holds one copy
-    idle = [actor.remote(spec, shared) for _ in range(min(concurrency, len(configurations)))]
-    waiting = list(enumerate(configurations))
-    running: dict[Any, tuple[Any, int]] = {}
+    idle = [actor.remote(spec, shared) for _ in range(min(concurrency, len(jobs)))]
+    waiting = list(range(len(jobs)))
+    running: dict[Any, _Epoch] = {}
+
+    def begin_epoch(position: int, worker: Any) -> None:
+        reference = worker.epoch.remote(jobs[position].train, jobs[position].checkpoint)
+        running[reference] = _Epoch(position, worker, time.monotonic())
+
     while (waiting or running) and not stop():
         while waiting and idle:
-            worker, (position, configuration) = idle.pop(), waiting.pop(0)
-            running[worker.train.remote(configuration)] = worker, position
+            begin_epoch(waiting.pop(0), idle.pop())
         ended, _ = ray.wait(list(running), timeout=_POLL_SECONDS)
-        if not ended:
-            continue
-        worker, position = running.pop(ended[0])
-        try:
-            outcome = ray.get(ended[0])
-        except RayError as error:
-            outcome = one_line(error)
-            worker = actor.remote(spec, shared)  # the old one has died, or may be in any state
-        idle.append(worker)
-        yield position, outcome
+        hung = [each for each, epoch in running.items() if time.monotonic() - epoch.began > epoch_timeout]
+        for reference in ended or hung:
+            epoch = running.pop(reference)
+            outcome = _outcome(reference) if ended else f"it hung: no epoch for {duration(epoch_timeout)}"
+            job = jobs[epoch.position]
+            if isinstance(outcome, str):
+                ray.kill(epoch.worker)  # it may be in any state
+                epoch.worker = actor.remote(spec, shared)
+                job.failures += 1
+                if job.failures <= spec.search.max_retries:
+                    waiting.insert(0, epoch.position)
+                    idle.append(epoch.worker)
+                    continue
+            else:
+                job.seconds += outcome["seconds"]
+                if not outcome["done"]:
+                    begin_epoch(epoch.position, epoch.worker)
+                    continue
+            idle.append(epoch.worker)
+            yield epoch.position, outcome
+
+
+def _outcome(reference: Any) -> dict[str, Any] | str:
+    """What an epoch gave, or why it gave nothing."""
+    try:
+        found: dict[str, Any] = ray.get(reference)
+    except RayActorError:
+        return "its process died (killed, or out of memory)"
+    except RayTaskError as error:
+        return one_line(f"{type(error.cause).__name__}: {error.cause}")
+    except RayError as error:
+        return one_line(error)
+    return found
 
 
 class Trainer:
-    """Trains one configuration after another on the same images."""
+    """Trains one configuration after another on the same images, an epoch a call."""
 
-    def __init__(self, spec: SearchSpec, data: Split) -> None:
+    def __init__(self, spec: ResolvedSpec, data: Split) -> None:
         torch.set_num_threads(max(1, int(spec.resources.cpus_per_trial)))
-        self.precision = spec.train.precision
-        self.training = TrainingRun(spec.train, data, spec.resources.device, spec.model, flip=spec.data.flip)
+        self.spec, self.data = spec, data
+        self.resumable: ResumableRun | None = None
+        self.path: Path | None = None  # of the configuration's checkpoint
 
-    def train(self, spec: TrainSpec) -> dict[str, Any]:
-        """All epochs: seed, hyperparameters, epochs done, accuracy and loss after the last (None after an error)."""
+    def epoch(self, train: TrainSpec, path: Path) -> dict[str, Any]:
+        """The next epoch of a configuration: seed, hyperparameters, epochs done, whether all are (`done`), the accuracy
+        and loss after it (None after an error), and the seconds of this epoch."""
         started = time.perf_counter()
-        self.training.reset(replace(spec, precision=self.precision))
+        resumable = self._attached(train, path)
         error = ""
         try:
-            while self.training.epochs_done < spec.epochs:
-                self.training.run_epoch()
+            resumable.run_epoch()
         except NonFiniteLoss as failure:
             error = str(failure)
-        last = None if error else self.training.last
+        last = None if error else resumable.training.last
         return {
-            "seed": spec.seed,
-            **{name: getattr(spec, name) for name in TUNABLE},
-            "epochs": self.training.epochs_done,
+            "seed": train.seed,
+            **{name: getattr(train, name) for name in TUNABLE},
+            "epochs": resumable.training.epochs_done,
+            "done": resumable.is_done or bool(error),
             "accuracy": last.accuracy if last else None,
             "loss": last.loss if last else None,
             "seconds": time.perf_counter() - started,
             "worker": f"{platform.node()}:{os.getpid()}",
             "error": error,
         }
+
+    def _attached(self, train: TrainSpec, path: Path) -> ResumableRun:
+        """The run of this configuration: the one that is under way, or begun from its checkpoint."""
+        spec = self.spec
+        train = replace(train, precision=spec.train.precision)
+        if self.resumable is None:
+            training = TrainingRun(train, self.data, spec.resources.device, spec.model, flip=spec.data.flip)
+            self.resumable = ResumableRun(training, path)
+        elif path != self.path:
+            self.resumable.restart(train, path)
+        self.path = path
+        return self.resumable

@@ -15,7 +15,8 @@ import torch
 
 from tune_resnet.errors import UserError
 from tune_resnet.images import image_files, read_image
-from tune_resnet.records import RunDirectory, find_run
+from tune_resnet.models import chosen_model
+from tune_resnet.records import find_run
 from tune_resnet.text import percent, printable
 from tune_resnet.weights import TrainedModel, load_model
 
@@ -44,7 +45,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line; the exit code: 0, or 2 after one line on stderr."""
     options = _parser().parse_args(arguments)
     try:
-        model = load_model(RunDirectory(find_run(options.run)).best / "model.safetensors", options.model)
+        chosen = chosen_model(find_run(options.run))
+        model = load_model(chosen.path, options.model)
         paths = [path for named in options.images for path in (image_files(named) if named.is_dir() else [named])]
         images = np.stack([read_image(path) for path in paths])
     except UserError as error:
@@ -61,6 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         files = [{"file": str(path), "classes": dict(best)} for path, best in zip(paths, ranked, strict=True)]
         print(json.dumps(files, indent=1))
         return 0
+    print(f"model: {chosen.whose}")
     for path, best in zip(paths, ranked, strict=True):
         shown = ", ".join(f"{printable(name)} {percent(share)}" for name, share in best)
         print(f"{printable(path)}: {shown}")

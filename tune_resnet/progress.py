@@ -42,8 +42,7 @@ class Progress:
         return self
 
     def __exit__(self, *error: object) -> None:
-        if self.console.is_terminal:
-            self.live.stop()
+        self.live.stop()  # whether it was begun or not: a terminal that is closed meanwhile is none any more
 
     def trial_ended(self, trial: int) -> None:
         """Where output is not a terminal, a line about one trial and the state of the search."""

@@ -30,8 +30,6 @@ class Recorder:
         self.trials = {row.trial: dataclasses.replace(row) for row in trials}
         self._lines: dict[int, str] = {}  # of trials.csv; made anew for `_changed` trials only, however many there are
         self._changed = set(self.trials)
-        finished = [accuracy_of(vars(row)) for row in trials if row.state == FINISHED] if run.best.exists() else []
-        self._best_so_far = max(finished, default=-math.inf)
         self._top_accuracy: dict[int, float] = {}
         for epoch in epochs:
             self._is_top(epoch["trial"], accuracy_of(epoch))
@@ -58,14 +56,14 @@ class Recorder:
         self._changed.add(trial)
         self._write()
 
-    def epoch(self, trial: int, metrics: Mapping[str, Any], worker: str = "") -> None:
-        """A trial has finished an epoch; `metrics` holds epochs.csv's columns.
+    def is_new(self, trial: int, epoch: int) -> bool:
+        """Whether an epoch is not on record yet. One that is comes again where it was trained again after a crash: it
+        counts once, as it was the first time, here and wherever else a trial's epochs are learnt from."""
+        return epoch > self.trials[trial].epochs
 
-        An epoch that is on record already, as it was trained again after a crash, stays as it was.
-        """
+    def epoch(self, trial: int, metrics: Mapping[str, Any], worker: str = "") -> None:
+        """A trial has finished an epoch that `is_new`; `metrics` holds epochs.csv's columns."""
         row = self.trials[trial]
-        if metrics["epoch"] <= row.epochs:
-            return
         self.run.append_epoch({"ended_at": time.time(), **metrics, "trial": trial})
         self._changed.add(trial)
         row.epochs = metrics["epoch"]
@@ -81,8 +79,6 @@ class Recorder:
         row = self.trials[trial]
         row.state, row.error, row.ended_at = state, " ".join(error.split()), time.time()
         self._changed.add(trial)
-        if row.state == FINISHED and accuracy_of(vars(row)) > self._best_so_far:  # NaN is never the best
-            self._keep(row)
         self._write()
         self._tidy()  # last: until the row says so, a crash must find what the trial left
 
@@ -104,19 +100,15 @@ class Recorder:
         return better
 
     def _tidy(self) -> None:
-        """Deletes what ended trials left, earlier ones too: a process may have written after its trial's end."""
+        """Deletes what ended trials left, earlier ones too: a process may have written after its trial's end. The
+        models of finished ones stay: any of them may still become the winner's."""
         for path in self.run.checkpoints.glob("trial-*"):
             number = path.stem.removeprefix("trial-")
             row = self.trials.get(int(number)) if number.isdecimal() else None
-            if (row is None or row.state in ENDED) and not path.is_dir():
+            ended = row is None or row.state in ENDED
+            may_win = row is not None and row.state == FINISHED and path == self.run.model_of(row.trial)
+            if ended and not may_win and not path.is_dir():
                 path.unlink()
-
-    def _keep(self, row: TrialRow) -> None:
-        self._best_so_far = accuracy_of(vars(row))
-        winner = dataclasses.replace(
-            self.spec.train, max_lr=row.max_lr, weight_decay=row.weight_decay, grad_clip=row.grad_clip
-        )
-        self.run.keep_best(row.trial, dataclasses.replace(self.spec, train=winner))
 
     def _write(self) -> None:
         for number in self._changed:

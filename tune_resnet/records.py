@@ -6,14 +6,15 @@
       epochs.csv    append-only, one row per finished epoch
       trials.csv    one row per trial, from its proposal on; rewritten whole when one is proposed or ends
       study.db      the Optuna study
-      checkpoints/  what running and interrupted trials need to continue; models of trials that have just finished,
-                    until they are copied to best/ or deleted
+      checkpoints/  what running and interrupted trials need to continue, and the models of the finished trials that
+                    lead: any of those may become the winner's (models.py)
       warm_start.json   with --warm-start: what earlier runs gave
       .lock         held by the command that writes to the run
-      best/         model.safetensors and spec.toml of the winner
+      best/         model.safetensors and spec.toml of the winner, as of the last command's end
+      final/        with --finalize: a run directory of its own, of the winner trained on all training images
       ray/          Ray Tune's own folder, TensorBoard events included
-      confirm.csv   with --confirm: one row per training of winner or reference (columns: verdict.py)
-      confirm.json  the verdict
+      confirm.csv   with --confirm: one row per training of winner or reference (columns: frames.py)
+      confirm.json  the verdict on the latest winner that was confirmed, and where it was trained
 
 A trial is `running`, and ends as `finished` (all its epochs), `stopped` (early), `failed` (error or non-finite loss) or
 `interrupted` (the search ended first; --resume continues it, as it does a trial that a killed search left `running`).
@@ -30,23 +31,26 @@ import json
 import math
 import os
 import shutil
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tune_resnet.errors import UserError
+from tune_resnet.errors import SearchError, UserError
 from tune_resnet.files import read_regular, replacing
 from tune_resnet.settings import nearest
-from tune_resnet.spec import ModelSpec, SearchSpec
-from tune_resnet.text import shown_path, to_run
+from tune_resnet.spec import TUNABLE, ModelSpec, SearchSpec, TrainSpec
+from tune_resnet.text import one_line, shown_path, to_run
 
 RUNNING, FINISHED, STOPPED, FAILED, INTERRUPTED = "running", "finished", "stopped", "failed", "interrupted"
 ENDED = (FINISHED, STOPPED, FAILED)  # for good: nothing continues such a trial
 NOT_FINITE = "the loss was not finite"  # how the error of a trial that diverged begins
 
-SEARCH, BASELINE = "search", "baseline"  # the kinds of run, in env.json
+SEARCH, BASELINE, FINAL = "search", "baseline", "final"  # the kinds of run, in env.json
+
+_PATIENCE = 0.5  # seconds: whoever only looks holds the lock for an instant, a command for longer
 
 RUNS = Path("runs")  # where run directories are
 LATEST = "latest"  # stands for the run that was started last
@@ -95,6 +99,11 @@ class TrialRow:
     def line(self) -> str:
         """The row as a line of trials.csv."""
         return _csv_lines([[_cell(getattr(self, column)) for column in TRIAL_COLUMNS]])
+
+
+def train_spec_of(trial: Mapping[Any, Any], train: TrainSpec) -> TrainSpec:
+    """What a trial trains, as a row of trials.csv has it, where `train` is the reference."""
+    return dataclasses.replace(train, **{name: trial[name] for name in (*TUNABLE, "seed")})
 
 
 TRIAL_COLUMNS = tuple(item.name for item in dataclasses.fields(TrialRow))
@@ -165,6 +174,15 @@ def _cell(value: Any) -> Any:
     return "" if value is None or (isinstance(value, float) and math.isnan(value)) else value
 
 
+def _locked(descriptor: int, kind: int) -> bool:
+    """Takes a lock of this kind on a file, which closing it frees; False where another is held against it."""
+    try:
+        fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
 class RunDirectory:
     """The files of one run; see the module's description."""
 
@@ -177,8 +195,12 @@ class RunDirectory:
         self.study_db = path / "study.db"
         self.checkpoints = path / "checkpoints"
         self.best = path / "best"
+        self.final = path / "final"
         self.ray = path / "ray"
+        self.lock_file = path / ".lock"
         self.warm_start_json = path / "warm_start.json"
+        self.confirm_csv = path / "confirm.csv"
+        self.confirm_json = path / "confirm.json"
 
     @property
     def shown_path(self) -> Path:
@@ -187,6 +209,15 @@ class RunDirectory:
     def resume_command(self, model: ModelSpec) -> str:
         """What continues the run."""
         return to_run("search", "--resume", self.shown_path, *model.flag)
+
+    def ended_by(self, error: BaseException, what: str, model: ModelSpec) -> SearchError:
+        """The error of a run that could not go on: in one line what has ended, why, and how to go on."""
+        reason = getattr(error, "strerror", None) or one_line(str(error).strip().rpartition("\n")[2])
+        kind = "" if isinstance(error, OSError) else f"{type(error).__name__}: "
+        return SearchError(
+            f"{what} has ended: {kind}{reason}. What is recorded stays; once that is mended, go on: "
+            f"{self.resume_command(model)}"
+        )
 
     @classmethod
     def create(cls, path: Path, spec: SearchSpec, env: Mapping[str, Any] | None = None) -> RunDirectory:
@@ -220,15 +251,28 @@ class RunDirectory:
         try:
             # A link would have another file made, a pipe would have nobody come to read it.
             flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK
-            file = os.fdopen(os.open(self.path / ".lock", flags, 0o666), "wb")
+            file = os.fdopen(os.open(self.lock_file, flags, 0o666), "wb")
         except OSError as error:
             raise RecordError(f"cannot write to {self.path}: {error.strerror}") from None
         with file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise RecordError(f"another command is at work in {self.path}: wait for its end") from None
+            deadline = time.monotonic() + _PATIENCE
+            while not _locked(file.fileno(), fcntl.LOCK_EX):
+                if time.monotonic() > deadline:
+                    raise RecordError(f"another command is at work in {self.path}: wait for its end")
+                time.sleep(_PATIENCE / 50)
             yield
+
+    def in_use(self) -> bool:
+        """Whether a command holds the run's lock now, as far as can be known."""
+        try:
+            descriptor = os.open(self.lock_file, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+        except OSError:  # none has ever been held here
+            return False
+        try:
+            # The lock is shared among those who look, and kept for no longer than that takes.
+            return not _locked(descriptor, fcntl.LOCK_SH)
+        finally:
+            os.close(descriptor)
 
     def repair(self) -> None:
         """Removes what a crash left half-written: an epoch's line without its end, temporary files.
@@ -283,12 +327,19 @@ class RunDirectory:
         """Where a running trial keeps what it needs to continue."""
         return self.checkpoints / f"trial-{trial:05d}.pt"
 
+    def confirmation_of(self, trial: int, seed: int) -> Path:
+        """Where a training of a confirmation keeps what it needs to continue; the reference is trial 0."""
+        return self.checkpoints / f"confirm-{trial:05d}-{seed}.pt"
+
     def keep_best(self, trial: int, spec: SearchSpec) -> None:
-        """Puts a finished trial's model into best/, beside the spec that retrains it; the trial's own file stays."""
+        """Puts a finished trial's model into best/, beside the spec that retrains it; the trial's own file stays.
+
+        The files of the two are replaced together: best/ never mixes two trials.
+        """
         fresh = self.best.with_name(".best.tmp")
         shutil.rmtree(fresh, ignore_errors=True)
         fresh.mkdir()
         shutil.copyfile(self.model_of(trial), fresh / "model.safetensors")
         write_whole(fresh / "spec.toml", spec.to_toml())
-        shutil.rmtree(self.best, ignore_errors=True)  # the pair is replaced together: it never mixes two trials
+        shutil.rmtree(self.best, ignore_errors=True)
         fresh.rename(self.best)

@@ -18,13 +18,25 @@ from plotly import graph_objects as go
 from plotly.offline import get_plotlyjs
 
 from tune_resnet import chart_data, charts
-from tune_resnet.drawing import comparison_sentence
+from tune_resnet.drawing import progress_words, run_sentences
 from tune_resnet.files import replacing
-from tune_resnet.findings import Comparison, best_trials, compare_to_reference, importance, rung_table, winner
-from tune_resnet.frames import RunFrames, load_run, read_object, run_labels
-from tune_resnet.records import FAILED, REFERENCE_TRIAL, RecordError, find_run
+from tune_resnet.findings import (
+    EQUAL,
+    LOST,
+    WON,
+    Comparison,
+    best_trials,
+    compare_to_reference,
+    importance,
+    rung_table,
+    winner,
+)
+from tune_resnet.frames import RunFrames, load_run, run_labels
+from tune_resnet.paired import BETTER, WORSE
+from tune_resnet.records import FAILED, REFERENCE_TRIAL, RUNNING, RecordError, find_run
 from tune_resnet.spec import TUNABLE
 from tune_resnet.text import duration, percent, printable
+from tune_resnet.verdict import confirmations
 
 _TOP = 10  # rows of a table
 _LAST_DATE = 253_402_300_800.0  # Unix time of the year 10000, which has no date
@@ -100,7 +112,7 @@ def comparison_page(runs: Sequence[RunFrames]) -> str:
         plot = _plot("Best accuracy of each run by epochs trained", charts.runs_chart(progress))
         sections.append(Section("What each run had found after how many epochs", plots=[plot]))
     for label, run in by_label.items():
-        sections.append(Section(label, note=" ".join(_sentences(run)), commands=_commands(run)))
+        sections.append(Section(label, note=" ".join(run_sentences(run)), commands=_commands(run)))
     return _rendered(f"{len(runs)} runs", [], sections)
 
 
@@ -113,9 +125,6 @@ def _rendered(name: str, answers: list[Answer], sections: list[Section]) -> str:
 
 def _answer(run: RunFrames) -> Answer:
     found, best, spent = compare_to_reference(run), winner(run), chart_data.cost(run)
-    gain = ""
-    if found.gain is not None and found.winner != REFERENCE_TRIAL:
-        gain = f"{found.gain:+.2f} points over the reference"
     facts = [] if best is None else [(name, f"{best[name]:#.3g}") for name in run.spec.space]
     facts += [
         ("trials", f"{len(run.trials):,}"),
@@ -125,7 +134,7 @@ def _answer(run: RunFrames) -> Answer:
     ]
     if run.env.get("wall_seconds"):
         facts.insert(-1, ("whole command", duration(run.env["wall_seconds"])))
-    return Answer(_headline(found), gain, _sentences(run), facts)
+    return Answer(_headline(found), _gain(run, found), run_sentences(run), facts)
 
 
 def _headline(found: Comparison) -> str:
@@ -135,11 +144,20 @@ def _headline(found: Comparison) -> str:
     return f"The reference: {reached}" if found.winner == REFERENCE_TRIAL else f"Trial {found.winner}: {reached}"
 
 
-def _sentences(run: RunFrames) -> list[str]:
-    """The comparison to the reference, and what a confirmation has proved."""
-    confirmed = read_object(run.path / "confirm.json").get("sentence")
-    told = [f"Confirmed with fresh seeds. {printable(confirmed)}"] if confirmed else []
-    return [*told, comparison_sentence(run)]
+def _gain(run: RunFrames, found: Comparison) -> str:
+    """What the winner is beside the reference: as confirmed where it has been, else as measured."""
+    confirmed = next((one.result for one in confirmations(run) if one.of_winner), None)
+    if confirmed is not None:
+        return {
+            BETTER: f"{confirmed.mean:+.2f} points over the reference, confirmed",
+            WORSE: "worse than the reference on fresh seeds",
+        }.get(confirmed.verdict, "not distinguishable from the reference on fresh seeds")
+    measured = {
+        WON: f"{found.gain or 0:+.2f} points over the reference, not confirmed",
+        EQUAL: "level with the reference, not confirmed",
+        LOST: "measured below the reference, not confirmed",
+    }
+    return measured.get(found.case, "")
 
 
 def _curves(run: RunFrames) -> Section | None:
@@ -165,7 +183,9 @@ def _trials(run: RunFrames) -> Section | None:
         for row in shown.to_dict("records")
     ]
     columns = ["trial", "state", "epochs", "accuracy", "estimate", *run.spec.space]
-    note = "Estimate: the accuracy with luck taken out, learnt from all trials; the winner has the highest."
+    note = "By estimate: the accuracy with luck taken out, learnt from all trials. The winner has the highest."
+    if (run.trials["state"] == RUNNING).any():
+        note += f" When this page was written, the run was {progress_words(run)}."
     return Section("Best trials", note, table=Table(columns, rows)) if rows else None
 
 

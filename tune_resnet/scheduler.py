@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
@@ -106,22 +106,22 @@ class EarlyStopping(FIFOScheduler):  # type: ignore[misc]
     measured against it.
 
     `epochs`, the rows of epochs.csv in the order of their writing, are judged at once: so a resumed search decides as
-    an unbroken one would have. An epoch is judged once; where it is trained again, the trial goes on.
+    an unbroken one would have. An epoch is judged once: where one that is not `is_new` comes again, the trial goes on.
     """
 
-    def __init__(self, spec: SearchSpec, epochs: Sequence[Mapping[str, Any]] = ()) -> None:
+    def __init__(
+        self, spec: SearchSpec, is_new: Callable[[int, int], bool], epochs: Sequence[Mapping[str, Any]] = ()
+    ) -> None:
         super().__init__()
         self.rule = stopping_rule(spec)
         self.signal = spec.scheduler.signal
-        self.judged: dict[int, int] = {}  # by trial, the last epoch
+        self.is_new = is_new
         self.stopped = {row["trial"] for row in epochs if self._stops(row["trial"], row)}  # of `epochs`
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
-        stop = self._stops(trial.config["trial"], result)
+        number = trial.config["trial"]
+        stop = self.is_new(number, result["epoch"]) and self._stops(number, result)
         return str(TrialScheduler.STOP if stop else TrialScheduler.CONTINUE)
 
     def _stops(self, trial: int, result: Mapping[str, Any]) -> bool:
-        if result["epoch"] <= self.judged.get(trial, 0):
-            return False
-        self.judged[trial] = result["epoch"]
         return self.rule.should_stop(trial, result["epoch"], quality(self.signal, result)) and trial != REFERENCE_TRIAL

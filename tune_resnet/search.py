@@ -6,14 +6,13 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Sequence
 
 from rich.console import Console
 
 from tune_resnet.command import run_options
 from tune_resnet.errors import UserError
+from tune_resnet.interrupts import end_by, lasting_output, on_ending_signal, signal_of
 from tune_resnet.options import parse_options
 from tune_resnet.text import printable
 
@@ -22,11 +21,22 @@ _PIPE_WIDTH = 1000  # characters, so that no column is cut where output is not a
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line; the exit code: 0 done, 1 failed, 2 bad input, 128 + n ended by signal n."""
+    with lasting_output():
+        return _run(sys.argv[1:] if arguments is None else arguments)
+
+
+def _run(arguments: Sequence[str]) -> int:
     started = time.time()
+    received: list[int] = []  # the exceptions that signals raise may be swallowed on their way by what they interrupt
+
+    def on_signal(number: int) -> None:
+        received.append(number)
+        end_by(number)
+
     console = Console(width=None if sys.stdout.isatty() else _PIPE_WIDTH, highlight=False, markup=False)
-    with _signals() as received:
+    with on_ending_signal(on_signal):
         try:
-            options = parse_options(sys.argv[1:] if arguments is None else arguments)
+            options = parse_options(arguments)
             code = run_options(options, console, started).exit_code
         except UserError as error:
             print(f"error: {error}", file=sys.stderr)
@@ -39,30 +49,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         except SystemExit as end:
             if not received and end.code != signal.SIGTERM:  # as Ray itself ends while it starts
                 raise
-            code = 128 + signal.SIGTERM
+            code = 128 + signal_of(end)
     return 128 + received[0] if received else code
-
-
-@contextmanager
-def _signals() -> Iterator[list[int]]:
-    """The signals that have told the command to end: the exceptions that they raise may be swallowed on their way by
-    what they interrupt."""
-    received: list[int] = []
-
-    def on_signal(number: int, frame: Any) -> None:
-        received.append(number)
-        raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(128 + number)
-
-    before = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield received
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 if __name__ == "__main__":
     exit_code = main()
-    sys.stdout.flush()
-    sys.stderr.flush()
+    with lasting_output():
+        sys.stdout.flush()
+        sys.stderr.flush()
     os._exit(exit_code)  # at once: a thread may be in the middle of imports that nobody waits for any more

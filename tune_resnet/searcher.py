@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -91,7 +91,6 @@ class OptunaSearcher(Searcher):  # type: ignore[misc]
         for configuration in [spec.reference, *warm.configurations][len(history.trials) :]:
             self.study.enqueue_trial(configuration)
         self.running: dict[str, optuna.Trial] = {}
-        self.heard = {trial.number: trial.last_step or 0 for trial in self.unended}  # the last epoch
 
     def _known_trials(self, history: History) -> list[FrozenTrial]:
         """A resumed run's trials as the search would have told them; what has not ended is running."""
@@ -134,8 +133,15 @@ class OptunaSearcher(Searcher):  # type: ignore[misc]
         self.running[trial_id] = trial
         return {"trial": trial.number - self.earlier, **params}
 
-    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
-        self._learn(self.running[trial_id], result)
+    def learn(self, trial_id: str, result: Mapping[str, Any]) -> None:
+        """What an epoch's result tells the study. Each epoch comes once, and before its trial's end."""
+        trial = self.running[trial_id]
+        if math.isfinite(result["val_accuracy"]):
+            trial.report(result["val_accuracy"], result["epoch"])
+            if self.file:
+                self.file.report(trial.number, result["val_accuracy"], result["epoch"])
+        if result["epoch"] == self.early_epoch:
+            self._note(trial, result["train_loss"])
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         trial = self.running.pop(trial_id, None)
@@ -145,23 +151,9 @@ class OptunaSearcher(Searcher):  # type: ignore[misc]
             self._tell(trial, TrialState.FAIL)
             return
         state = ending(result["epoch"], self.spec.train.epochs, result.get("failure"))
-        if state != FAILED:
-            self._learn(trial, result)  # Ray does not pass a trial's last result to on_trial_result.
         if state == FAILED:
             self._note(trial, math.inf)
         self._tell(trial, _TOLD[state], result["val_accuracy"] if state == FINISHED else None)
-
-    def _learn(self, trial: optuna.Trial, result: dict[str, Any]) -> None:
-        """What an epoch's result tells the study, which keeps the first of an epoch that was trained again."""
-        if result["epoch"] <= self.heard.get(trial.number, 0):
-            return
-        self.heard[trial.number] = result["epoch"]
-        if math.isfinite(result["val_accuracy"]):
-            trial.report(result["val_accuracy"], result["epoch"])
-            if self.file:
-                self.file.report(trial.number, result["val_accuracy"], result["epoch"])
-        if result["epoch"] == self.early_epoch:
-            self._note(trial, result["train_loss"])
 
     def _note(self, trial: optuna.Trial, early: float) -> None:
         trial.set_user_attr(EARLY, early)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
-from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -18,7 +17,7 @@ from tune_resnet.adam import Adam
 from tune_resnet.augment import Normalise, crop_and_flip, draw_crops, to_device
 from tune_resnet.cuda_graph import RecordedStep
 from tune_resnet.data import Split
-from tune_resnet.device import choose_precision, keep_freed_memory, seeded
+from tune_resnet.device import choose_precision, full_fp32, keep_freed_memory, seeded
 from tune_resnet.metrics import EpochMetrics, NonFiniteLoss
 from tune_resnet.model import build_network
 from tune_resnet.schedule import one_cycle
@@ -31,11 +30,18 @@ _EVALUATION_BATCH = {
 }  # images: enough to fill a GPU; a CPU is as fast with few, in less memory
 
 
+class BrokenRun(RuntimeError):
+    """A run whose last epoch was broken off by an error was asked to go on, or for its state."""
+
+
 class TrainingRun:
     """Trains one configuration, epoch by epoch, on a split that is moved to the device once.
 
     Everything random in an epoch (order, crops, flips, dropout) derives from the seed and the epoch's number, so that a
     run continued from its state gives the numbers of an unbroken one: bit for bit on the CPU at an equal thread count.
+
+    An epoch is whole or it is nothing: after an error in the middle of one, the run `is_broken` and gives no state and
+    no further epoch, until `reset` or `load_state_dict`.
 
     Args:
         spec: the configuration.
@@ -70,6 +76,7 @@ class TrainingRun:
 
     def reset(self, spec: TrainSpec) -> None:
         """Starts another configuration: new weights from its seed, a new optimizer; data, buffers, recording stay."""
+        self.is_broken = True  # until all of it is as it should be
         before = getattr(self, "spec", None)
         self.spec = spec
         self.epochs_done = 0
@@ -83,6 +90,7 @@ class TrainingRun:
         # Any: it is declared to want PyTorch's own optimizers, but takes any that has what it looks at.
         self.scaler: Any = torch.amp.GradScaler(self.device.type, enabled=self.precision == "fp16")
         self.optimizer.reset()
+        self.is_broken = False
 
     def _fresh_network(self, seed: int) -> nn.Module:
         """The network with the first weights of a seed, which are drawn on the CPU: the same on every device."""
@@ -92,13 +100,12 @@ class TrainingRun:
         return network
 
     def _prepare_step(self) -> None:
-        """Makes the optimizer for the model's parameters, and the step that updates them."""
+        """Makes the optimizer for the model's parameters, and room for a recording of the step that updates them."""
         self.precision = choose_precision(self.spec.precision, self.device)
         on_gpu = self.device.type == "cuda"
         self.optimizer = Adam(self.model.parameters(), self.lr)
         # The gradient scaler decides on the CPU, which a recording does not replay.
-        recorded = on_gpu and self.precision != "fp16"
-        self._update: Callable[[Tensor, Tensor], Tensor] = RecordedStep(self._descend) if recorded else self._descend
+        self.recording = RecordedStep() if on_gpu and self.precision != "fp16" else None
 
     @property
     def steps_per_epoch(self) -> int:
@@ -110,12 +117,15 @@ class TrainingRun:
         Raises:
             NonFiniteLoss: the epoch's training or held-out loss is infinite or NaN.
             IndexError: all epochs are done.
+            BrokenRun: an epoch before was broken off.
         """
+        self._check_whole()
         if self.epochs_done >= self.spec.epochs:
             raise IndexError(f"all {self.spec.epochs} epochs are done")
         epoch = self.epochs_done + 1
+        self.is_broken = True  # until the epoch is whole
         started = time.perf_counter()
-        with self._on_stream():
+        with self._on_stream(), full_fp32() if self.precision == "fp32" else nullcontext():
             train_loss_sum = self._train(epoch)
             loss_sum, correct_sum = self._evaluate()
             # The epoch's one transfer that waits for the device.
@@ -133,7 +143,12 @@ class TrainingRun:
             seconds=seconds,
             images_per_second=len(self.train_images) / seconds,
         )
+        self.is_broken = False
         return self.last
+
+    def _check_whole(self) -> None:
+        if self.is_broken:
+            raise BrokenRun(f"the epoch after {self.epochs_done} was broken off: its weights are of no use")
 
     def lr_at(self, step: int) -> float:
         """The learning rate of an optimizer step, counted from 0 over the whole run."""
@@ -141,7 +156,12 @@ class TrainingRun:
         return one_cycle(step, total, self.spec.max_lr, shape=self.spec.schedule)
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything needed to continue after the last finished epoch; tensors and plain values only."""
+        """Everything needed to continue after the last finished epoch; tensors and plain values only.
+
+        Raises:
+            BrokenRun: the epoch after it was broken off, and has changed the weights.
+        """
+        self._check_whole()
         return {
             "spec": dataclasses.asdict(self.spec),
             "last": None if self.last is None else dataclasses.asdict(self.last),
@@ -157,6 +177,7 @@ class TrainingRun:
         """
         last = None if state["last"] is None else EpochMetrics(**state["last"])
         self.reset(TrainSpec(**state["spec"]))
+        self.is_broken = True
         try:
             self.model.load_state_dict(state["model"])
             self.optimizer.load_state_dict(state["optimizer"])
@@ -166,6 +187,7 @@ class TrainingRun:
             raise
         if last is not None:
             self.last, self.epochs_done = last, last.epoch
+        self.is_broken = False
 
     def _on_stream(self) -> AbstractContextManager[None]:
         """On a GPU a stream of this run's own: the default one cannot be recorded."""
@@ -196,7 +218,9 @@ class TrainingRun:
     def _step(self, images: Tensor, labels: Tensor, step: int) -> Tensor:
         """One optimizer step on uint8 images (B, 3, H, W); the batch's mean loss, detached, until the next step."""
         self.lr.fill_(self.lr_at(step))
-        return self._update(images, labels)
+        if self.recording is None:
+            return self._descend(images, labels)
+        return self.recording(self._descend, images, labels)
 
     def _descend(self, images: Tensor, labels: Tensor) -> Tensor:
         """Adam with L2 weight decay on gradients clipped by value; the batch's mean loss, detached."""

@@ -15,16 +15,15 @@ from ray.tune.execution import tune_controller
 from rich.console import Console
 
 from tune_resnet.data import Split
-from tune_resnet.errors import SearchError
 from tune_resnet.events import RecordEvents, SearchEnd, signals_to
 from tune_resnet.history import History
+from tune_resnet.models import last_epoch
 from tune_resnet.plan import Plan
 from tune_resnet.progress import Progress
 from tune_resnet.recorder import Recorder
 from tune_resnet.records import FINISHED, INTERRUPTED, RUNNING, STOPPED, RunDirectory
 from tune_resnet.scheduler import EarlyStopping
 from tune_resnet.searcher import OptunaSearcher
-from tune_resnet.text import one_line
 from tune_resnet.trainable import TrialTrainable
 from tune_resnet.warm_start import WarmStart
 
@@ -43,8 +42,8 @@ def run_search(
     trainable: type[tune.Trainable] = TrialTrainable,
     history: History | None = None,
     loggers: Sequence[tune.Callback] = (),
-) -> int | None:
-    """Runs the search to its end, from its `history` on. Returns the signal that ended it early, or None.
+) -> SearchEnd:
+    """Runs the search to its end, from its `history` on. Returns what has ended it early, if anything has.
 
     `trainable` is set up and reports as `TrialTrainable` does; `loggers` are told all that it reports.
 
@@ -55,15 +54,13 @@ def run_search(
     end = SearchEnd(spec.search.time_budget)
     try:
         recorder = Recorder(run, spec, history.trials, history.epochs)
-        scheduler = EarlyStopping(spec, history.epochs)
-        end_what_was_done(recorder, scheduler)
-        history = replace(history, trials=[recorder.trials[number] for number in sorted(recorder.trials)])
+        history, scheduler = settle_unfinished_trials(recorder, history)
         left = spec.search.num_samples - history.ended
         if left <= 0:
-            return None
+            return end
         searcher = OptunaSearcher(spec, run.study_db, warm, history, recorder.start)
         progress = Progress(recorder, plan, console)
-        events = RecordEvents(recorder, progress, end, plan.epoch_timeout)
+        events = RecordEvents(recorder, progress, end, searcher.learn, plan.epoch_timeout)
         ready = tune.with_parameters(trainable, spec=spec, data=data, run_path=run.path)
         tuner = _tuner(ready, plan, run, left, searcher, scheduler, [events, *loggers], end)
         try:
@@ -77,10 +74,8 @@ def run_search(
         # Ray's are of any kind: after a full disk, say, it stumbles over files that it could not write whole.
         end.error = end.error or error
     if end.error:
-        reason = getattr(end.error, "strerror", None) or one_line(str(end.error).strip().rpartition("\n")[2])
-        advice = f"What is recorded stays; once that is mended, go on: {run.resume_command(spec.model)}"
-        raise SearchError(f"the search has ended: {reason}. {advice}") from end.error
-    return end.signal
+        raise run.ended_by(end.error, "the search", spec.model) from end.error
+    return end
 
 
 @contextmanager
@@ -128,18 +123,29 @@ def _tuner(
     )
 
 
-def end_what_was_done(recorder: Recorder, scheduler: EarlyStopping) -> None:
-    """Ends what had trained its last epoch when the search was cut off, before its end was on record."""
-    epochs = recorder.spec.train.epochs
-    for row in list(recorder.trials.values()):
-        if row.state not in (RUNNING, INTERRUPTED):
+def settle_unfinished_trials(recorder: Recorder, history: History) -> tuple[History, EarlyStopping]:
+    """Ends what had ended when the search was cut off, before that was on record: trials that have left the model of
+    their last epoch, and those that the rule has stopped. The others go on. The history with that, and the rule."""
+    epochs = list(history.epochs)
+    unended = [row for row in recorder.trials.values() if row.state in (RUNNING, INTERRUPTED)]
+    for row in unended:
+        last = last_epoch(recorder.run, row, recorder.spec.train)
+        if last is None:
             continue
-        if row.epochs == epochs and recorder.run.model_of(row.trial).exists():
-            recorder.end(row.trial, FINISHED)
-        elif row.trial in scheduler.stopped:
+        if recorder.is_new(row.trial, last["epoch"]):
+            recorder.epoch(row.trial, last, row.worker)
+            epochs.append(last)
+        recorder.end(row.trial, FINISHED)
+    scheduler = EarlyStopping(recorder.spec, recorder.is_new, epochs)
+    for row in unended:
+        if row.state == FINISHED:
+            continue
+        if row.trial in scheduler.stopped:
             recorder.end(row.trial, STOPPED)
         else:
             recorder.go_on(row.trial)
+    trials = [recorder.trials[number] for number in sorted(recorder.trials)]
+    return replace(history, trials=trials, epochs=epochs), scheduler
 
 
 def _folder_name(trial: Any) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 from contextlib import nullcontext
@@ -16,8 +17,9 @@ from torch import nn
 from tune_resnet.augment import Normalise
 from tune_resnet.data import Split
 from tune_resnet.errors import UserError
+from tune_resnet.metrics import EpochMetrics
 from tune_resnet.model import build_network
-from tune_resnet.spec import ModelSpec
+from tune_resnet.spec import ModelSpec, TrainSpec
 from tune_resnet.text import one_line, printable
 
 
@@ -34,14 +36,44 @@ class TrainedModel:
     classes: tuple[str, ...]
 
 
-def save_model(path: Path, network: nn.Module, data: Split, model: ModelSpec) -> None:
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """Which training a model comes from, and how that ended."""
+
+    trial: int
+    train: TrainSpec
+    last: EpochMetrics
+
+
+def save_model(path: Path, network: nn.Module, data: Split, model: ModelSpec, outcome: Outcome | None = None) -> None:
     """Writes the network, whole or not at all, with the classes and channel statistics of its training data."""
-    about = {"classes": data.classes, "mean": data.mean.tolist(), "std": data.std.tolist(), **model.to_table()}
+    about = {
+        "classes": data.classes,
+        "mean": data.mean.tolist(),
+        "std": data.std.tolist(),
+        **model.to_table(),
+        "outcome": outcome and dataclasses.asdict(outcome),
+    }
     # safetensors wants contiguous tensors; channels_last ones are not.
     tensors = {name: tensor.cpu().contiguous() for name, tensor in network.state_dict().items()}
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     save_file(tensors, temporary, {"tune_resnet": json.dumps(about)})
     temporary.replace(path)
+
+
+def read_outcome(path: Path) -> Outcome | None:
+    """The outcome beside a model; None where there is none, or no model that can be read."""
+    if not os.path.isfile(path):  # a pipe, say, would be waited for
+        return None
+    try:
+        with safe_open(path, framework="pt") as file:
+            kept = json.loads(file.metadata()["tune_resnet"])["outcome"]
+        trial, last = kept["trial"], EpochMetrics.from_file(kept["last"])
+        if type(trial) is not int or trial < 0 or last is None:
+            return None
+        return Outcome(trial=trial, train=TrainSpec.from_table(kept["train"]), last=last)
+    except Exception:  # a damaged file raises whatever its bytes lead to
+        return None
 
 
 def load_model(path: Path, factory: str | None = None) -> TrainedModel:

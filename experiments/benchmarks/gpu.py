@@ -19,7 +19,6 @@ import torch
 from goals import Benchmark, Goal, alone, options, paired
 from measures import digits, flops_per_image, matmul_flops, synchronise
 
-from tune_resnet.cuda_graph import RecordedStep
 from tune_resnet.spec import TrainSpec
 from tune_resnet.train import TrainingRun
 
@@ -65,8 +64,8 @@ def between_configurations(benchmark: Benchmark) -> None:
     device = torch.device("cuda")
     run = TrainingRun(SPEC, digits(2_000, 400), device)
     run.run_epoch()
-    assert isinstance(run._update, RecordedStep)
-    graph = run._update.graph
+    assert run.recording is not None
+    graph = run.recording.graph
     values = []
     for seed in range(PAIRS):
         synchronise(device)
@@ -75,7 +74,7 @@ def between_configurations(benchmark: Benchmark) -> None:
         synchronise(device)
         values.append(time.perf_counter() - started)
         run.run_epoch()
-        benchmark.sample("reset", seed=seed, seconds=values[-1], recorded_again=run._update.graph is not graph)
+        benchmark.sample("reset", seed=seed, seconds=values[-1], recorded_again=run.recording.graph is not graph)
     benchmark.row(alone("reset to another configuration", values, unit="s", goal=Goal(at_most=0.15)))
 
 

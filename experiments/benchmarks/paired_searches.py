@@ -26,19 +26,22 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import torch
 
 from tune_resnet.cluster import ray_cluster
 from tune_resnet.data import baseline_split, load_dataset
+from tune_resnet.device import choose_precision, resolved
 from tune_resnet.environment import describe_environment
 from tune_resnet.findings import best_trials, winner
 from tune_resnet.frames import RunFrames, load_run
 from tune_resnet.paired import analyse_pairs
-from tune_resnet.pool import train_all
+from tune_resnet.pool import Job, train_all
 from tune_resnet.records import FINISHED, INTERRUPTED, write_whole
 from tune_resnet.spec import TUNABLE, SearchSpec
 
 HERE = Path(__file__).parent
 PLAIN, OURS, REFERENCE = "plain", "ours", "reference"
+EPOCH_TIMEOUT = 3600.0  # seconds
 FRESH_SEED = 2000  # the first of those that winners are trained with
 
 
@@ -98,16 +101,22 @@ def confirm_rows(searches: pd.DataFrame, spec: SearchSpec, options: argparse.Nam
     known = {(row["search"], row["seed"]) for row in rows}
     seeds = range(FRESH_SEED, FRESH_SEED + options.seeds)
     jobs = [(name, seed) for seed in seeds for name in contenders if (name, seed) not in known]
-    configurations = [
-        replace(spec.train, seed=seed, **{key: contenders[name][key] for key in TUNABLE}) for name, seed in jobs
+    trainings = [
+        Job(
+            replace(spec.train, seed=seed, **{key: contenders[name][key] for key in TUNABLE}),
+            options.out / f"{name}-{seed}.pt",
+        )
+        for name, seed in jobs
     ]
+    spec = resolved(spec, "cpu", choose_precision(spec.train.precision, torch.device("cpu")))
     data = baseline_split(load_dataset(spec.data), spec.data)
     with ray_cluster(None):
-        for position, outcome in train_all(spec, data, configurations, options.concurrency, lambda: False):
+        for position, outcome in train_all(spec, data, trainings, options.concurrency, EPOCH_TIMEOUT, lambda: False):
             if isinstance(outcome, str):
                 sys.exit(f"error: {jobs[position]}: {outcome}")
-            rows.append({"search": jobs[position][0], **outcome})
+            rows.append({"search": jobs[position][0], **outcome, "seconds": trainings[position].seconds})
             write_whole(path, pd.DataFrame(rows).to_csv(index=False))
+            trainings[position].checkpoint.unlink(missing_ok=True)
             print(f"{len(rows)} of {len(known) + len(jobs)}: {jobs[position]}: {outcome['accuracy']:.2%}", flush=True)
     return pd.DataFrame(rows)
 

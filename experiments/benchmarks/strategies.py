@@ -106,12 +106,17 @@ class OnRay(Strategy):
     def report(self, number: int, result: Mapping[str, Any]) -> bool:
         trial, row = self.trials[number], {**result, TRAINING_ITERATION: result["epoch"]}
         done = result["epoch"] == self.epochs  # the trial says so itself, and the scheduler is not asked
-        if done or self.scheduler.on_trial_result(None, trial, row) == TrialScheduler.STOP:
+        ends = done or self.scheduler.on_trial_result(None, trial, row) == TrialScheduler.STOP
+        self.learn(trial.trial_id, row, ends)
+        if ends:
             self.scheduler.on_trial_complete(None, trial, row)
             self.searcher.on_trial_complete(trial.trial_id, row)
-            return False
-        self.searcher.on_trial_result(trial.trial_id, row)
-        return True
+        return not ends
+
+    def learn(self, trial_id: str, row: Mapping[str, Any], ends: bool) -> None:
+        """Ray does not pass a trial's last result to on_trial_result."""
+        if not ends:
+            self.searcher.on_trial_result(trial_id, row)
 
 
 class Ours(OnRay):
@@ -119,7 +124,10 @@ class Ours(OnRay):
 
     def __init__(self, search: BudgetSpec, scheduler: SchedulerSpec, seed: int, epochs: int) -> None:
         spec = SearchSpec(train=TrainSpec(epochs=epochs, seed=seed), search=search, scheduler=scheduler)
-        super().__init__(OptunaSearcher(spec, None), EarlyStopping(spec), epochs)
+        super().__init__(OptunaSearcher(spec, None), EarlyStopping(spec, lambda trial, epoch: True), epochs)
+
+    def learn(self, trial_id: str, row: Mapping[str, Any], ends: bool) -> None:
+        self.searcher.learn(trial_id, row)
 
     def choose(self, finished: Sequence[Finished]) -> Finished:
         trials = [trial for trial in self.searcher.study.get_trials(deepcopy=False) if trial.params]

@@ -1,0 +1,59 @@
+"""What a run ends with."""
+
+from __future__ import annotations
+
+import io
+import time
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+from test_analysis import SPEC, Build
+
+from tune_resnet.conclusion import TimeBudget, conclude
+from tune_resnet.events import SearchEnd
+from tune_resnet.records import FINISHED, INTERRUPTED
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Build:
+    """A search with one trial finished and one interrupted after 2 of 4 epochs."""
+    build = Build(tmp_path / "run")
+    build.trial([0.5, 0.6, 0.7, 0.80], FINISHED)
+    build.trial([0.5, 0.6], INTERRUPTED)
+    return build
+
+
+def concluded(build: Build, budget: TimeBudget | None) -> tuple[bool, str]:
+    console = Console(file=io.StringIO(), width=1000)
+    done = conclude(build.directory, console, time.time(), budget)
+    assert isinstance(console.file, io.StringIO)
+    return done, console.file.getvalue()
+
+
+def test_a_time_budget_that_ended_the_search_is_said(run: Build) -> None:
+    budget = TimeBudget(seconds=1800, seconds_per_epoch=12, epochs_before=0)
+    done, printed = concluded(run, budget)
+    assert done
+    assert f"\nThe time budget of 30m 00s ended the search; {SPEC.search.num_samples - 1} trials are left.\n" in printed
+
+
+def test_without_one_nothing_is_said_of_it(run: Build) -> None:
+    assert "budget" not in concluded(run, None)[1]
+
+
+def test_a_time_budget_in_which_nothing_was_trained_is_too_short(run: Build) -> None:
+    """Whatever was found before: a loop that resumes the search as long as it ends well must end."""
+    done, printed = concluded(run, TimeBudget(seconds=5, seconds_per_epoch=12.3, epochs_before=6))
+    assert not done
+    assert (
+        "\nThe time budget of 5s was over before one epoch was (about 12s, after some seconds to start): nothing was "
+        "trained. Give a longer --time-budget.\n"
+    ) in printed
+
+
+def test_a_search_knows_whether_its_time_is_over() -> None:
+    assert not SearchEnd(None).over
+    assert not SearchEnd(100).over
+    assert SearchEnd(1e-9).over
+    assert SearchEnd(1e-9).stop_all()
