@@ -16,6 +16,7 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -97,7 +98,78 @@ def test_hidden_entries_and_other_files_are_ignored(tree: Path) -> None:
     for name in ("cat/.DS_Store", "cat/._0.png", "cat/notes.txt", "README.md"):
         (tree / "train" / name).write_bytes(b"not an image")
     (tree / "train" / "cat" / "folder.png").mkdir()
-    assert same(load_folder(tree).train, before.train)
+    with pytest.warns(UserWarning, match="skipped 2 files that are not images, train/README.md among them"):
+        assert same(load_folder(tree).train, before.train)
+
+
+@pytest.mark.filterwarnings("error")
+def test_images_in_folders_below_a_class_are_of_that_class(tree: Path) -> None:
+    before = load_folder(tree)
+    for name in ("b/deep/0.png", "b/1.png", "a.dir/2.png", ".hidden/3.png"):
+        write_image(tree / "train" / "cat" / name, 100 + int(Path(name).stem))
+    found = load_folder(tree)
+    assert found.train.labels.tolist() == [0] * 7 + [1] * 3
+    assert found.train.images[4:7, 0, 0, 0].tolist() == [102, 101, 100]  # a.dir/2, b/1, b/deep/0
+    assert same(ImageSet(found.train.images[:4], found.train.labels[:4]), first_of(before.train, 4))
+    (tree / "train" / "cat" / "b").rename(tree / "train" / "cat" / "c")
+    load_folder(tree)
+    assert load_folder(tree).fingerprint == found.fingerprint
+
+
+def first_of(part: ImageSet, count: int) -> ImageSet:
+    return ImageSet(part.images[:count], part.labels[:count])
+
+
+def test_links_to_folders_are_followed_but_not_in_circles(tree: Path, tmp_path: Path) -> None:
+    (tree / "train" / "dog").rename(tmp_path / "dogs")
+    (tree / "train" / "dog").symlink_to(tmp_path / "dogs")
+    write_image(tmp_path / "more" / "9.png", 9)
+    (tmp_path / "dogs" / "more").symlink_to(tmp_path / "more")
+    assert len(load_folder(tree).train) == 8
+    (tmp_path / "more" / "back").symlink_to(tmp_path / "dogs")
+    with pytest.raises(DataError, match=r"cannot read .*/train/dog/more/back: it leads back to a folder above it"):
+        load_folder(tree)
+
+
+def test_what_is_no_image_is_counted_and_named_once(tree: Path) -> None:
+    (tree / "train" / "cat" / "notes.txt").write_text("")
+    with pytest.warns(UserWarning, match="skipped") as caught:
+        load_folder(tree)
+    assert [str(item.message) for item in caught] == ["skipped 1 file that is not an image: train/cat/notes.txt"]
+    for name in ("train/README.md", "test/dog/a/clip.h264", "test/dog/\x1b[31m.txt"):
+        (tree / name).parent.mkdir(exist_ok=True)
+        (tree / name).write_text("")
+    write_image(tree / "train" / "loose.png", 3)
+    with pytest.warns(UserWarning, match="skipped") as caught:
+        assert len(load_folder(tree).train) == 7
+    assert [str(item.message) for item in caught] == [
+        "skipped 4 files that are not images, train/README.md among them",
+        "skipped 1 image that is in no class folder: train/loose.png",
+    ]
+
+
+@pytest.mark.parametrize("name", ["val", "valid", "validation"])
+def test_a_validation_set_beside_the_training_set_is_used(name: str, tree: Path) -> None:
+    before = load_folder(tree)
+    for label in ("cat", "dog"):
+        write_image(tree / name / label / "0.png", 50)
+    found = load_folder(tree)
+    assert same(found.train, before.train)
+    assert found.val is not None
+    assert found.val.labels.tolist() == [0, 1]
+    assert found.val.images[:, 0, 0, 0].tolist() == [50, 50]
+    write_image(tree / name / "dog" / "0.png", 51)
+    assert len({before.fingerprint, found.fingerprint, load_folder(tree).fingerprint}) == 3
+    (tree / name / "dog").rename(tree / name / "cow")
+    with pytest.raises(DataError, match=f"class 'dog' of .*train is missing from .*{name}"):
+        load_folder(tree)
+
+
+def test_of_two_validation_sets_none_is_chosen(tree: Path) -> None:
+    for name in ("validation", "val"):
+        (tree / name).mkdir()
+    with pytest.raises(DataError, match="tree has both val/ and validation/: one of them is to be the validation set"):
+        load_folder(tree)
 
 
 def test_the_spec_names_the_folder(tree: Path) -> None:
@@ -140,11 +212,66 @@ def test_an_unreadable_image_is_named(tree: Path) -> None:
         load_folder(tree)
 
 
-def test_of_several_unreadable_images_the_first_is_named_and_all_are_counted(tree: Path) -> None:
-    for name in ("test/cat/0.png", "train/cat/3.png", "train/dog/0.png"):
+def test_all_unreadable_images_are_named_at_once(tree: Path) -> None:
+    for name in ("test/cat/0.png", "train/cat/3.png"):
         damage(tree / name)
-    with pytest.raises(DataError, match=r"/train/cat/3\.png: .* \(3 of 11 images are unreadable\)"):
+    (tree / "train" / "cat" / "7.png").symlink_to("nowhere")
+    os.mkfifo(tree / "train" / "dog" / "8.png")
+    with pytest.raises(DataError) as raised:
         load_folder(tree)
+    assert str(raised.value) == (
+        f"cannot read 4 of 13 images in {tree}: train/cat/3.png (not a known image format), "
+        "train/cat/7.png (No such file or directory), train/dog/8.png (not a regular file), "
+        "test/cat/0.png (not a known image format)"
+    )
+
+
+def test_of_very_many_unreadable_images_twenty_are_named(tree: Path) -> None:
+    for number in range(100, 125):
+        (tree / "train" / "cat" / f"{number}.png").write_bytes(b"x")
+    with pytest.raises(DataError, match=r"cannot read 25 of 36 images .*/119\.png \([^)]*\), and 5 more$") as raised:
+        load_folder(tree)
+    assert str(raised.value).count(".png") == 20
+
+
+def test_a_second_try_decodes_only_what_could_not_be_read(
+    tree: Path, cache: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = load_folder(tree)
+    shutil.rmtree(cache)
+    good = {name: (tree / name).read_bytes() for name in ("train/cat/3.png", "test/dog/0.png")}
+    for name in good:
+        damage(tree / name)
+    capsys.readouterr()
+    for decoded in (11, 2, 2):
+        with pytest.raises(DataError, match=r"cannot read 2 of 11 images .*train/cat/3\.png .*test/dog/0\.png"):
+            load_folder(tree)
+        assert f"decoding {decoded} images" in capsys.readouterr().err
+    assert len(list((cache / "folders").iterdir())) == 1
+    (tree / "test" / "dog" / "0.png").write_bytes(good["test/dog/0.png"])
+    damage(tree / "train" / "cat" / "0.png")  # known already
+    with pytest.raises(DataError, match=r"cannot read image .*/train/cat/3\.png: "):
+        load_folder(tree)
+    (tree / "train" / "cat" / "3.png").write_bytes(good["train/cat/3.png"])
+    capsys.readouterr()
+    found = load_folder(tree)
+    assert "decoding 1 image (once; then cached)" in capsys.readouterr().err
+    assert found.fingerprint == whole.fingerprint
+    assert len(list((cache / "folders").iterdir())) == 1  # what the failures had kept is gone
+
+
+@pytest.mark.parametrize(
+    ("name", "content"), [("meta.json", "{}"), ("meta.json", '{"files": [[]]}'), ("images.npy", "")]
+)
+def test_a_second_try_does_without_what_the_first_kept(tree: Path, cache: Path, name: str, content: str) -> None:
+    original = (tree / "train" / "cat" / "3.png").read_bytes()
+    damage(tree / "train" / "cat" / "3.png")
+    with pytest.raises(DataError):
+        load_folder(tree)
+    [kept] = (cache / "folders").iterdir()
+    (kept / name).write_text(content)
+    (tree / "train" / "cat" / "3.png").write_bytes(original)
+    assert len(load_folder(tree).train) == 7
 
 
 def test_a_truncated_jpeg_is_unreadable(tmp_path: Path) -> None:
@@ -437,6 +564,39 @@ def test_a_larger_limit_includes_a_smaller_one() -> None:
     assert chosen[0] < chosen[1] < chosen[2]
 
 
+def test_a_validation_set_of_its_own_is_what_a_search_judges_on() -> None:
+    val, test = numbered([4, 4], seed=2).train, numbered([5, 5], seed=1).train
+    dataset = replace(numbered([20, 30], test=test), val=val)
+    split = search_split(dataset, DataSpec(validation_fraction=0.5))
+    assert same(split.train, dataset.train)
+    assert split.held_out is val
+    limited = search_split(dataset, DataSpec(limit_train=10))
+    assert (len(limited.train), len(limited.held_out)) == (10, 8)
+    assert len(search_split(replace(numbered([1, 30]), val=val), DataSpec(limit_train=4)).train) == 4
+    with pytest.raises(DataError, match="limit_train = 4 is too few for 5 classes: at least 1 image of each"):
+        search_split(replace(numbered([9] * 5), val=val), DataSpec(limit_train=4))
+
+
+def test_a_baseline_trains_on_the_validation_set_too_where_there_is_a_test_set() -> None:
+    val, test = numbered([4, 4], seed=2).train, numbered([5, 5], seed=1).train
+    dataset = replace(numbered([20, 30], test=test), val=val)
+    split = baseline_split(dataset, DataSpec(limit_train=10))
+    assert split.held_out is test
+    assert len(split.train) == 10 + 8
+    assert split.train.images.flags.c_contiguous
+    assert numbers(split.train)[10:] == numbers(val)
+    assert split.train.labels[10:].tolist() == val.labels.tolist()
+    assert same(
+        baseline_split(dataset, DataSpec()).train,
+        ImageSet(
+            np.concatenate([dataset.train.images, val.images]), np.concatenate([dataset.train.labels, val.labels])
+        ),
+    )
+    without = replace(dataset, test=None)
+    assert baseline_split(without, DataSpec()).held_out is val
+    assert same(baseline_split(without, DataSpec()).train, dataset.train)
+
+
 def test_the_split_seed_decides() -> None:
     dataset = numbered([50, 50])
     held_out = [numbers(search_split(dataset, DataSpec(split_seed=seed)).held_out) for seed in (0, 0, 1)]
@@ -506,7 +666,10 @@ def test_the_fingerprint_covers_all_content() -> None:
         (ImageSet(base.train.images, base.train.labels[::-1]), None, base.classes),
         (base.train, None, ("class0", "another")),
     ]
-    assert len({content_fingerprint(*variant) for variant in variants}) == len(variants)
+    prints = {content_fingerprint(*variant) for variant in variants}
+    prints |= {content_fingerprint(base.train, part, base.classes, val) for val in (part, base.train)}
+    prints.add(content_fingerprint(base.train, None, base.classes, part))
+    assert len(prints) == len(variants) + 3
 
 
 # --- cifar10 ----------------------------------------------------------------------------------------------------------

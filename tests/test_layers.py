@@ -37,6 +37,7 @@ LAYERS = (
     ("augment", "metrics", "adam"),
     ("records", "data", "model", "schedule", "device", "environment", "cuda_graph"),
     ("folder", "spec", "cluster"),
+    ("image_tree",),
     ("space", "images"),
     ("settings",),
     ("errors", "files", "interrupts"),

@@ -31,9 +31,10 @@ def test_no_flags_give_the_defaults() -> None:
 
 def test_every_flag_reaches_its_setting() -> None:
     line = (
-        "--num-samples 5 --dataset digits --data-dir d --limit-train 500 --width 8 --epochs 3 --scheduler median "
-        "--sampler gp --cpus-per-trial 2 --gpus-per-trial 0.25 --max-concurrent 3 --time-budget 1.5h --seed 9 "
-        "--device cpu --precision fp32 --name n --runs-dir r --address a:1 --dry-run --baseline"
+        "--num-samples 5 --dataset digits --data-dir d --limit-train 500 --width 8 --epochs 3 --batch-size 5 "
+        "--scheduler median --sampler gp --cpus-per-trial 2 --gpus-per-trial 0.25 --max-concurrent 3 "
+        "--time-budget 1.5h --seed 9 --device cpu --precision fp32 --name n --runs-dir r --address a:1 "
+        "--dry-run --baseline"
     )
     options = parse_options(line.split())
     spec = options.spec
@@ -42,7 +43,7 @@ def test_every_flag_reaches_its_setting() -> None:
     )  # fmt: skip
     assert (spec.data.dataset, spec.data.data_dir, spec.data.limit_train) == ("digits", "d", 500)
     assert (spec.model.width, spec.scheduler.name) == (8, "median")
-    assert (spec.train.epochs, spec.train.seed, spec.train.precision) == (3, 9, "fp32")
+    assert (spec.train.epochs, spec.train.batch_size, spec.train.seed, spec.train.precision) == (3, 5, 9, "fp32")
     resources = spec.resources
     assert (resources.cpus_per_trial, resources.gpus_per_trial) == (2, 0.25)
     assert (resources.max_concurrent, resources.device) == (3, "cpu")
@@ -194,8 +195,8 @@ def test_help_is_quick_and_names_every_flag() -> None:
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
     assert time.monotonic() - started < 10  # a loaded machine; the goal of one second is in the benchmarks
     flags = (
-        "experiment num-samples baseline dataset data-dir limit-train width epochs scheduler sampler cpus-per-trial "
-        "gpus-per-trial max-concurrent time-budget seed device precision name runs-dir address dry-run "
+        "experiment num-samples baseline dataset data-dir limit-train width epochs batch-size scheduler sampler "
+        "cpus-per-trial gpus-per-trial max-concurrent time-budget seed device precision name runs-dir address dry-run "
         "confirm resume model space"
     )
     for flag in flags.split():

@@ -21,10 +21,11 @@ from rich.console import Console
 from tune_resnet.cluster import ray_cluster
 from tune_resnet.command import Command, _prepare
 from tune_resnet.data import Dataset, Split
+from tune_resnet.device import DeviceError
 from tune_resnet.model import ModelError
 from tune_resnet.options import parse_options
-from tune_resnet.outlook import Speed, TimingError, measure_speed
-from tune_resnet.plan import _fit, expected_survival, make_plan, trials_per_gpu
+from tune_resnet.outlook import Outlook, Speed, TimingError, measure_speed
+from tune_resnet.plan import _fit, _settle_device, expected_survival, make_plan, trials_per_gpu
 from tune_resnet.spec import BudgetSpec, ModelSpec, ResourceSpec, SchedulerSpec, SearchSpec, TrainSpec
 from tune_resnet.text import duration
 from tune_resnet.train import TrainingRun
@@ -76,6 +77,51 @@ def test_stopping_is_expected_to_save_epochs() -> None:
 )
 def test_how_many_trials_fit_on_a_node(node: dict[str, float], cpus: float, gpus: float, trials: int) -> None:
     assert _fit(node, cpus, gpus) == trials
+
+
+@pytest.mark.parametrize("device", ["auto", "cpu"])
+def test_a_share_of_a_gpu_is_refused_where_trials_run_on_the_cpu(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 2.0})
+    resources = ResourceSpec(device=device, gpus_per_trial=0.5)
+    with pytest.raises(DeviceError, match=r"gpus_per_trial = 0\.5, but trials run on the CPU"):
+        _settle_device(SearchSpec(resources=resources), growing=False)
+    settled = _settle_device(SearchSpec(resources=replace(resources, gpus_per_trial=None)), growing=False)
+    assert (settled.resources.device, settled.resources.gpus_per_trial) == ("cpu", 0)
+
+
+def outlook(images: int, batch: int, note: str = "") -> Outlook:
+    return Outlook(
+        spec=SearchSpec(train=TrainSpec(batch_size=batch, epochs=1)),
+        device_name="a CPU",
+        seconds_per_epoch=1,
+        concurrency=1,
+        train_images=images,
+        held_out_images=20,
+        held_out="validation",
+        note=note,
+    )
+
+
+def test_a_plan_says_how_many_steps_an_epoch_has_and_warns_of_few() -> None:
+    assert outlook(4000, 400, "; the validation set is the folder's own").data_lines() == [
+        "data        cifar10: 4,000 training, 20 validation images; the validation set is the folder's own",
+        "model       ResNet9, width 64; 1 epoch of 10 steps, batch 400, linear-exponential",
+    ]
+    assert outlook(216, 400).data_lines()[1:] == [
+        "model       ResNet9, width 64; 1 epoch of 1 step, batch 400, linear-exponential",
+        "warning     only 1 optimizer step an epoch, too few to learn much: "
+        "choose a smaller --batch-size (21 gives 11 steps)",
+    ]
+    assert len(outlook(8, 1).data_lines()) == 2  # there is no smaller one
+
+
+@given(images=st.integers(1, 100_000), batch=st.integers(2, 100_000))
+@settings(derandomize=True, deadline=None, max_examples=200)
+def test_the_batch_size_that_a_warning_names_gives_no_warning(images: int, batch: int) -> None:
+    for line in outlook(images, batch).data_lines()[2:]:
+        named = int(line.partition("(")[2].split()[0])
+        assert 1 <= named < batch
+        assert len(outlook(images, named).data_lines()) == 2
 
 
 @pytest.mark.parametrize(

@@ -204,10 +204,33 @@ def test_a_closed_terminal_interrupts_a_baseline_which_is_recorded_whole(
 def test_a_dry_baseline_says_how_long_it_takes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert search([*SMALL, "--limit-train", "100", "--runs-dir", str(tmp_path), "--dry-run"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split()[0] for line in lines] == ["data", "model", "reference", "device", "time"]
+    assert [line.split()[0] for line in lines] == ["data", "model", "warning", "reference", "device", "time"]
     assert "100 training, 359 test images" in lines[0]
     assert "images/s, from a few timed steps" in lines[-1]
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_dry_run_says_which_images_it_is_about(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for part, count in (("train", 3), ("val", 2), ("test", 1)):
+        for name in ("cat", "dog"):
+            (tmp_path / part / name).mkdir(parents=True)
+            for number in range(count):
+                Image.new("RGB", (32, 32), (40 * number, 0, 0)).save(tmp_path / part / name / f"{number}.png")
+    (tmp_path / "train" / "cat" / "notes.txt").write_text("")
+    words = [*SMALL[:1], *SMALL[3:], "--batch-size", "4", "--dataset", "folder", "--data-dir", str(tmp_path)]
+    plans = []
+    for _ in ("with test/", "without"):
+        assert search([*words, "--dry-run", "--runs-dir", str(tmp_path)]) == 0
+        plans.append(capsys.readouterr().out.splitlines())
+        shutil.rmtree(tmp_path / "test", ignore_errors=True)
+    assert plans[0][:4] == [
+        "warning: skipped 1 file that is not an image: train/cat/notes.txt",
+        "data        folder: 10 training, 2 test images; the folder's own validation set is trained on, too",
+        "model       ResNet9, width 8; 8 epochs of 3 steps, batch 4, linear-exponential",
+        "warning     only 3 optimizer steps an epoch, too few to learn much: "
+        "choose a smaller --batch-size (1 gives 10 steps)",
+    ]
+    assert plans[1][1] == "data        folder: 6 training, 4 validation images; the validation set is the folder's own"
 
 
 def test_a_share_of_a_gpu_is_refused_where_there_is_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -61,6 +61,7 @@ def plan_single(spec: SearchSpec, dataset: Dataset, trial: int = REFERENCE_TRIAL
         train_images=len(data.train),
         held_out_images=len(data.held_out),
         held_out="validation" if dataset.test is None else "test",
+        note=data.note,
     )
 
 

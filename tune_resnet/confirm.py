@@ -31,7 +31,7 @@ from tune_resnet.plan import Plan, make_plan
 from tune_resnet.pool import Job, train_all
 from tune_resnet.records import REFERENCE_TRIAL, RunDirectory, train_spec_of, write_whole
 from tune_resnet.spec import TUNABLE, SearchSpec, TrainSpec
-from tune_resnet.text import duration, percent, say
+from tune_resnet.text import counted, duration, percent, say
 from tune_resnet.verdict import complete_pairs, confirmation_sentence, confirmations, pairs_table
 
 SEED_OFFSET = 1000  # seeds are the search's seed + this + 0, 1, 2 ...: other searches rarely have come near them
@@ -131,9 +131,12 @@ def _plan(spec: SearchSpec, data: Split, trainings: int, console: Console) -> Pl
     expected = duration(plan.seconds(plan.epochs_expected))
     say(
         console,
-        f"confirm     {trainings} trainings on {plan.train_images:,} images, {plan.concurrency} at once, "
-        f"judged on {plan.held_out_images:,} test images: about {expected}",
+        f"confirm     {trainings} trainings on {plan.train_images:,} images "
+        f"({counted(plan.steps_per_epoch, 'step')} an epoch), {plan.concurrency} at once, "
+        f"judged on {plan.held_out_images:,} test images{plan.note}: about {expected}",
     )
+    for line in plan.step_warning():
+        say(console, line)
     return plan
 
 

@@ -21,6 +21,7 @@ from platformdirs import user_cache_path
 from tune_resnet.folder import Dataset, ImageSet, content_fingerprint, load_folder
 from tune_resnet.images import SIZE, DataError
 from tune_resnet.spec import DataSpec
+from tune_resnet.text import counted
 
 __all__ = ["DataError", "Dataset", "ImageSet", "Split", "baseline_split", "load_dataset", "search_split"]
 
@@ -35,13 +36,17 @@ SUBSET_STREAM, VALIDATION_STREAM = 0, 1  # separate random streams: the subset's
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """What one training run sees. `mean`, `std`: float32 (3,), per channel of the train images, on the 0..255 scale."""
+    """What one training run sees. `mean`, `std`: float32 (3,), per channel of the train images, on the 0..255 scale.
+
+    `note` is the end of a plan's line about the images: what a person would not expect of them.
+    """
 
     train: ImageSet
     held_out: ImageSet
     classes: tuple[str, ...]
     mean: np.ndarray
     std: np.ndarray
+    note: str = ""
 
 
 def load_dataset(spec: DataSpec) -> Dataset:
@@ -59,9 +64,12 @@ def load_dataset(spec: DataSpec) -> Dataset:
 def search_split(dataset: Dataset, spec: DataSpec) -> Split:
     """The training set, or its stratified subset of `limit_train`, divided into training and validation images.
 
-    Each class keeps its share in both parts, and at least one image in each. DataError where that cannot be.
+    Each class keeps its share in both parts, and at least one image in each. DataError where that cannot be. A source
+    that has a validation set of its own is not divided: all of that set is held out.
     """
     train = _limited_train(dataset, spec)
+    if dataset.val is not None:
+        return _make_split(train, dataset.val, dataset.classes, "; the validation set is the folder's own")
     counts = np.bincount(train.labels, minlength=len(dataset.classes))
     wanted = round(spec.validation_fraction * len(train))
     total = min(max(wanted, len(counts)), len(train) - len(counts))
@@ -71,15 +79,23 @@ def search_split(dataset: Dataset, spec: DataSpec) -> Split:
 
 
 def baseline_split(dataset: Dataset, spec: DataSpec) -> Split:
-    """All of the (limited) training set to train on and the test set held out; without a test set, `search_split`."""
+    """All of the (limited) training set to train on and the test set held out; without a test set, `search_split`.
+
+    A validation set of the source's own is trained on, too, whole whatever `limit_train`: nothing is chosen by it any
+    more. Without a test set it is what judges.
+    """
     if dataset.test is None:
         return search_split(dataset, spec)
-    return _make_split(_limited_train(dataset, spec), dataset.test, dataset.classes)
+    train = _limited_train(dataset, spec)
+    if dataset.val is None:
+        return _make_split(train, dataset.test, dataset.classes)
+    both = _joined(train, dataset.val)
+    return _make_split(both, dataset.test, dataset.classes, "; the folder's own validation set is trained on, too")
 
 
-def _make_split(train: ImageSet, held_out: ImageSet, classes: tuple[str, ...]) -> Split:
+def _make_split(train: ImageSet, held_out: ImageSet, classes: tuple[str, ...], note: str = "") -> Split:
     mean, std = _channel_statistics(train.images)
-    return Split(train, held_out, classes, mean, std)
+    return Split(train, held_out, classes, mean, std, note)
 
 
 def _channel_statistics(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -102,20 +118,23 @@ def _channel_statistics(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _limited_train(dataset: Dataset, spec: DataSpec) -> ImageSet:
-    """The training set, or its stratified subset of `limit_train` images with at least two of each class."""
+    """The training set, or its stratified subset of `limit_train` images, with at least two of each class; one, where
+    none is needed for validation."""
     train = dataset.train
     counts = np.bincount(train.labels, minlength=len(dataset.classes))
+    least = 2 if dataset.val is None else 1
     for name, count in zip(dataset.classes, counts, strict=True):
-        if count < 2:
+        if count < least:
             raise DataError(f"class {name!r} needs at least 2 training images (one is for validation), has {count}")
     limit = spec.limit_train
     if limit is None:
         return train
     if limit > len(train):
         raise DataError(f"limit_train = {limit:,} is more than the {len(train):,} training images there are")
-    if limit < 2 * len(counts):
-        raise DataError(f"limit_train = {limit:,} is too few for {len(counts):,} classes: at least 2 images of each")
-    take = _apportion(counts, limit, low=np.full_like(counts, 2), high=counts)
+    if limit < least * len(counts):
+        wanted = f"at least {counted(least, 'image')} of each"
+        raise DataError(f"limit_train = {limit:,} is too few for {len(counts):,} classes: {wanted}")
+    take = _apportion(counts, limit, low=np.full_like(counts, least), high=counts)
     return _select(train, _draw(train.labels, take, np.random.default_rng([spec.split_seed, SUBSET_STREAM])))
 
 
@@ -140,6 +159,10 @@ def _draw(labels: np.ndarray, take: np.ndarray, rng: np.random.Generator) -> np.
 
 def _select(images: ImageSet, mask: np.ndarray) -> ImageSet:
     return ImageSet(images.images[mask], images.labels[mask])
+
+
+def _joined(one: ImageSet, other: ImageSet) -> ImageSet:
+    return ImageSet(np.concatenate([one.images, other.images]), np.concatenate([one.labels, other.labels]))
 
 
 def _load_digits() -> Dataset:

@@ -121,6 +121,7 @@ def _parser() -> argparse.ArgumentParser:
     what.add_argument("--sampler", dest="search.sampler", metavar="NAME", help="|".join(SAMPLERS))
     what.add_argument("--scheduler", dest="scheduler.name", metavar="NAME", help="|".join(SCHEDULERS))
     what.add_argument("--epochs", type=int, dest="train.epochs", metavar="N", help="per trial (default 8)")
+    what.add_argument("--batch-size", type=int, dest="train.batch_size", metavar="N", help="images (default 400)")
     what.add_argument("--width", type=int, dest="model.width", metavar="N", help="ResNet9 channels (default 64)")
     what.add_argument(
         "--model", dest="model.factory", metavar="MODULE:FUNCTION", help="your own network instead, see experiments/"

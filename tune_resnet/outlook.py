@@ -15,10 +15,11 @@ from tune_resnet.errors import UserError
 from tune_resnet.metrics import NonFiniteLoss
 from tune_resnet.model import own_error
 from tune_resnet.spec import ModelSpec, SearchSpec, TrainSpec
-from tune_resnet.text import one_line
+from tune_resnet.text import counted, one_line
 from tune_resnet.train import TrainingRun
 
 _CPU_BATCH = 100  # images; a step of 400 takes seconds on a small CPU, and the speed per image is the same
+_ENOUGH_STEPS = 10  # of the optimizer in an epoch
 _ENOUGH_SECONDS = 0.25  # a shorter measurement is repeated with more images
 
 
@@ -33,15 +34,33 @@ class Outlook:
     train_images: int
     held_out_images: int
     held_out: str  # "validation" or "test"
+    note: str = ""  # of the split
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Optimizer steps of one trial."""
+        return math.ceil(self.train_images / self.spec.train.batch_size)
 
     def data_lines(self) -> list[str]:
         """Images and network, for a person."""
-        spec = self.spec
+        spec, train = self.spec, self.spec.train
         return [
             f"data        {spec.data.dataset}: {self.train_images:,} training, "
-            f"{self.held_out_images:,} {self.held_out} images",
-            f"model       {spec.model}; {spec.train.epochs} epochs, "
-            f"batch {spec.train.batch_size}, {spec.train.schedule}",
+            f"{self.held_out_images:,} {self.held_out} images{self.note}",
+            f"model       {spec.model}; {counted(train.epochs, 'epoch')} of {counted(self.steps_per_epoch, 'step')}, "
+            f"batch {train.batch_size}, {train.schedule}",
+            *self.step_warning(),
+        ]
+
+    def step_warning(self) -> list[str]:
+        """A line about epochs of too few optimizer steps, and its mend; none where there are enough, or no mend."""
+        if self.steps_per_epoch >= _ENOUGH_STEPS or self.spec.train.batch_size == 1:
+            return []
+        smaller = max(1, self.train_images // _ENOUGH_STEPS)
+        steps = counted(math.ceil(self.train_images / smaller), "step")
+        return [
+            f"warning     only {counted(self.steps_per_epoch, 'optimizer step')} an epoch, too few to learn much: "
+            f"choose a smaller --batch-size ({smaller} gives {steps})"
         ]
 
 

@@ -110,6 +110,7 @@ def make_plan(
         train_images=len(data.train),
         held_out_images=len(data.held_out),
         held_out="validation",
+        note=data.note,
     )
 
 

@@ -62,6 +62,11 @@ def shown_path(path: Path) -> Path:
     return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
 
+def counted(number: int, noun: str) -> str:
+    """`1 image`, `1,200 images`."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
 def percent(share: float | None) -> str:
     """A share in [0, 1] as `64.12%`; `-` where it is not known."""
     return "-" if share is None or math.isnan(share) else f"{share:.2%}"
