@@ -70,6 +70,14 @@ def test_every_ending_is_told_as_what_it_is(tmp_path: Path) -> None:
     ]
 
 
+def test_the_study_says_who_has_won(tmp_path: Path) -> None:
+    searcher = OptunaSearcher(SPEC, tmp_path / "study.db")
+    run_trial(searcher, "a", [0.1, 0.2, 0.3])
+    searcher.close()
+    searcher.name_winner(0)
+    assert study_of(tmp_path / "study.db").user_attrs["winner"].startswith("trial 0, which has the highest estimate;")
+
+
 def test_a_trial_that_ended_twice_is_told_once(tmp_path: Path) -> None:
     searcher = OptunaSearcher(SPEC, tmp_path / "study.db")
     run_trial(searcher, "a", [0.1, 0.2, 0.3])

@@ -172,6 +172,15 @@ class OptunaSearcher(Searcher):  # type: ignore[misc]
     def save(self, checkpoint_path: str) -> None:
         """Nothing, for the same reason."""
 
+    def name_winner(self, trial: int) -> None:
+        """Tells readers of the study file who has won: Optuna's own best trial may be another."""
+        if self.file:
+            self.file.describe(
+                "winner",
+                f"trial {trial + self.earlier}, which has the highest estimate; 'best trial' here is the one with the "
+                "highest accuracy in its single training",
+            )
+
     def close(self) -> None:
         """The search is over: whatever is still running was interrupted."""
         for trial_id in list(self.running):

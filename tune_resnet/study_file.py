@@ -56,6 +56,10 @@ class StudyFile:
         """A running trial ends in a finished state, with its objective's value where it has one."""
         self._follow(lambda: self._storage.set_trial_state_values(self._ids.pop(trial), state, values))
 
+    def describe(self, key: str, text: str) -> None:
+        """A user attribute of the study."""
+        self._follow(lambda: self._storage.set_study_user_attr(self._study, key, text))
+
     def _create(self, name: str, earlier: Sequence[FrozenTrial]) -> None:
         for old in self.path.parent.glob(f"{self.path.name}*"):  # and SQLite's journal
             old.unlink()

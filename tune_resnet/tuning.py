@@ -16,6 +16,8 @@ from rich.console import Console
 
 from tune_resnet.data import Split
 from tune_resnet.events import RecordEvents, SearchEnd, signals_to
+from tune_resnet.findings import winner
+from tune_resnet.frames import load_run
 from tune_resnet.history import History
 from tune_resnet.models import last_epoch
 from tune_resnet.plan import Plan
@@ -70,6 +72,8 @@ def run_search(
             searcher.close()
             with suppress(OSError):  # the same that has ended the search; a trial left running is one to continue
                 recorder.close()
+        if best := winner(load_run(run.path)):
+            searcher.name_winner(best["trial"])
     except Exception as error:
         # Ray's are of any kind: after a full disk, say, it stumbles over files that it could not write whole.
         end.error = end.error or error
