@@ -17,7 +17,7 @@ from tune_resnet.outlook import Outlook, measure_speed
 from tune_resnet.recorder import Recorder
 from tune_resnet.records import ENDED, FAILED, FINISHED, REFERENCE_TRIAL, RunDirectory
 from tune_resnet.spec import SearchSpec
-from tune_resnet.text import duration, percent
+from tune_resnet.text import busy, duration, percent
 from tune_resnet.train import TrainingRun
 from tune_resnet.weights import save_model
 
@@ -83,7 +83,7 @@ def run_baseline(
         seconds_per_epoch = plan.seconds_per_epoch
         while training.epochs_done < spec.train.epochs:
             left = (spec.train.epochs - training.epochs_done) * seconds_per_epoch
-            with console.status(f"epoch {training.epochs_done + 1}, about {duration(left)} left"):
+            with busy(console, f"epoch {training.epochs_done + 1}, about {duration(left)} left"):
                 metrics = training.run_epoch()
             recorder.epoch(REFERENCE_TRIAL, metrics.columns(columns), worker)
             if training.epochs_done < spec.train.epochs:

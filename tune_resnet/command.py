@@ -18,7 +18,7 @@ from rich.console import Console
 from tune_resnet.cluster import set_ray_up
 from tune_resnet.interrupts import signal_of
 from tune_resnet.options import Options
-from tune_resnet.text import say
+from tune_resnet.text import busy, say
 
 if TYPE_CHECKING:
     from tune_resnet.conclusion import TimeBudget
@@ -96,7 +96,7 @@ def _search(command: Command) -> int:
         return _concluded(command.run, command, None)
 
     with ExitStack() as cluster:
-        with console.status("starting Ray and timing a few steps"):
+        with busy(console, "starting Ray and timing a few steps"):
             from tune_resnet.cluster import ray_cluster
 
             meanwhile = ThreadPoolExecutor(1).submit(_prepare, command, dataset, split)
@@ -192,7 +192,7 @@ def _baseline(command: Command) -> int:
     options, console = command.options, command.console
     dataset = _images(command)
 
-    with console.status("timing a few steps"):
+    with busy(console, "timing a few steps"):
         from tune_resnet.baseline import plan_baseline, run_baseline
 
         plan = plan_baseline(options.spec, dataset)

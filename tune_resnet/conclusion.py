@@ -63,7 +63,7 @@ def conclude(run: RunDirectory, console: Console, started: float, budget: TimeBu
         commands.append(f"prove it    {to_run('search', '--confirm', 5, '--resume', path, *model.flag)}")
     if best is not None:
         commands.append(f"use it      {to_run('predict', path, *model.flag)} IMAGE ...")
-    say(console, "\n".join(commands))
+    say(console, "\n".join(commands), whole=True)
     return best is not None and trained
 
 

@@ -8,7 +8,6 @@ count, but who extends until a verdict pleases has no 95% interval any more.
 
 from __future__ import annotations
 
-import json
 import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -32,7 +31,7 @@ from tune_resnet.pool import train_all
 from tune_resnet.reading import read_table
 from tune_resnet.records import write_whole
 from tune_resnet.spec import TUNABLE, SearchSpec, TrainSpec
-from tune_resnet.text import duration, percent, say, shown_path
+from tune_resnet.text import as_json, busy, duration, percent, say, shown_path
 from tune_resnet.verdict import CONFIRM_DTYPES, REFERENCE, WINNER, complete_pairs, pairs_table, verdict_sentence
 
 SEED_OFFSET = 1000  # seeds are the search's seed + this + 0, 1, 2 ...: other searches rarely have come near them
@@ -139,7 +138,7 @@ def _recorded(confirmation: _Confirmation) -> list[dict[Any, Any]]:
 def _plan(spec: SearchSpec, data: Split, trainings: int, console: Console) -> Plan:
     """As many trainings as trials, none of them stopped early."""
     search, scheduler = replace(spec.search, num_samples=trainings), replace(spec.scheduler, name="none")
-    with console.status("timing a few steps"):
+    with busy(console, "timing a few steps"):
         plan = make_plan(replace(spec, search=search, scheduler=scheduler), data)
     expected = duration(plan.seconds(plan.epochs_expected))
     say(
@@ -222,6 +221,6 @@ def _conclude(confirmation: _Confirmation, rows: pd.DataFrame, about: dict[str, 
             "test_images": confirmation.images,
             **about,
         }
-        write_whole(confirmation.path / "confirm.json", json.dumps(summary, indent=2) + "\n")
+        write_whole(confirmation.path / "confirm.json", as_json(summary) + "\n")
     say(console, f"report      {written_report(shown_path(confirmation.path))}")
     return 0

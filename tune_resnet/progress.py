@@ -18,7 +18,7 @@ from tune_resnet.plan import Plan
 from tune_resnet.recorder import Recorder
 from tune_resnet.records import FINISHED, REFERENCE_TRIAL, RUNNING, TrialRow
 from tune_resnet.schedule import one_cycle
-from tune_resnet.text import duration, percent, say
+from tune_resnet.text import counted, duration, percent, say
 
 _COLUMNS = ("trial", "state", "epochs", "val_acc", "lr now", "max_lr", "weight_decay", "grad_clip")
 _BEST_ROWS, _RUNNING_ROWS = 5, 12  # so that the table fits a small terminal
@@ -58,15 +58,15 @@ class Progress:
         )
 
     def trial_goes_on(self, trial: int, epoch: int) -> None:
-        """A line about a trial that has been begun again, after `epoch` of those on record or from its start (0)."""
+        """A line about a trial that has been begun again, after the `epoch` of its checkpoint or from its start (0)."""
         on_record = self.recorder.trials[trial].epochs
-        if epoch:
+        if epoch > on_record:
+            say(self.console, f"{_name(trial)} goes on after epoch {epoch}, which was saved but is not on record yet")
+        elif epoch:
             say(self.console, f"{_name(trial)} goes on after epoch {epoch} of the {on_record} on record")
         else:
-            say(
-                self.console,
-                f"{_name(trial)} begins anew: it has {on_record} epochs on record, but no checkpoint to go on from",
-            )
+            known = counted(on_record, "epoch")
+            say(self.console, f"{_name(trial)} begins anew: it has {known} on record, but no checkpoint to go on from")
 
     def trial_tried_again(self, trial: int, reason: str) -> None:
         """A line about a trial that has failed, but not for good."""

@@ -26,7 +26,6 @@ import dataclasses
 import errno
 import fcntl
 import io
-import json
 import math
 import os
 import shutil
@@ -40,7 +39,7 @@ from typing import Any
 from tune_resnet.errors import UserError
 from tune_resnet.files import read_regular, replacing
 from tune_resnet.spec import ModelSpec, SearchSpec
-from tune_resnet.text import shown_path, to_run
+from tune_resnet.text import as_json, shown_path, to_run
 
 RUNNING, FINISHED, STOPPED, FAILED, INTERRUPTED = "running", "finished", "stopped", "failed", "interrupted"
 ENDED = (FINISHED, STOPPED, FAILED)  # for good: nothing continues such a trial
@@ -234,7 +233,7 @@ class RunDirectory:
                 shutil.rmtree(leftover) if leftover.is_dir() and not leftover.is_symlink() else leftover.unlink()
 
     def write_env(self, env: Mapping[str, Any]) -> None:
-        write_whole(self.env_json, json.dumps(env, indent=2) + "\n")
+        write_whole(self.env_json, as_json(env) + "\n")
 
     def write_trials(self, lines: Iterable[str]) -> None:
         """Writes trials.csv whole, of lines that `TrialRow.line` made."""

@@ -12,7 +12,7 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import tomli_w
 
@@ -222,10 +222,24 @@ def spec_from_tables(tables: Mapping[str, Any]) -> SearchSpec:
         if name == "space":
             parts[name] = space_from_table(table)
         elif name in _SECTIONS:
+            _refuse_misplaced(name, table)
             parts[name] = _SECTIONS[name].from_table(table)
         else:
-            raise SpecError(f"unknown section [{name}]{nearest(name, [*_SECTIONS, 'space'])}")
+            raise SpecError(f"unknown section [{name}]{_at_home(name) or nearest(name, [*_SECTIONS, 'space'])}")
     return SearchSpec(**parts)
+
+
+def _refuse_misplaced(section: str, table: Any) -> None:
+    """SpecError where a section's table holds a setting of another section."""
+    for name in table if isinstance(table, Mapping) else ():
+        if name not in get_type_hints(_SECTIONS[section]) and (home := _at_home(name)):
+            raise SpecError(f"unknown setting {section}.{name}{home}")
+
+
+def _at_home(name: str) -> str:
+    """`" (did you mean 'section.name'?)"` for a setting's name, or an empty string."""
+    found = [section for section, kind in _SECTIONS.items() if name in get_type_hints(kind)]
+    return f" (did you mean '{found[0]}.{name}'?)" if found else ""
 
 
 def load_tables(path: Path) -> dict[str, Any]:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import shlex
 import shutil
 import sys
+import textwrap
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,11 +27,26 @@ def one_line(text: object) -> str:
     return printable(" ".join(str(text).split()))
 
 
-def say(console: Console, text: str, style: str = "") -> None:
-    """Prints text as it is, and leaves the breaking of lines to the terminal."""
+def say(console: Console, text: str, style: str = "", *, whole: bool = False) -> None:
+    """Prints text as it is. On a terminal its lines are broken between words, unless they are to be copied `whole`."""
     from rich.text import Text
 
+    if console.is_terminal and not whole:
+        # Not by rich, which would break a path.
+        wrapper = textwrap.TextWrapper(console.width, break_long_words=False, break_on_hyphens=False)
+        text = "\n".join(wrapper.fill(line) for line in text.split("\n"))
     console.print(Text(text, style=style), soft_wrap=True)
+
+
+def busy(console: Console, text: str) -> AbstractContextManager[object]:
+    """Says what goes on in the block, on a terminal only: a notebook would remove, with such a line, what its cell has
+    printed besides."""
+    return console.status(text) if console.is_terminal else nullcontext()
+
+
+def as_json(value: object) -> str:
+    """A value as JSON, letters as they are; what is no text, as in a file's name that is not UTF-8, is escaped."""
+    return json.dumps(value, indent=2, ensure_ascii=False).encode("utf-8", "backslashreplace").decode()
 
 
 def to_run(module: str, *words: object) -> str:
@@ -48,6 +66,11 @@ def _python() -> str:
 def shown_path(path: Path) -> Path:
     """A path as a person would type it: relative where it is below the working folder."""
     return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+
+
+def counted(number: int, noun: str) -> str:
+    """`1 image`, `1,200 images`."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def percent(share: float | None) -> str:
