@@ -78,8 +78,8 @@ def test_a_trial_that_goes_on_says_after_which_epoch(recorder: Recorder) -> None
         "reference goes on after epoch 2 of the 3 on record",
         "reference goes on after epoch 3 of the 3 on record",
         "reference goes on after epoch 4, which was saved but is not on record yet",
-        "reference begins anew: it has 3 epochs on record, but no checkpoint to go on from",
-        "trial 1 begins anew: it has 1 epoch on record, but no checkpoint to go on from",
+        "reference starts over: it has 3 epochs on record, but no checkpoint to go on from",
+        "trial 1 starts over: it has 1 epoch on record, but no checkpoint to go on from",
     ]
 
 

@@ -239,7 +239,7 @@ def test_the_answer_comes_first_and_what_was_proved_before_what_was_measured(tmp
     ]
     assert found == sorted(found)
     titles = ["Best trials", "Hyperparameters together", "Hyperparameters one by one", "Importance", "Early stopping"]
-    titles += ["One-cycle learning rates", "Time", "Environment, and how to do it again"]
+    titles += ["One-cycle learning rates", "Time", "Environment, and how to repeat it"]
     assert all(title in text for title in titles)
 
 

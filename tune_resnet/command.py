@@ -18,7 +18,7 @@ from rich.console import Console
 from tune_resnet.cluster import set_ray_up
 from tune_resnet.interrupts import signal_of
 from tune_resnet.options import Options
-from tune_resnet.text import busy, say
+from tune_resnet.text import busy, counted, say
 
 if TYPE_CHECKING:
     from tune_resnet.conclusion import TimeBudget
@@ -92,7 +92,7 @@ def _search(command: Command) -> int:
     split = search_split(dataset, options.spec.data)
     ended = history.ended if history else 0
     if command.run and ended >= options.spec.search.num_samples:
-        say(console, f"All {ended} trials have ended; --num-samples N adds more, where N is larger.")
+        say(console, f"{ended} of {counted(ended, 'trial')} have ended. To add more, give a larger --num-samples.")
         return _concluded(command.run, command, None)
 
     with ExitStack() as cluster:
@@ -107,8 +107,8 @@ def _search(command: Command) -> int:
             plan = make_plan(options.spec, split, speed, ended=ended, growing=options.address is not None)
         say(console, "\n".join(plan.lines()))
         if options.warm_start:
-            known, first = len(warm.trials), len(warm.configurations)
-            say(console, f"warm start  {known} trials known, {first} configurations to try first")
+            known, first = counted(len(warm.trials), "trial"), counted(len(warm.configurations), "configuration")
+            say(console, f"warm start  {known} known, {first} to try first")
         if options.dry_run:
             return 0
         from tune_resnet.loggers import logger_callbacks

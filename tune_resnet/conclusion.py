@@ -10,7 +10,7 @@ from rich.console import Console
 
 from tune_resnet.analysis import comparison_sentence, load_run, ranked_table, winner
 from tune_resnet.records import BASELINE, ENDED, RecordError, RunDirectory
-from tune_resnet.text import duration, say, to_run
+from tune_resnet.text import counted, duration, say, to_run
 
 _TOP = 10  # trials in the table
 
@@ -26,8 +26,7 @@ class TimeBudget:
     def sentence(self, left: int, trained: bool) -> str:
         """What to say of it where so many trials are left, and something or nothing was trained."""
         if trained:
-            trials = "1 trial is" if left == 1 else f"{left:,} trials are"
-            return f"The time budget of {duration(self.seconds)} ended the search; {trials} left."
+            return f"The time budget of {duration(self.seconds)} ended the search with {counted(left, 'trial')} left."
         return (
             f"The time budget of {duration(self.seconds)} was over before one epoch was (about "
             f"{duration(max(1, self.seconds_per_epoch))}, after some seconds to start): nothing was trained. "

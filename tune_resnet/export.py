@@ -69,7 +69,9 @@ def export(model: TrainedModel, path: Path, form: str) -> float:
         raise ExportError(f"cannot write {printable(path)}: {one_line(error)}") from None
     difference = float(np.abs(answer(images) - probabilities(model, images)).max())
     if not difference <= TOLERANCE:
-        raise ExportError(f"{printable(path)} gives other probabilities than the model, by up to {difference:.2g}")
+        raise ExportError(
+            f"{printable(path)} gives probabilities that differ from the model's by up to {difference:.2g}"
+        )
     return difference
 
 
@@ -119,7 +121,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("run", type=Path, metavar="RUN", help="a run directory, as runs/NAME")
     parser.add_argument("--format", choices=tuple(_FORMATS), default="onnx", help="default onnx; torch: torch.export")
     parser.add_argument("--out", type=Path, metavar="FILE", help="default RUN/best/model.onnx or model.pt2")
-    parser.add_argument("--model", metavar="MODULE:FUNCTION", help="import your own model, if the run is of one")
+    parser.add_argument("--model", metavar="MODULE:FUNCTION", help="import your own network, if the run used one")
     options = parser.parse_args(arguments)
     best = RunDirectory(options.run).best
     path = options.out or best / f"model{_SUFFIXES[options.format]}"

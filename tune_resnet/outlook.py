@@ -12,6 +12,7 @@ import torch
 from tune_resnet.data import ImageSet, Split
 from tune_resnet.device import choose_device, choose_precision, device_name
 from tune_resnet.spec import ModelSpec, SearchSpec, TrainSpec
+from tune_resnet.text import counted
 from tune_resnet.train import TrainingRun
 
 _CPU_BATCH = 100  # images; a step of 400 takes seconds on a small CPU, and the speed per image is the same
@@ -36,7 +37,7 @@ class Outlook:
         return [
             f"data        {spec.data.dataset}: {self.train_images:,} training, "
             f"{self.held_out_images:,} {self.held_out} images",
-            f"model       {spec.model}; {spec.train.epochs} epochs, "
+            f"model       {spec.model}; {counted(spec.train.epochs, 'epoch')}, "
             f"batch {spec.train.batch_size}, {spec.train.schedule}",
         ]
 

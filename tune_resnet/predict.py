@@ -92,7 +92,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--top", type=_positive, metavar="K", help=f"print the K likeliest (default {_TOP}; --json: all)"
     )
-    parser.add_argument("--model", metavar="MODULE:FUNCTION", help="import your own model, if the run is of one")
+    parser.add_argument("--model", metavar="MODULE:FUNCTION", help="import your own network, if the run used one")
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="print them as JSON, by default all classes")
     form.add_argument("--csv", action="store_true", help="print every class's probability, as CSV")

@@ -50,10 +50,11 @@ class Progress:
             return
         row = self.recorder.trials[trial]
         ended = sum(other.state != RUNNING for other in self._rows())
+        trained = f"{row.epochs} of {counted(self.plan.epochs, 'epoch')}"
         reason = f" ({row.error})" if row.error else ""
         say(
             self.console,
-            f"[{ended}/{self.plan.trials}] {_name(trial)} {row.state} after {row.epochs} of {self.plan.epochs} epochs, "
+            f"[{ended}/{self.plan.trials}] {_name(trial)} {row.state} after {trained}, "
             f"{percent(row.val_accuracy)}{reason}; {self._standing()}; {self._clock()}",
         )
 
@@ -66,7 +67,7 @@ class Progress:
             say(self.console, f"{_name(trial)} goes on after epoch {epoch} of the {on_record} on record")
         else:
             known = counted(on_record, "epoch")
-            say(self.console, f"{_name(trial)} begins anew: it has {known} on record, but no checkpoint to go on from")
+            say(self.console, f"{_name(trial)} starts over: it has {known} on record, but no checkpoint to go on from")
 
     def trial_tried_again(self, trial: int, reason: str) -> None:
         """A line about a trial that has failed, but not for good."""
@@ -126,7 +127,7 @@ class Progress:
     def _table(self) -> RenderableType:
         rows = self._rows()
         ended = sum(row.state != RUNNING for row in rows)
-        head = Text(f"{ended} of {self.plan.trials} trials ended; {self._standing()}; {self._clock()}")
+        head = Text(f"{ended} of {counted(self.plan.trials, 'trial')} ended; {self._standing()}; {self._clock()}")
         bar = Table.grid()  # a bar on its own leaves its line open
         bar.add_row(ProgressBar(total=self.plan.trials, completed=ended, width=60))
         table = Table(*_COLUMNS, box=None, pad_edge=False)

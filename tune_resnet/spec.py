@@ -59,7 +59,7 @@ class ModelSpec(Section):
         if not all(name.isidentifier() for name in (*module.split("."), function)):
             raise SpecError(f"model.factory must look like package.module:function, got {shown(self.factory)}")
         if self.width != ModelSpec.width:
-            raise SpecError(f"model.width is ResNet9's: {self.factory} has none")
+            raise SpecError(f"model.width is a setting of ResNet9 only, so it does not go with {self.factory}")
 
     def __str__(self) -> str:
         return self.factory or f"ResNet9, width {self.width}"
@@ -113,7 +113,7 @@ class SchedulerSpec(Section):
     section = "scheduler"
     name: str = setting("asha", choices=SCHEDULERS)
     grace_epochs: int | None = setting(None, ge=1)  # first epoch at which a trial may be stopped; None: 3/8 of all
-    reduction_factor: float = setting(3, gt=1, le=1000)  # asha: 1 of this many goes on from each rung
+    reduction_factor: float = setting(3, gt=1, le=1000)  # asha: one in this many goes on from each rung
     signal: str = setting("train_loss", choices=SIGNALS)  # the epochs.csv column that trials are compared on
     margin: float = setting(0.012, ge=0)  # in the signal's unit: what is worse than the cut by no more goes on (noise)
 
