@@ -35,7 +35,7 @@ def test_a_time_budget_that_ended_the_search_is_said(run: Build) -> None:
     budget = TimeBudget(seconds=1800, seconds_per_epoch=12, epochs_before=0)
     done, printed = concluded(run, budget)
     assert done
-    assert f"\nThe time budget of 30m 00s ended the search; {SPEC.search.num_samples - 1} trials are left.\n" in printed
+    assert f"\nThe time budget of 30m 00s ended the search with {SPEC.search.num_samples - 1} trials left.\n" in printed
 
 
 def test_without_one_nothing_is_said_of_it(run: Build) -> None:

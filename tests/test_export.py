@@ -71,7 +71,7 @@ def test_a_file_that_answers_otherwise_is_an_error(
 ) -> None:
     wrong = lambda program, path, classes: lambda images: probabilities(model, images) + 2 * TOLERANCE  # noqa: E731
     monkeypatch.setitem(export_module._FORMATS, "torch", wrong)
-    with pytest.raises(ExportError, match=r"other probabilities than the model, by up to 0\.0002"):
+    with pytest.raises(ExportError, match=r"probabilities that differ from the model's by up to 0\.0002"):
         export(model, tmp_path / "it.pt2", "torch")
 
 

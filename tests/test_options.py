@@ -147,7 +147,7 @@ BAD = [
     (["--name", ".."], "search.name must be one folder's name (see --runs-dir for its place), got '..'"),
     (["--name", ""], "search.name must not be empty or hold NUL, got ''"),
     (["--confirm", "1"], "--confirm must be at least 2 seeds, got 1"),
-    (["--confirm", "2", "--baseline"], "--confirm needs a search's winner: --baseline has none"),
+    (["--confirm", "2", "--baseline"], "--confirm needs the winner of a search: --baseline has none"),
     (["--resume", "x"], "there is no run x, nor runs/x"),
     (["--warm-start", "x", "y"], "there is no run x, nor runs/x"),
     (["--name", "latest"], "a run cannot be called latest: that word means the run that was started last"),

@@ -165,18 +165,21 @@ def test_its_model_predicts_where_the_network_is_named_again(
 def test_code_that_only_a_file_names_is_not_imported(searched: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for arguments in (["--resume", str(searched)], ["--experiment", str(searched / "spec.toml"), "--dry-run"]):
         assert main(arguments) == 2
-        assert "spec.toml is of your own network: --model nets:small lets it be imported" in capsys.readouterr().err
+        assert (
+            "spec.toml uses a network of your own: --model nets:small allows it to be imported"
+            in capsys.readouterr().err
+        )
     assert main(["--resume", str(searched), "--model", "other_nets:linear"]) == 2
-    assert "is of nets:small: --model other_nets:linear does not go with it" in capsys.readouterr().err
+    assert "uses nets:small: --model other_nets:linear does not go with it" in capsys.readouterr().err
     assert main(["--resume", str(searched), "--model", "nets:small"]) == 0
-    assert "All 3 trials have ended" in capsys.readouterr().out
+    assert "3 of 3 trials have ended" in capsys.readouterr().out
 
 
 def test_another_network_than_the_files_has_no_width_of_it(tmp_path: Path) -> None:
     (tmp_path / "a.toml").write_text("[model]\nwidth = 16\n")
     given = ["--experiment", str(tmp_path / "a.toml"), "--model", "a.b:c"]
     assert parse_options(given).spec.model == ModelSpec(factory="a.b:c")
-    with pytest.raises(SpecError, match=r"model\.width is ResNet9's: a.b:c has none"):
+    with pytest.raises(SpecError, match=r"model\.width is a setting of ResNet9 only, so it does not go with a.b:c"):
         parse_options([*given, "--width", "8"])
 
 

@@ -126,6 +126,19 @@ def test_a_folder_stands_for_its_images_in_order(
         main([str(run), "--top", "0", str(test_files[0])])
 
 
+def test_as_json_it_prints_every_class_with_its_letters(
+    run: Path, test_files: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    image = tmp_path / "été.png"
+    shutil.copyfile(test_files[0], image)
+    assert main([str(run), "--json", str(image)]) == 0
+    output = capsys.readouterr().out
+    assert str(image) in output
+    (row,) = json.loads(output)
+    assert sorted(row["classes"]) == list("0123456789")
+    assert sum(row["classes"].values()) == pytest.approx(1, abs=1e-5)
+
+
 def test_wrong_input_is_one_line(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([str(tmp_path), "x.png"]) == 2
     assert capsys.readouterr().err == f"error: there is no model at {tmp_path}/best/model.safetensors\n"

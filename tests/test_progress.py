@@ -67,6 +67,22 @@ def test_each_ended_trial_is_one_line(recorder: Recorder) -> None:
     assert "trial 2 failed after 0 of 4 epochs, - (the loss was not finite in epoch 1)" in lines[2]
 
 
+def test_a_trial_that_goes_on_says_after_which_epoch(recorder: Recorder) -> None:
+    """A checkpoint may lie behind the record, or an epoch ahead of it."""
+    watching = progress(recorder, terminal=False)
+    run_trial(recorder, 0, [0.1, 0.2, 0.3], None)
+    run_trial(recorder, 1, [0.1], None)
+    for trial, epoch in ((0, 2), (0, 3), (0, 4), (0, 0), (1, 0)):
+        watching.trial_goes_on(trial, epoch)
+    assert printed(watching).splitlines() == [
+        "reference goes on after epoch 2 of the 3 on record",
+        "reference goes on after epoch 3 of the 3 on record",
+        "reference goes on after epoch 4, which was saved but is not on record yet",
+        "reference starts over: it has 3 epochs on record, but no checkpoint to go on from",
+        "trial 1 starts over: it has 1 epoch on record, but no checkpoint to go on from",
+    ]
+
+
 def test_the_time_left_starts_as_planned_and_ends_at_zero(recorder: Recorder) -> None:
     watching = progress(recorder, terminal=False)
     assert watching.seconds_left() == pytest.approx(12 * 10 / 2)

@@ -117,6 +117,12 @@ def test_a_run_directory_is_whole_from_its_first_moment(tmp_path: Path, monkeypa
     assert [item.name for item in tmp_path.iterdir()] == ["one"]
 
 
+def test_the_environment_is_written_as_it_is_spelt(run: RunDirectory) -> None:
+    run.write_env({"command": "--data-dir été", "file": "\udce9"})
+    assert "été" in run.env_json.read_text()
+    assert json.loads(run.env_json.read_text()) == {"command": "--data-dir été", "file": "\udce9"}
+
+
 def test_a_run_has_one_writer_at_a_time(run: RunDirectory) -> None:
     with run.lock(), pytest.raises(RecordError, match="another command is at work"), RunDirectory(run.path).lock():
         pass

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import math
+import random
 import re
 import shutil
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -30,6 +32,8 @@ from tune_resnet.frames import load_run
 from tune_resnet.records import FAILED, FINISHED, INTERRUPTED, RUNNING, STOPPED, RecordError
 from tune_resnet.report import main, write_report
 from tune_resnet.schedule import one_cycle
+from tune_resnet.scheduler import stopping_rule
+from tune_resnet.spec import SchedulerSpec
 
 RECORDED = Path(__file__).parents[1] / "experiments" / "results"
 SEARCH = RECORDED / "cifar10-jpeg-search"
@@ -98,20 +102,53 @@ def test_positions_are_those_on_a_logarithmic_axis(values: list[float], expected
 
 def test_judged_says_by_how_little_a_trial_was_stopped(tmp_path: Path) -> None:
     build = Build(tmp_path / "run")
-    build.trial([0.1, 0.1, 0.1, 0.1], FINISHED)  # the reference goes on whatever its signal
+    build.trial([0.1, 0.65, 0.65, 0.65], FINISHED)  # the reference goes on whatever its signal
     build.trial([0.5, 0.6, 0.7, 0.80], FINISHED)
+    build.trial([0.7, 0.5], STOPPED)
     build.trial([0.45], STOPPED)
     build.trial([0.55], STOPPED)
-    build.trial([0.7, 0.5], STOPPED)
     build.trial([0.2], RUNNING)  # not judged yet
     rows = judged(build.load())
     assert [tuple(row) for row in rows[["trial", "epoch", "fate"]].itertuples(index=False)] == [
-        (1, 1, "went on"), (1, 2, "went on"), (2, 1, "stopped"), (3, 1, "stopped"), (4, 1, "went on"),
-        (4, 2, "stopped"),
+        (1, 1, "went on"), (1, 2, "went on"), (2, 1, "went on"), (2, 2, "stopped"), (3, 1, "stopped"),
+        (4, 1, "stopped"),
     ]  # fmt: skip
-    short = rows["short_by"].tolist()
-    assert short[2:4] + short[5:] == pytest.approx([0.05, -0.05, 0.1])
-    assert all(math.isnan(short[place]) for place in (0, 1, 4))
+    # By this spec's rule trial 4 would have gone on: nothing can be said of it.
+    assert rows["short_by"].tolist() == pytest.approx([math.nan] * 3 + [0.1, 0.05, math.nan], nan_ok=True)
+
+
+def test_a_stopped_trial_is_short_of_the_cut_as_it_was_then(tmp_path: Path) -> None:
+    scheduler = SchedulerSpec(grace_epochs=1, reduction_factor=2, signal="train_loss", margin=0.01)
+    build = Build(tmp_path / "run", replace(SPEC, scheduler=scheduler))
+    build.trial([0.1, 0.1, 0.1, 0.1], FINISHED)  # losses are 1 minus these
+    build.trial([0.5, 0.6, 0.7, 0.80], FINISHED)
+    build.trial([0.8, 0.8, 0.8, 0.8], FINISHED)
+    build.trial([0.48], STOPPED)  # the second best of four then had 0.5, less the margin
+    build.trial([0.2, 0.2, 0.2, 0.2], FINISHED)  # a weak one, which an earlier spec let go on
+    rows = judged(build.load())
+    assert rows.loc[rows["fate"] == "stopped", "short_by"].tolist() == pytest.approx([0.01])
+
+
+def test_every_trial_that_the_rule_stops_is_short_of_its_cut(tmp_path: Path) -> None:
+    spec = replace(SPEC, scheduler=SchedulerSpec(grace_epochs=1, reduction_factor=3, signal="train_loss", margin=0.02))
+    build, rule, draw = Build(tmp_path / "run", spec), stopping_rule(spec), random.Random(1)
+    for trial in range(30):
+        accuracies: list[float] = []
+        while len(accuracies) < spec.train.epochs:
+            accuracies.append(draw.random())
+            if rule.should_stop(trial, len(accuracies), accuracies[-1] - 1) and trial != 0:
+                break
+        build.trial(accuracies, FINISHED if len(accuracies) == spec.train.epochs else STOPPED)
+    rows = judged(build.load())
+    stopped = rows["fate"] == "stopped"
+    assert stopped.sum() > 10
+    assert (rows.loc[stopped, "short_by"] > 0).all()
+    assert rows.loc[~stopped, "short_by"].isna().all()
+
+
+@pytest.mark.parametrize("path", EVERY_RUN, ids=lambda path: path.name)
+def test_no_recorded_trial_is_short_of_the_cut_by_less_than_nothing(path: Path) -> None:
+    assert not (judged(load_run(path))["short_by"] <= 0).any()
 
 
 def test_rate_curves_are_the_schedule_s(mixed: Build) -> None:
@@ -209,7 +246,7 @@ def test_the_answer_comes_first_and_what_was_proved_before_what_was_measured(tmp
     ]
     assert found == sorted(found)
     titles = ["Best trials", "Hyperparameters together", "Hyperparameters one by one", "Importance", "Early stopping"]
-    titles += ["One-cycle learning rates", "Time", "Environment, and how to do it again"]
+    titles += ["One-cycle learning rates", "Time", "Environment, and how to repeat it"]
     assert all(title in text for title in titles)
 
 

@@ -181,7 +181,7 @@ def test_a_time_budget_ends_the_search_with_everything_told(tmp_path: Path, caps
     assert 0 < len(trials) < 500
     assert INTERRUPTED in {row["state"] for row in trials}
     left = 500 - sum(row["state"] != INTERRUPTED for row in trials)
-    assert f"\nThe time budget of 15s ended the search; {left} trials are left.\n" in search.output
+    assert f"\nThe time budget of 15s ended the search with {left} trials left.\n" in search.output
     assert search.code == (0 if FINISHED in {row["state"] for row in trials} else 1)
 
 

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import importlib.util
+import io
+import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+from rich.console import Console
 
-from tune_resnet.text import to_install, to_run
+from tune_resnet.text import as_json, busy, counted, say, to_install, to_run
 
 
 def test_a_command_names_the_python_that_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -62,3 +67,65 @@ def test_where_the_environment_is_active_its_base_installs(bare: Path, monkeypat
 def test_with_a_pip_of_its_own_a_python_installs_for_itself(bare: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: name)
     assert to_install("onnx") == "bin/python -m pip install onnx"
+
+
+def said(text: str, *, terminal: bool, whole: bool = False) -> list[str]:
+    console = Console(file=io.StringIO(), force_terminal=terminal, width=20, color_system=None)
+    say(console, text, whole=whole)
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue().splitlines()
+
+
+def test_a_sentence_is_broken_between_words_on_a_terminal_only() -> None:
+    sentence = "Trial 7 reached more than the reference.\n\nOnce more."
+    assert said(sentence, terminal=True) == ["Trial 7 reached more", "than the reference.", "", "Once more."]
+    assert said(sentence, terminal=False) == sentence.split("\n")
+
+
+def test_what_is_to_be_copied_is_never_broken() -> None:
+    path = "/a/path/longer/than/the/terminal"
+    assert said(f"wrote {path}", terminal=True) == ["wrote", path]
+    command = f"go on  python -m tune_resnet.search --resume {path}"
+    assert said(f"{command}\n{command}", terminal=True, whole=True) == [command, command]
+
+
+def test_what_is_counted_has_its_plural() -> None:
+    assert [counted(number, "epoch") for number in (0, 1, 1200)] == ["0 epochs", "1 epoch", "1,200 epochs"]
+
+
+def test_json_keeps_letters_and_escapes_what_is_no_text() -> None:
+    values = {"é": "a\udce9", "n": [1, None]}  # the second as in the name of a file that is not UTF-8
+    text = as_json(values)
+    assert "é" in text
+    assert text.encode()
+    assert json.loads(text) == values
+
+
+class Notebook:
+    """Stands for Jupyter: while any output widget is open, it takes what is displayed, and is removed when closed."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.shown: list[Any] = []
+        monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace())
+        monkeypatch.setitem(sys.modules, "IPython.display", SimpleNamespace(display=self.shown.append))
+        monkeypatch.setitem(sys.modules, "ipywidgets", SimpleNamespace(Output=self.refuse))
+
+    def refuse(self) -> None:
+        raise AssertionError("an output widget takes with it what a cell prints meanwhile")
+
+
+def test_a_notebook_keeps_what_is_printed_after_a_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    notebook = Notebook(monkeypatch)
+    console = Console(force_jupyter=True)
+    with busy(console, "starting"):
+        say(console, "within")
+    say(console, "the plan")
+    assert [output.text.rstrip() for output in notebook.shown] == ["within", "the plan"]
+
+
+def test_a_terminal_shows_what_goes_on_as_long_as_it_does() -> None:
+    console = Console(file=io.StringIO(), force_terminal=True, width=40)
+    with busy(console, "starting"):
+        pass
+    assert isinstance(console.file, io.StringIO)
+    assert "starting" in console.file.getvalue()

@@ -94,9 +94,11 @@ def _parser() -> argparse.ArgumentParser:
         "runs", nargs="+", type=Path, metavar="RUN", help="a run: its directory, its name in runs/, or latest"
     )
     parser.add_argument("--top", type=_positive, default=10, metavar="N", help="trials shown of each run (default 10)")
-    parser.add_argument("--fidelity", action="store_true", help="how far early signals could be trusted in each run")
-    parser.add_argument("--csv", type=Path, metavar="DIR", help="write all trials and epochs there as CSV")
-    parser.add_argument("--parquet", type=Path, metavar="DIR", help="write all trials and epochs there as Parquet")
+    parser.add_argument("--fidelity", action="store_true", help="also print how far early signals could be trusted")
+    parser.add_argument("--csv", type=Path, metavar="DIR", help="write all trials and epochs to this folder as CSV")
+    parser.add_argument(
+        "--parquet", type=Path, metavar="DIR", help="write all trials and epochs to this folder as Parquet"
+    )
     return parser
 
 

@@ -21,7 +21,7 @@ from tune_resnet.outlook import Outlook, measure_speed
 from tune_resnet.recorder import Recorder
 from tune_resnet.records import ENDED, FAILED, FINISHED, REFERENCE_TRIAL, RunDirectory
 from tune_resnet.spec import SearchSpec
-from tune_resnet.text import duration, percent
+from tune_resnet.text import busy, duration, percent
 from tune_resnet.train import TrainingRun
 from tune_resnet.weights import Outcome, save_model
 
@@ -107,7 +107,7 @@ def _train(plan: SinglePlan, resumable: ResumableRun, recorder: Recorder, consol
         console.print(f"goes on after epoch {resumable.saved.epoch}")
     while not resumable.is_done:
         done = resumable.training.epochs_done
-        with console.status(f"epoch {done + 1}, about {duration((epochs - done) * seconds_per_epoch)} left"):
+        with busy(console, f"epoch {done + 1}, about {duration((epochs - done) * seconds_per_epoch)} left"):
             metrics = resumable.run_epoch()
         _record(plan, recorder, metrics, worker)
         seconds_per_epoch = metrics.seconds

@@ -65,12 +65,11 @@ def positions(values: pd.Series) -> pd.Series:
 def judged(frames: RunFrames) -> pd.DataFrame:
     """Who was judged at which rung, and how close it was: columns trial, epoch, signal, fate and short_by.
 
-    `fate`: `stopped` there, or `went on`; `short_by`: how much better the signal of a stopped trial had to be to equal
-    the weakest that went on, in the signal's unit (negative: it was better than that one, which was judged before);
-    NaN for those that went on. The reference, which is never stopped, is left out.
+    `fate`: `stopped` there, or `went on`; `short_by`: how much better the signal of a stopped trial had to be to go on,
+    as things stood when it was judged, in the signal's unit; NaN for those that went on, and for those that the spec as
+    it is now would have let go on. The reference, which is never stopped, is left out.
     """
     signal = frames.spec.scheduler.signal
-    sign = -1 if signal.endswith("loss") else 1
     trials = frames.trials.set_index("trial")
     ended_here = trials["epochs"].where(trials["state"] == STOPPED)
     rows = frames.epochs[["trial", "epoch"]].assign(signal=frames.epochs[signal])
@@ -80,9 +79,23 @@ def judged(frames: RunFrames) -> pd.DataFrame:
     stopped = rows["trial"].map(ended_here) == rows["epoch"]
     went_on = rows["trial"].map(last) > rows["epoch"]
     rows = rows.assign(fate=np.where(stopped, "stopped", "went on"))[stopped | went_on]
-    weakest = (sign * rows.loc[went_on, "signal"]).groupby(rows["epoch"]).min()
-    short = rows["epoch"].map(weakest) - sign * rows["signal"]
-    return rows.assign(short_by=short.where(rows["fate"] == "stopped")).reset_index(drop=True)
+    short = pd.Series(_shortfalls(frames), dtype="float64").reindex(pd.MultiIndex.from_frame(rows[["trial", "epoch"]]))
+    return rows.assign(short_by=short.where(rows["fate"].to_numpy() == "stopped").to_numpy()).reset_index(drop=True)
+
+
+def _shortfalls(frames: RunFrames) -> dict[tuple[int, int], float]:
+    """By how much a trial missed ASHA's cut, by trial and epoch, found by judging all of them again in their order."""
+    from tune_resnet.scheduler import Asha, quality, stopping_rule  # imports Ray
+
+    rule, found = stopping_rule(frames.spec), {}
+    if not isinstance(rule, Asha):
+        return {}
+    signal = frames.spec.scheduler.signal
+    for row in frames.epochs.sort_values("ended_at", kind="stable").to_dict("records"):
+        trial, epoch, value = row["trial"], row["epoch"], quality(signal, {signal: row[signal]})
+        if rule.should_stop(trial, epoch, value) and math.isfinite(value):
+            found[trial, epoch] = rule.short_by(trial, epoch)
+    return found
 
 
 def rate_curves(frames: RunFrames) -> pd.DataFrame:

@@ -128,17 +128,17 @@ def judged_chart(judged: pd.DataFrame, signal: str) -> go.Figure:
     figure = go.Figure()
     for fate, role in (("went on", FINISHED), ("stopped", STOPPED)):
         rows = judged[judged["fate"] == fate]
+        short = rows["short_by"].map(lambda by: f"<br>short by {by:.4f}" if by == by else "")
         trace = go.Scatter(
             x=rows["signal"],
             # Side by side within the row, in an order that says nothing.
             y=rows.groupby("epoch").cumcount() % 7 / 14 - 0.2 + rows["epoch"].rank(method="dense"),
-            customdata=rows[["trial", "epoch", "short_by"]],
+            customdata=rows[["trial", "epoch"]].assign(short=short),
             mode="markers",
             name=fate,
             marker={"size": 9, "color": COLOURS[role], **_symbol(role)},
-            hovertemplate="trial %{customdata[0]}, epoch %{customdata[1]}<br>%{x:.4f}"
-            + ("<br>short by %{customdata[2]:.4f}" if fate == "stopped" else "")
-            + f"<extra>{fate}</extra>",
+            hovertemplate=f"trial %{{customdata[0]}}, epoch %{{customdata[1]}}<br>%{{x:.4f}}%{{customdata[2]}}"
+            f"<extra>{fate}</extra>",
         )
         figure.add_trace(trace)
     epochs = sorted(judged["epoch"].unique())

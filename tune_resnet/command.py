@@ -29,7 +29,7 @@ from tune_resnet.records import (
     train_spec_of,
     write_whole,
 )
-from tune_resnet.text import say, shown_path
+from tune_resnet.text import busy, counted, say, shown_path
 
 if TYPE_CHECKING:
     from tune_resnet.conclusion import TimeBudget
@@ -109,11 +109,11 @@ def _search(command: Command, fingerprint: str | None) -> int:
     split = search_split(dataset, options.spec.data)
     ended = history.ended if history else 0
     if command.run and ended >= options.spec.search.num_samples:
-        say(console, f"All {ended} trials have ended; --num-samples N adds more, where N is larger.")
+        say(console, f"{ended} of {counted(ended, 'trial')} have ended. To add more, give a larger --num-samples.")
         return _concluded(command.run, command, None)
 
     with ExitStack() as cluster:
-        with console.status("starting Ray and timing a few steps"):
+        with busy(console, "starting Ray and timing a few steps"):
             from tune_resnet.cluster import ray_cluster
 
             meanwhile = ThreadPoolExecutor(1).submit(_prepare, command, dataset, split)
@@ -124,8 +124,8 @@ def _search(command: Command, fingerprint: str | None) -> int:
             plan = make_plan(options.spec, split, speed, ended=ended, growing=options.address is not None)
         say(console, "\n".join(plan.lines()))
         if options.warm_start:
-            known, first = len(warm.trials), len(warm.configurations)
-            say(console, f"warm start  {known} trials known, {first} configurations to try first")
+            known, first = counted(len(warm.trials), "trial"), counted(len(warm.configurations), "configuration")
+            say(console, f"warm start  {known} known, {first} to try first")
         if options.dry_run:
             return 0
         from tune_resnet.loggers import logger_callbacks
@@ -238,7 +238,7 @@ def _single(command: Command, spec: SearchSpec, trial: int, fingerprint: str | N
     options, console = command.options, command.console
     dataset = _images(command, fingerprint)
 
-    with console.status("timing a few steps"):
+    with busy(console, "timing a few steps"):
         from tune_resnet.baseline import plan_single, run_single
 
         plan = plan_single(spec, dataset, trial)

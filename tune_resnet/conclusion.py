@@ -12,7 +12,7 @@ from tune_resnet.analysis import RunFrames, load_run, ranked_table, winner
 from tune_resnet.drawing import run_sentences
 from tune_resnet.models import final_run, keep_winner
 from tune_resnet.records import ENDED, FINAL, SEARCH, RecordError, RunDirectory
-from tune_resnet.text import duration, say, to_run
+from tune_resnet.text import counted, duration, say, to_run
 from tune_resnet.verdict import confirmations
 
 _TOP = 10  # trials in the table
@@ -29,8 +29,7 @@ class TimeBudget:
     def sentence(self, left: int, trained: bool) -> str:
         """What to say of it where so many trials are left, and something or nothing was trained."""
         if trained:
-            trials = "1 trial is" if left == 1 else f"{left:,} trials are"
-            return f"The time budget of {duration(self.seconds)} ended the search; {trials} left."
+            return f"The time budget of {duration(self.seconds)} ended the search with {counted(left, 'trial')} left."
         return (
             f"The time budget of {duration(self.seconds)} was over before one epoch was (about "
             f"{duration(max(1, self.seconds_per_epoch))}, after some seconds to start): nothing was trained. "
@@ -59,7 +58,7 @@ def conclude(run: RunDirectory, console: Console, started: float, budget: TimeBu
         say(console, f"\n{budget.sentence(left, trained)}")
     path = run.shown_path
     commands = [f"run         {path}", f"report      {written_report(path)}", *_next_commands(run, frames, left)]
-    say(console, "\n" + "\n".join(commands))
+    say(console, "\n" + "\n".join(commands), whole=True)
     return winner(frames) is not None and trained
 
 

@@ -8,7 +8,6 @@ count, but who extends until a verdict pleases has no 95% interval any more.
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Hashable, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -31,7 +30,7 @@ from tune_resnet.plan import Plan, make_plan
 from tune_resnet.pool import Job, train_all
 from tune_resnet.records import REFERENCE_TRIAL, RunDirectory, train_spec_of, write_whole
 from tune_resnet.spec import TUNABLE, SearchSpec, TrainSpec
-from tune_resnet.text import counted, duration, percent, say
+from tune_resnet.text import as_json, busy, counted, duration, percent, say
 from tune_resnet.verdict import complete_pairs, confirmation_sentence, confirmations, pairs_table
 
 SEED_OFFSET = 1000  # seeds are the search's seed + this + 0, 1, 2 ...: other searches rarely have come near them
@@ -126,7 +125,7 @@ def _compared(frames: RunFrames, spec: SearchSpec, dataset: Dataset, count: int)
 def _plan(spec: SearchSpec, data: Split, trainings: int, console: Console) -> Plan:
     """As many trainings as trials, none of them stopped early."""
     search, scheduler = replace(spec.search, num_samples=trainings), replace(spec.scheduler, name="none")
-    with console.status("timing a few steps"):
+    with busy(console, "timing a few steps"):
         plan = make_plan(replace(spec, search=search, scheduler=scheduler), data)
     expected = duration(plan.seconds(plan.epochs_expected))
     say(
@@ -225,6 +224,6 @@ def _conclude(compared: _Comparison, about: dict[str, Any] | None, console: Cons
             "test_images": compared.images,
             **about,
         }
-        write_whole(compared.run.confirm_json, json.dumps(summary, indent=2, ensure_ascii=False) + "\n")
+        write_whole(compared.run.confirm_json, as_json(summary) + "\n")
     say(console, f"report      {written_report(compared.run.shown_path)}")
     return 0

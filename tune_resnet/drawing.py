@@ -31,7 +31,7 @@ from tune_resnet.findings import (
 from tune_resnet.frames import STATES, RunFrames, accuracy_column, run_labels
 from tune_resnet.models import final_run
 from tune_resnet.records import BASELINE, FINAL, FINISHED, RUNNING
-from tune_resnet.text import duration, percent, printable, say
+from tune_resnet.text import counted, duration, percent, printable, say
 from tune_resnet.verdict import confirmation_sentence, confirmations
 
 _NOTE_LENGTH = 80  # characters shown of a trial's error
@@ -70,7 +70,7 @@ def ranked_table(frames: RunFrames, top: int) -> Table:
         )
     notes = ["* the winner: the finished trial with the highest estimate"] if ranked["winner"].any() else []
     if len(shown) < len(ranked):
-        notes.append(f"{len(shown):,} of {len(ranked):,} trials")
+        notes.append(f"{len(shown):,} of {counted(len(ranked), 'trial')}")
     table.caption = "\n".join(notes) or None
     return table
 
@@ -168,7 +168,7 @@ def _headline(run: RunFrames, label: str) -> str:
     counts = run.trials["state"].value_counts()
     states = ", ".join(f"{counts[state]:,} {state}" for state in STATES if state in counts)
     device = printable(str(run.env.get("device_name", run.spec.resources.device)))
-    trials = f"{len(run.trials):,} trial{'s' * (len(run.trials) != 1)}" + (f" ({states})" if states else "")
+    trials = counted(len(run.trials), "trial") + (f" ({states})" if states else "")
     return f"{label}: {run.spec.data.dataset} on {device}, {trials}, {progress_words(run)}"
 
 
@@ -197,7 +197,7 @@ def print_fidelity(console: Console, run: RunFrames, label: str) -> None:
     found = run_fidelity(run)
     title = f"{label}: what early signals said about the end"
     if found.empty:
-        say(console, f"{title}: that takes at least {LEAST_FOR_FIDELITY} finished trials of several epochs.\n")
+        say(console, f"{title}: this needs at least {LEAST_FOR_FIDELITY} finished trials of several epochs.\n")
         return
     table = _table("signal", "epoch", "n", "spearman", "top_kept", "regret")
     for _, row in found.iterrows():

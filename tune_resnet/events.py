@@ -47,7 +47,9 @@ def signals_to(end: SearchEnd, console: Console) -> Iterator[None]:
 
     def on_signal(number: int) -> None:
         end.signal = number
-        console.print("Ending the search: running trials are stopped, results are kept. Once more to end at once.")
+        console.print(
+            "Ending the search: running trials are stopped, results are kept. Interrupt again to end at once."
+        )
 
     with on_ending_signal(on_signal, once=True):
         yield

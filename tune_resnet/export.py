@@ -70,7 +70,9 @@ def export(model: TrainedModel, path: Path, form: str) -> float:
         raise ExportError(f"cannot write {printable(path)}: {one_line(error)}") from None
     difference = float(np.abs(answer(images) - probabilities(model, images)).max())
     if not difference <= TOLERANCE:
-        raise ExportError(f"{printable(path)} gives other probabilities than the model, by up to {difference:.2g}")
+        raise ExportError(
+            f"{printable(path)} gives probabilities that differ from the model's by up to {difference:.2g}"
+        )
     return difference
 
 
@@ -122,7 +124,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--out", type=Path, metavar="FILE", help="default model.onnx or model.pt2 in RUN/best or RUN/final/best"
     )
-    parser.add_argument("--model", metavar="MODULE:FUNCTION", help="import your own model, if the run is of one")
+    parser.add_argument("--model", metavar="MODULE:FUNCTION", help="import your own network, if the run used one")
     options = parser.parse_args(arguments)
     try:
         chosen = chosen_model(find_run(options.run))

@@ -100,7 +100,7 @@ def _parser() -> argparse.ArgumentParser:
     what.add_argument("--experiment", type=Path, metavar="FILE.toml", help="settings to start from")
     what.add_argument("--baseline", action="store_true", help="one run of the reference on the full training set")
     what.add_argument(
-        "--confirm", type=int, metavar="N", help="then winner and reference again with N seeds, on the test set"
+        "--confirm", type=int, metavar="N", help="then compare winner and reference on the test set, N fresh seeds each"
     )
     what.add_argument(
         "--resume",
@@ -117,37 +117,58 @@ def _parser() -> argparse.ArgumentParser:
     )
     what.add_argument("--dry-run", action="store_true", help="print the plan and its estimated time, then stop")
     what.add_argument("--num-samples", type=int, dest="search.num_samples", metavar="N", help="trials (default 32)")
-    what.add_argument("--time-budget", type=_seconds, dest="search.time_budget", metavar="T", help="90s, 30m or 1.5h")
+    what.add_argument(
+        "--time-budget", type=_seconds, dest="search.time_budget", metavar="T", help="end after 90s, 30m or 1.5h"
+    )
     what.add_argument("--sampler", dest="search.sampler", metavar="NAME", help="|".join(SAMPLERS))
     what.add_argument("--scheduler", dest="scheduler.name", metavar="NAME", help="|".join(SCHEDULERS))
-    what.add_argument("--epochs", type=int, dest="train.epochs", metavar="N", help="per trial (default 8)")
+    what.add_argument("--epochs", type=int, dest="train.epochs", metavar="N", help="epochs per trial (default 8)")
     what.add_argument("--batch-size", type=int, dest="train.batch_size", metavar="N", help="images (default 400)")
-    what.add_argument("--width", type=int, dest="model.width", metavar="N", help="ResNet9 channels (default 64)")
+    what.add_argument("--width", type=int, dest="model.width", metavar="N", help="channels of ResNet9 (default 64)")
     what.add_argument(
-        "--model", dest="model.factory", metavar="MODULE:FUNCTION", help="your own network instead, see experiments/"
+        "--model",
+        dest="model.factory",
+        metavar="MODULE:FUNCTION",
+        help="your own network instead; see experiments/README.md",
     )
     what.add_argument(
         "--space", type=_domain, nargs="+", metavar="NAME=LOW:HIGH", help="what to vary, on a logarithmic scale"
     )
-    what.add_argument("--seed", type=int, dest="train.seed", metavar="N", help="of training and sampler (default 0)")
+    what.add_argument("--seed", type=int, dest="train.seed", metavar="N", help="for training and sampler (default 0)")
     data = parser.add_argument_group("data")
     data.add_argument("--dataset", dest="data.dataset", metavar="NAME", help="|".join(DATASETS))
-    data.add_argument("--data-dir", dest="data.data_dir", metavar="DIR", help="holds train/<class>/*, or CIFAR-10")
-    data.add_argument("--limit-train", type=int, dest="data.limit_train", metavar="N", help="training images used")
+    data.add_argument(
+        "--data-dir", dest="data.data_dir", metavar="DIR", help="folder with train/<class>/*, or with CIFAR-10"
+    )
+    data.add_argument(
+        "--limit-train", type=int, dest="data.limit_train", metavar="N", help="use only N training images"
+    )
     where = parser.add_argument_group("where and how")
     where.add_argument("--device", dest="resources.device", metavar="NAME", help="|".join(DEVICES))
     where.add_argument("--precision", dest="train.precision", metavar="NAME", help="|".join(PRECISIONS))
-    where.add_argument("--cpus-per-trial", type=float, dest="resources.cpus_per_trial", metavar="N", help="default 1")
     where.add_argument(
-        "--gpus-per-trial", type=float, dest="resources.gpus_per_trial", metavar="N", help="0.5: two share one"
+        "--cpus-per-trial", type=float, dest="resources.cpus_per_trial", metavar="N", help="and threads (default 1)"
     )
     where.add_argument(
-        "--max-concurrent", type=int, dest="resources.max_concurrent", metavar="N", help="trials at once"
+        "--gpus-per-trial",
+        type=float,
+        dest="resources.gpus_per_trial",
+        metavar="N",
+        help="0.5: two trials share one GPU",
+    )
+    where.add_argument(
+        "--max-concurrent",
+        type=int,
+        dest="resources.max_concurrent",
+        metavar="N",
+        help="trials at once (default: as many as fit)",
     )
     where.add_argument("--address", metavar="HOST:PORT", help="join this Ray cluster instead of starting one here")
     where.add_argument("--log", nargs="+", choices=LOGGERS, metavar="NAME", help="|".join(LOGGERS))
-    where.add_argument("--name", dest="search.name", metavar="NAME", help="the run directory (default: data set, time)")
-    where.add_argument("--runs-dir", type=Path, metavar="DIR", help="holds run directories (default runs)")
+    where.add_argument(
+        "--name", dest="search.name", metavar="NAME", help="of the run directory (default: data set and time)"
+    )
+    where.add_argument("--runs-dir", type=Path, metavar="DIR", help="folder for run directories (default runs)")
     return parser
 
 
@@ -192,7 +213,7 @@ def _check_together(given: dict[str, Any]) -> None:
     if "confirm" in given and given["confirm"] < LEAST_SEEDS:
         raise SpecError(f"--confirm must be at least {LEAST_SEEDS} seeds, got {given['confirm']}")
     if "confirm" in given and "baseline" in given:
-        raise SpecError("--confirm needs a search's winner: --baseline has none")
+        raise SpecError("--confirm needs the winner of a search: --baseline has none")
     if "warm_start" in given and "baseline" in given:
         raise SpecError("--warm-start needs a search: --baseline proposes nothing")
     for name in given.get("log", []):
@@ -233,9 +254,9 @@ def _spec_file(given: dict[str, Any], known_run: Path | None) -> Path | None:
 def _check_factory(named: str | None, given: str | None, experiment: Path, resumed: bool) -> None:
     """A file may be a stranger's: the code that it names is imported only where --model names it, too."""
     if named is not None and given is None:
-        raise SpecError(f"{experiment} is of your own network: --model {named} lets it be imported, and run")
+        raise SpecError(f"{experiment} uses a network of your own: --model {named} allows it to be imported and run")
     if resumed and named != given:
-        raise SpecError(f"{experiment} is of {named or 'ResNet9'}: --model {given} does not go with it")
+        raise SpecError(f"{experiment} uses {named or 'ResNet9'}: --model {given} does not go with it")
 
 
 def _about_unknown(argument: str, parser: argparse.ArgumentParser) -> str:

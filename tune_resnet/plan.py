@@ -18,7 +18,7 @@ from tune_resnet.outlook import Outlook, Speed, TimingError, measure_here
 from tune_resnet.records import REFERENCE_TRIAL
 from tune_resnet.scheduler import stopping_rule
 from tune_resnet.spec import ResourceSpec, SearchSpec, rung_epochs
-from tune_resnet.text import duration
+from tune_resnet.text import counted, duration
 
 _LEAST_TIMEOUT = 600.0  # seconds: a trial's process takes some to start
 _TIMEOUT_EPOCHS = 20  # so much longer than expected may an epoch take on a busy machine
@@ -53,6 +53,7 @@ class Plan(Outlook):
 
     def lines(self) -> list[str]:
         """The plan for a person."""
+        trials = counted(self.trials, "trial")
         spec, resources, most = self.spec, self.spec.resources, self.trials * self.epochs
         stops = f", rungs at epochs {', '.join(map(str, self.rungs))}" if self.rungs else ""
         share = f" and {resources.gpus_per_trial:g} GPU" if resources.gpus_per_trial else ""
@@ -63,12 +64,8 @@ class Plan(Outlook):
         limit = f", ended after {duration(spec.search.time_budget)}" if spec.search.time_budget else ""
         return [
             *self.data_lines(),
-            f"search      {self.trials} trials, the first is the reference; sampler {spec.search.sampler}{limit}",
-            *(
-                [f"resume      {self.ended} trials have ended, {self.trials - self.ended} are left"]
-                if self.ended
-                else []
-            ),
+            f"search      {trials}, the first is the reference; sampler {spec.search.sampler}{limit}",
+            *([f"resume      {self.ended} of {trials} ended, {self.trials - self.ended} left"] if self.ended else []),
             f"stopping    {spec.scheduler.name} on {spec.scheduler.signal}{stops}",
             f"epochs      about {self.epochs_expected:.0f} expected with early stopping, {most} at most",
             f"device      {self.device_name}, {spec.train.precision}; {self.concurrency} at once, "

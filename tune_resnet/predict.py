@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import csv
-import json
 import signal
 import sys
 from collections.abc import Sequence
@@ -17,10 +16,11 @@ from tune_resnet.errors import UserError
 from tune_resnet.images import image_files, read_image
 from tune_resnet.models import chosen_model
 from tune_resnet.records import find_run
-from tune_resnet.text import percent, printable
+from tune_resnet.text import as_json, percent, printable
 from tune_resnet.weights import TrainedModel, load_model
 
 _BATCH = 500  # images
+_TOP = 3  # classes shown of an image to a person
 
 
 def probabilities(model: TrainedModel, images: np.ndarray) -> np.ndarray:
@@ -58,10 +58,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         writer.writerow(["file", *map(printable, model.classes)])
         writer.writerows([printable(path), *row.tolist()] for path, row in zip(paths, rows, strict=True))
         return 0
-    ranked = [_likeliest(model, row, options.top) for row in rows]
+    top = options.top or (len(model.classes) if options.json else _TOP)
+    ranked = [_likeliest(model, row, top) for row in rows]
     if options.json:
         files = [{"file": str(path), "classes": dict(best)} for path, best in zip(paths, ranked, strict=True)]
-        print(json.dumps(files, indent=1))
+        print(as_json(files))
         return 0
     print(f"model: {chosen.whose}")
     for path, best in zip(paths, ranked, strict=True):
@@ -71,7 +72,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _likeliest(model: TrainedModel, row: np.ndarray, count: int) -> list[tuple[str, float]]:
-    """The names and probabilities of so many classes, the likeliest first."""
+    """The names and probabilities of the `count` likeliest classes, the likeliest first."""
     places = np.argsort(-row, kind="stable")[:count]
     return [(model.classes[place], float(row[place])) for place in places]
 
@@ -91,10 +92,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("run", type=Path, metavar="RUN", help="a run: its directory, its name in runs/, or latest")
     parser.add_argument("images", nargs="+", type=Path, metavar="IMAGE", help="image files of any size, or folders")
-    parser.add_argument("--top", type=_positive, default=3, metavar="K", help="print so many classes (default 3)")
-    parser.add_argument("--model", metavar="MODULE:FUNCTION", help="import your own model, if the run is of one")
+    parser.add_argument(
+        "--top", type=_positive, metavar="K", help=f"print the K likeliest (default {_TOP}; --json: all)"
+    )
+    parser.add_argument("--model", metavar="MODULE:FUNCTION", help="import your own network, if the run used one")
     form = parser.add_mutually_exclusive_group()
-    form.add_argument("--json", action="store_true", help="print them as JSON")
+    form.add_argument("--json", action="store_true", help="print them as JSON, by default all classes")
     form.add_argument("--csv", action="store_true", help="print every class's probability, as CSV")
     return parser
 

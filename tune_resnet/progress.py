@@ -18,7 +18,7 @@ from tune_resnet.plan import Plan
 from tune_resnet.recorder import Recorder
 from tune_resnet.records import FINISHED, REFERENCE_TRIAL, RUNNING, TrialRow
 from tune_resnet.schedule import one_cycle
-from tune_resnet.text import duration, percent, say
+from tune_resnet.text import counted, duration, percent, say
 
 _COLUMNS = ("trial", "state", "epochs", "val_acc", "lr now", "max_lr", "weight_decay", "grad_clip")
 _BEST_ROWS, _RUNNING_ROWS = 5, 12  # so that the table fits a small terminal
@@ -50,23 +50,24 @@ class Progress:
             return
         row = self.recorder.trials[trial]
         ended = sum(other.state != RUNNING for other in self._rows())
+        trained = f"{row.epochs} of {counted(self.plan.epochs, 'epoch')}"
         reason = f" ({row.error})" if row.error else ""
         say(
             self.console,
-            f"[{ended}/{self.plan.trials}] {_name(trial)} {row.state} after {row.epochs} of {self.plan.epochs} epochs, "
+            f"[{ended}/{self.plan.trials}] {_name(trial)} {row.state} after {trained}, "
             f"{percent(row.val_accuracy)}{reason}; {self._standing()}; {self._clock()}",
         )
 
     def trial_goes_on(self, trial: int, epoch: int) -> None:
-        """A line about a trial that has been begun again, after `epoch` of those on record or from its start (0)."""
+        """A line about a trial that has been begun again, after the `epoch` of its checkpoint or from its start (0)."""
         on_record = self.recorder.trials[trial].epochs
-        if epoch:
+        if epoch > on_record:
+            say(self.console, f"{_name(trial)} goes on after epoch {epoch}, which was saved but is not on record yet")
+        elif epoch:
             say(self.console, f"{_name(trial)} goes on after epoch {epoch} of the {on_record} on record")
         else:
-            say(
-                self.console,
-                f"{_name(trial)} begins anew: it has {on_record} epochs on record, but no checkpoint to go on from",
-            )
+            known = counted(on_record, "epoch")
+            say(self.console, f"{_name(trial)} starts over: it has {known} on record, but no checkpoint to go on from")
 
     def trial_tried_again(self, trial: int, reason: str) -> None:
         """A line about a trial that has failed, but not for good."""
@@ -126,7 +127,7 @@ class Progress:
     def _table(self) -> RenderableType:
         rows = self._rows()
         ended = sum(row.state != RUNNING for row in rows)
-        head = Text(f"{ended} of {self.plan.trials} trials ended; {self._standing()}; {self._clock()}")
+        head = Text(f"{ended} of {counted(self.plan.trials, 'trial')} ended; {self._standing()}; {self._clock()}")
         bar = Table.grid()  # a bar on its own leaves its line open
         bar.add_row(ProgressBar(total=self.plan.trials, completed=ended, width=60))
         table = Table(*_COLUMNS, box=None, pad_edge=False)

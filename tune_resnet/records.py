@@ -42,7 +42,7 @@ from tune_resnet.errors import SearchError, UserError
 from tune_resnet.files import read_regular, replacing
 from tune_resnet.settings import nearest
 from tune_resnet.spec import TUNABLE, ModelSpec, SearchSpec, TrainSpec
-from tune_resnet.text import one_line, shown_path, to_run
+from tune_resnet.text import as_json, one_line, shown_path, to_run
 
 RUNNING, FINISHED, STOPPED, FAILED, INTERRUPTED = "running", "finished", "stopped", "failed", "interrupted"
 ENDED = (FINISHED, STOPPED, FAILED)  # for good: nothing continues such a trial
@@ -298,7 +298,7 @@ class RunDirectory:
                 shutil.rmtree(leftover) if leftover.is_dir() and not leftover.is_symlink() else leftover.unlink()
 
     def write_env(self, env: Mapping[str, Any]) -> None:
-        write_whole(self.env_json, json.dumps(env, indent=2) + "\n")
+        write_whole(self.env_json, as_json(env) + "\n")
 
     def write_trials(self, lines: Iterable[str]) -> None:
         """Writes trials.csv whole, of lines that `TrialRow.line` made."""

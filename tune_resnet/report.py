@@ -110,7 +110,7 @@ def comparison_page(runs: Sequence[RunFrames]) -> str:
     sections = [Section("Runs side by side", table=Table(columns, rows))]
     if len(progress):
         plot = _plot("Best accuracy of each run by epochs trained", charts.runs_chart(progress))
-        sections.append(Section("What each run had found after how many epochs", plots=[plot]))
+        sections.append(Section("The best accuracy so far, by epochs trained", plots=[plot]))
     for label, run in by_label.items():
         sections.append(Section(label, note=" ".join(run_sentences(run)), commands=_commands(run)))
     return _rendered(f"{len(runs)} runs", [], sections)
@@ -165,7 +165,7 @@ def _curves(run: RunFrames) -> Section | None:
     if curves.empty:
         return None
     plot = _plot("Accuracy of all trials over epochs", charts.learning_curves_chart(curves))
-    return Section("Learning curves", "Accuracy on held-out images after each epoch, one seed a trial.", [plot])
+    return Section("Learning curves", "Accuracy on held-out images after each epoch, one seed per trial.", [plot])
 
 
 def _trials(run: RunFrames) -> Section | None:
@@ -194,7 +194,7 @@ def _together(run: RunFrames) -> Section | None:
     if len(trials) < 2:
         return None
     plot = _plot("All trials over the hyperparameters", charts.parallel_chart(trials, list(run.spec.space)))
-    note = "A line is a trial, with its last accuracy by rank; each axis is logarithmic, from the least value tried."
+    note = "Each line is a trial, with its last accuracy by rank; axes are logarithmic, from the least value tried."
     return Section("Hyperparameters together", note, [plot])
 
 
@@ -204,7 +204,7 @@ def _slices(run: RunFrames) -> Section | None:
     if len(finished) < 2:
         return None
     plots = [_plot(f"Accuracy over {name}", charts.slice_chart(finished, name, region)) for name in run.spec.space]
-    shaded = " Shaded: where the best quarter by estimate lies." if len(region) else ""
+    shaded = " Shaded: the range of the best quarter, by estimate." if len(region) else ""
     return Section("Hyperparameters one by one", f"The finished trials.{shaded}", plots)
 
 
@@ -242,7 +242,7 @@ def _time(run: RunFrames) -> Section | None:
         return None
     note = (
         f"{duration(spent['training_seconds'])} of training in {duration(spent['span_seconds'])}: the processes that "
-        f"ran at once trained {spent['utilisation']:.0%} of that time."
+        f"ran side by side spent {spent['utilisation']:.0%} of that time on it."
     )
     return Section("Time", note, [_plot("Which process trained which trial, when", charts.timeline_chart(timeline))])
 
@@ -255,7 +255,7 @@ def _failures(run: RunFrames) -> Section | None:
 
 def _environment(run: RunFrames) -> Section:
     rows = [[name, _shown(name, value)] for name, value in _flat(run.env) if name not in ("command", "resumed")]
-    return Section("Environment, and how to do it again", table=Table(["what", "value"], rows), commands=_commands(run))
+    return Section("Environment, and how to repeat it", table=Table(["what", "value"], rows), commands=_commands(run))
 
 
 def _commands(run: RunFrames) -> list[str]:

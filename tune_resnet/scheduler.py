@@ -50,10 +50,15 @@ class Asha:
             return True
         if epoch not in self.values:
             return False
+        self.values[epoch][trial] = value
+        return self.short_by(trial, epoch) > 0
+
+    def short_by(self, trial: int, epoch: int) -> float:
+        """How much better a trial's value has to be for it to go on from a rung that it has reached, as things stand; 0
+        or less: it goes on."""
         rung = self.values[epoch]
-        rung[trial] = value
-        better = sum(other > value + self.margin for other in rung.values())
-        return better >= math.ceil(len(rung) / self.reduction_factor)
+        cut = sorted(rung.values())[-math.ceil(len(rung) / self.reduction_factor)]
+        return cut - (rung[trial] + self.margin)
 
 
 class MedianRule:

@@ -12,7 +12,7 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import tomli_w
 
@@ -59,7 +59,7 @@ class ModelSpec(Section):
         if not all(name.isidentifier() for name in (*module.split("."), function)):
             raise SpecError(f"model.factory must look like package.module:function, got {shown(self.factory)}")
         if self.width != ModelSpec.width:
-            raise SpecError(f"model.width is ResNet9's: {self.factory} has none")
+            raise SpecError(f"model.width is a setting of ResNet9 only, so it does not go with {self.factory}")
 
     def __str__(self) -> str:
         return self.factory or f"ResNet9, width {self.width}"
@@ -113,7 +113,7 @@ class SchedulerSpec(Section):
     section = "scheduler"
     name: str = setting("asha", choices=SCHEDULERS)
     grace_epochs: int | None = setting(None, ge=1)  # first epoch at which a trial may be stopped; None: 3/8 of all
-    reduction_factor: float = setting(3, gt=1, le=1000)  # asha: 1 of this many goes on from each rung
+    reduction_factor: float = setting(3, gt=1, le=1000)  # asha: one in this many goes on from each rung
     signal: str = setting("train_loss", choices=SIGNALS)  # the epochs.csv column that trials are compared on
     margin: float = setting(0.012, ge=0)  # in the signal's unit: what is worse than the cut by no more goes on (noise)
 
@@ -222,10 +222,24 @@ def spec_from_tables(tables: Mapping[str, Any]) -> SearchSpec:
         if name == "space":
             parts[name] = space_from_table(table)
         elif name in _SECTIONS:
+            _refuse_misplaced(name, table)
             parts[name] = _SECTIONS[name].from_table(table)
         else:
-            raise SpecError(f"unknown section [{name}]{nearest(name, [*_SECTIONS, 'space'])}")
+            raise SpecError(f"unknown section [{name}]{_at_home(name) or nearest(name, [*_SECTIONS, 'space'])}")
     return SearchSpec(**parts)
+
+
+def _refuse_misplaced(section: str, table: Any) -> None:
+    """SpecError where a section's table holds a setting of another section."""
+    for name in table if isinstance(table, Mapping) else ():
+        if name not in get_type_hints(_SECTIONS[section]) and (home := _at_home(name)):
+            raise SpecError(f"unknown setting {section}.{name}{home}")
+
+
+def _at_home(name: str) -> str:
+    """`" (did you mean 'section.name'?)"` for a setting's name, or an empty string."""
+    found = [section for section, kind in _SECTIONS.items() if name in get_type_hints(kind)]
+    return f" (did you mean '{found[0]}.{name}'?)" if found else ""
 
 
 def load_tables(path: Path) -> dict[str, Any]:

@@ -78,7 +78,7 @@ class StudyFile:
         except (SQLAlchemyError, StorageInternalError, OSError) as error:
             self.lost = True
             reason = str(error).partition("\n")[0]
-            warnings.warn(f"{self.path} no longer follows the search, --resume makes it anew: {reason}", stacklevel=3)
+            warnings.warn(f"{self.path} no longer follows the search; --resume rebuilds it: {reason}", stacklevel=3)
 
 
 class _Unsynced(sqlite3.Connection):

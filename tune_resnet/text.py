@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import math
 import os
 import shlex
 import shutil
 import sys
+import textwrap
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,11 +28,26 @@ def one_line(text: object) -> str:
     return printable(" ".join(str(text).split()))
 
 
-def say(console: Console, text: str, style: str = "") -> None:
-    """Prints text as it is, and leaves the breaking of lines to the terminal."""
+def say(console: Console, text: str, style: str = "", *, whole: bool = False) -> None:
+    """Prints text as it is. On a terminal its lines are broken between words, unless they are to be copied `whole`."""
     from rich.text import Text
 
+    if console.is_terminal and not whole:
+        # Not by rich, which would break a path.
+        wrapper = textwrap.TextWrapper(console.width, break_long_words=False, break_on_hyphens=False)
+        text = "\n".join(wrapper.fill(line) for line in text.split("\n"))
     console.print(Text(text, style=style), soft_wrap=True)
+
+
+def busy(console: Console, text: str) -> AbstractContextManager[object]:
+    """Says what goes on in the block, on a terminal only: a notebook would remove, with such a line, what its cell has
+    printed besides."""
+    return console.status(text) if console.is_terminal else nullcontext()
+
+
+def as_json(value: object) -> str:
+    """A value as JSON, letters as they are; what is no text, as in a file's name that is not UTF-8, is escaped."""
+    return json.dumps(value, indent=2, ensure_ascii=False).encode("utf-8", "backslashreplace").decode()
 
 
 def to_run(module: str, *words: object) -> str:
