@@ -188,7 +188,7 @@ class Broken:
             if process.returncode == 0:
                 break
             assert process.returncode in ENDS, output + errors
-            assert errors.count("\n") == (process.returncode == 1), errors
+            assert errors.count("\n") == (process.returncode == 1), output + errors
         assert process.returncode == 0, output + errors
         lost, changed = (sum(getattr(one, name) for one in self.injected) for name in ("rows_lost", "rows_changed"))
         assert (lost, changed) == (0, 0)
