@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from faults import FAULTS, summary
+from faults import FAULTS, Injected, add_to_record, recorded_tests, summary
 
 from tune_resnet.data import Dataset, Split, load_dataset, search_split
 from tune_resnet.spec import DataSpec
@@ -36,6 +37,32 @@ def photos() -> Path:
     if not folder:
         pytest.skip("TUNE_RESNET_PHOTOS does not name the folder of the CIFAR-10 photographs")
     return Path(folder)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--record-faults",
+        type=Path,
+        metavar="FILE.csv",
+        help="adds what is injected; tests that are in it are left out",
+    )
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if file := config.getoption("--record-faults"):
+        done = recorded_tests(file)
+        config.hook.pytest_deselected(items=[item for item in items if item.nodeid in done])
+        items[:] = [item for item in items if item.nodeid not in done]
+
+
+@pytest.fixture
+def matrix(request: pytest.FixtureRequest) -> Iterator[list[Injected]]:
+    """Collects the faults that a test's searches have survived: it adds them at its end."""
+    injected: list[Injected] = []
+    yield injected
+    request.config.stash.setdefault(FAULTS, []).extend(injected)
+    if injected and (file := request.config.getoption("--record-faults")):
+        add_to_record(file, request.node.nodeid, injected)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:

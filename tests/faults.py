@@ -11,12 +11,17 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import pytest
+import torch
 
-from tune_resnet.records import ENDED, FINISHED
+from tune_resnet.data import load_dataset, search_split
+from tune_resnet.environment import describe_environment
+from tune_resnet.frames import load_run
+from tune_resnet.records import ENDED, FINISHED, train_spec_of
+from tune_resnet.train import TrainingRun
 
 FAULTY_SEARCH = Path(__file__).with_name("faulty_search.py")
 LONGEST = 240.0  # seconds of one command
@@ -271,6 +276,37 @@ class Record:
         changed = sum(one != other for one, other in zip(self.epochs, later.epochs, strict=False))
         changed += sum(later.ended[trial] != row for trial, row in self.ended.items() if trial in later.ended)
         return lost, changed
+
+
+def recorded_tests(file: Path) -> set[str]:
+    """The tests whose faults are in a record already."""
+    return {row["test"] for row in table(file)} if file.exists() else set()
+
+
+def add_to_record(file: Path, test: str, injected: Sequence[Injected]) -> None:
+    """Adds a test's faults to a record, a CSV file, with the commit that they were injected into."""
+    commit = describe_environment()["git_commit"]
+    rows = [{"test": test, "commit": commit, **asdict(one)} for one in injected]
+    new = not file.exists()
+    with file.open("a", newline="") as stream:
+        writer = csv.DictWriter(stream, list(rows[0]), lineterminator="\n")
+        if new:
+            writer.writeheader()
+        writer.writerows(rows)
+
+
+def each_trial_is_as_alone(path: Path) -> None:
+    """Each trial of a search, trained alone from its recorded configuration, gives its rows to the bit."""
+    frames = load_run(path)
+    data = search_split(load_dataset(frames.spec.data), frames.spec.data)
+    torch.set_num_threads(1)
+    for row in frames.trials.to_dict("records"):
+        train = train_spec_of(row, frames.spec.train)
+        alone = TrainingRun(train, data, model=frames.spec.model, flip=frames.spec.data.flip)
+        for epoch in frames.epochs[frames.epochs["trial"] == row["trial"]].to_dict("records"):
+            metrics = alone.run_epoch().columns("val")
+            for name in ("epoch", "lr", "train_loss", "val_loss", "val_accuracy"):
+                assert metrics[name] == epoch[name], (row["trial"], epoch["epoch"], name)
 
 
 def send(number: signal.Signals) -> Callable[[int], None]:

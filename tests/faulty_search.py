@@ -81,6 +81,9 @@ def happen(kind: str) -> None:
         raise OSError(28, "No space left on device")
     if kind == "hangs":
         time.sleep(1000)
+    if kind == "node killed":
+        os.kill(os.getppid(), signal.SIGKILL)  # Ray's own process of this node
+        time.sleep(1000)
     if kind == "stands still":
         os.kill(os.getpid(), signal.SIGSTOP)
     if kind == "stands still for a while":

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import ray
 import yaml
-from faults import FAULTS, Broken, Injected, table
+from faults import Broken, Fault, Injected, each_trial_is_as_alone, table
 
 from tune_resnet.records import FINISHED
 
@@ -122,7 +122,7 @@ def nodes() -> Iterator[Nodes]:
 
 @pytest.mark.faults
 def test_a_node_that_dies_costs_what_its_trials_had_not_saved(
-    nodes: Nodes, tmp_path: Path, request: pytest.FixtureRequest
+    nodes: Nodes, tmp_path: Path, matrix: list[Injected]
 ) -> None:
     search = Broken(tmp_path / "it", samples=8, epochs=40, concurrent=3)
     process = search.start("--address", nodes.cluster.address)
@@ -139,9 +139,23 @@ def test_a_node_that_dies_costs_what_its_trials_had_not_saved(
     assert (process.returncode, errors) == (0, ""), output + errors
     search.consistent()
     assert {row["state"] for row in table(search.path / "trials.csv")} == {FINISHED}
+    each_trial_is_as_alone(search.path)
     for fault in search.injected:
         fault.survived = True
-    request.config.stash.setdefault(FAULTS, list[Injected]()).extend(search.injected)
+    matrix += search.injected
+
+
+@pytest.mark.faults
+def test_nodes_that_die_inside_an_epoch(nodes: Nodes, tmp_path: Path, matrix: list[Injected]) -> None:
+    faults: list[Fault] = [("node killed", 1, 4, 2, 1), ("node killed", 4, 2, 1, 1)]
+    search = Broken(tmp_path / "it", samples=6, epochs=8, concurrent=3, faults=faults)
+    output = search.finish("--address", nodes.cluster.address)
+    search.consistent()
+    each_trial_is_as_alone(search.path)
+    assert output.count("is tried again") >= len(faults)
+    for kind, trial, epoch, step, times in faults:
+        assert search.happened(kind, trial, epoch, step, times) == 1
+        matrix += [Injected(f"search, inside an epoch: {kind}", f"{trial}, epoch {epoch}, step {step}", survived=True)]
 
 
 def test_the_configuration_for_rays_cluster_launcher_is_valid() -> None:

@@ -1,6 +1,7 @@
 """Searches that are broken on purpose lose nothing, and end as unbroken ones do.
 
-    pytest -m faults        # the whole matrix, some 15 minutes; prints a table of what was injected and what it cost
+    pytest -m faults        # the whole matrix, about an hour; prints a table of what was injected and what it cost
+    pytest -m faults --record-faults FILE.csv     # adds it to a file; again, it goes on with the tests that are missing
 
 A few of its faults are part of every test run.
 """
@@ -22,20 +23,11 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
-import torch
-from faults import FAULTS, Broken, Fault, Injected, send, table
+from faults import Broken, Fault, Injected, each_trial_is_as_alone, send, table
 
-from tune_resnet.data import load_dataset, search_split
 from tune_resnet.findings import winner
 from tune_resnet.frames import load_run
-from tune_resnet.records import FAILED, FINISHED, RUNNING, train_spec_of
-from tune_resnet.train import TrainingRun
-
-
-@pytest.fixture(scope="module")
-def matrix(request: pytest.FixtureRequest) -> list[Injected]:
-    """Collects the faults of this module's tests; conftest.py prints them."""
-    return request.config.stash.setdefault(FAULTS, [])
+from tune_resnet.records import FAILED, FINISHED, RUNNING
 
 
 def assert_like_unbroken(broken: Broken, tmp_path: Path) -> None:
@@ -159,7 +151,7 @@ def inside_epochs(
 
 
 @pytest.mark.faults
-@pytest.mark.parametrize("seed", [11, 12])
+@pytest.mark.parametrize("seed", [11, 12, 16])
 def test_a_search_broken_inside_epochs(seed: int, tmp_path: Path, matrix: list[Injected]) -> None:
     kinds = [*IN_PROCESS, *ON_COMMAND, "disk full"]
     faults = inside_epochs(seed, 40, kinds, range(8), epochs=6, steps=STEPS)
@@ -181,18 +173,7 @@ def test_trials_at_once_broken_inside_epochs_each_give_what_they_give_alone(
     )
     search.go_through()
     search.consistent()
-    frames = load_run(search.path)
-    data = search_split(load_dataset(frames.spec.data), frames.spec.data)
-    torch.set_num_threads(1)
-    for row in frames.trials.to_dict("records"):
-        alone = TrainingRun(
-            train_spec_of(row, frames.spec.train), data, model=frames.spec.model, flip=frames.spec.data.flip
-        )
-        own = frames.epochs[frames.epochs["trial"] == row["trial"]]
-        for epoch in own.to_dict("records"):
-            metrics = alone.run_epoch().columns("val")
-            for name in ("epoch", "lr", "train_loss", "val_loss", "val_accuracy"):
-                assert metrics[name] == epoch[name], (row["trial"], epoch["epoch"], name)
+    each_trial_is_as_alone(search.path)
     matrix += search.injected
 
 
@@ -448,6 +429,7 @@ def test_two_trials_at_once_killed_at_random_moments(tmp_path: Path, matrix: lis
         search.break_at("SIGKILL of the search, two at once", epochs, seconds, send(signal.SIGKILL))
     search.finish()
     search.consistent()
+    each_trial_is_as_alone(search.path)
     states = [row["state"] for row in table(search.path / "trials.csv")]
     assert states[5] == FAILED
     assert states.count(FAILED) == 1
