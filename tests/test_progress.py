@@ -49,7 +49,7 @@ def test_a_trial_may_finish_before_the_reference_has_started(recorder: Recorder)
     watching = progress(recorder, terminal=False)
     run_trial(recorder, 1, [0.1, 0.2, 0.3, 0.4], FINISHED)
     watching.trial_ended(1)
-    assert printed(watching).startswith("[1/5] trial 1 finished after 4 of 4 epochs, 40.00%; best 40.00% (trial 1); ")
+    assert printed(watching).startswith("[1/5] trial 1 finished after 4 of 4 epochs, 40.00%; highest 40.00% (trial 1); ")
     assert watching.seconds_left() > 0
 
 
@@ -62,7 +62,7 @@ def test_each_ended_trial_is_one_line(recorder: Recorder) -> None:
         watching.trial_ended(trial)
     lines = printed(watching).splitlines()
     assert len(lines) == 3
-    assert "reference finished after 4 of 4 epochs, 50.00%; best 50.00% (trial 0), reference 50.00%" in lines[0]
+    assert "reference finished after 4 of 4 epochs, 50.00%; highest 50.00% (trial 0), reference 50.00%" in lines[0]
     assert "trial 1 stopped after 1 of 4 epochs, 10.00%" in lines[1]
     assert "trial 2 failed after 0 of 4 epochs, - (the loss was not finite in epoch 1)" in lines[2]
 
@@ -124,5 +124,5 @@ def test_the_table_shows_the_best_and_the_running(recorder: Recorder) -> None:
         ["3", "running", "1/4", "20.00%"],
     ]
     assert [row[4] for row in rows[:3]] == ["0.0300", "0.0100", "2.1e-02"]  # a running one has a rate now
-    assert "3 of 5 trials ended; best 60.00% (trial 2), reference 50.00%" in text
+    assert "3 of 5 trials ended; highest 60.00% (trial 2), reference 50.00%" in text
     assert "[1/5]" not in text

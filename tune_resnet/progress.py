@@ -112,14 +112,14 @@ class Progress:
         return list(self.recorder.trials.values())
 
     def _standing(self) -> str:
-        """The best trial so far beside the reference."""
+        """The highest accuracy so far beside the reference's; who wins is settled at the end, when all are known."""
         finished = [row for row in self._rows() if row.state == FINISHED]
         if not finished:
             return "none finished yet"
-        best = max(finished, key=lambda row: row.val_accuracy)
+        highest = max(finished, key=lambda row: row.val_accuracy)
         reference = self.recorder.trials.get(REFERENCE_TRIAL)  # another trial may be quicker to start
         beside = f", reference {percent(reference.val_accuracy)}" if reference in finished else ""
-        return f"best {percent(best.val_accuracy)} (trial {best.trial}){beside}"
+        return f"highest {percent(highest.val_accuracy)} (trial {highest.trial}){beside}"
 
     def _clock(self) -> str:
         return f"{duration(time.monotonic() - self.started)} elapsed, about {duration(self.seconds_left())} left"
