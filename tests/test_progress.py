@@ -49,7 +49,8 @@ def test_a_trial_may_finish_before_the_reference_has_started(recorder: Recorder)
     watching = progress(recorder, terminal=False)
     run_trial(recorder, 1, [0.1, 0.2, 0.3, 0.4], FINISHED)
     watching.trial_ended(1)
-    assert printed(watching).startswith("[1/5] trial 1 finished after 4 of 4 epochs, 40.00%; highest 40.00% (trial 1); ")
+    beginning = "[1/5] trial 1 finished after 4 of 4 epochs, 40.00%; highest 40.00% (trial 1); "
+    assert printed(watching).startswith(beginning)
     assert watching.seconds_left() > 0
 
 
