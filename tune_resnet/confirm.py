@@ -152,7 +152,12 @@ def _train(
     started, end, rows = time.monotonic(), SearchEnd(None), known.to_dict("records")
     jobs = [Job(compared.train_spec(*pair), compared.checkpoint(*pair)) for pair in missing]
     _forget_others(compared.run, jobs)
-    outcomes = train_all(plan.spec, data, jobs, plan.concurrency, plan.epoch_timeout, end.stop_all)
+
+    def tried_again(position: int, reason: str) -> None:
+        seed, configuration = missing[position]
+        say(console, f"seed {seed}, {configuration}, is tried again ({reason})")
+
+    outcomes = train_all(plan.spec, data, jobs, plan.concurrency, plan.epoch_timeout, end.stop_all, tried_again)
     with signals_to(end, console):
         for ended, (position, outcome) in enumerate(outcomes, start=1):
             (seed, configuration), job = missing[position], jobs[position]

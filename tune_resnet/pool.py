@@ -35,6 +35,42 @@ class Job:
     seconds: float = 0.0  # of its epochs so far
 
 
+def train_all(
+    spec: ResolvedSpec,
+    data: Split,
+    jobs: Sequence[Job],
+    concurrency: int,
+    epoch_timeout: float,
+    stop: Callable[[], bool],
+    tried_again: Callable[[int, str], None] = lambda position, reason: None,
+) -> Iterator[tuple[int, dict[str, Any] | str]]:
+    """Each job's position as it ends, with what `Trainer.epoch` gave last, or why there is no result.
+
+    A job whose process dies, raises or gives no epoch for `epoch_timeout` seconds is tried again from its checkpoint,
+    as often as a search's trials are; `tried_again` is told its position and the reason. Ends early, without the jobs
+    in progress, once `stop` says so.
+    """
+    processes = _Processes(spec, data, min(concurrency, len(jobs)))
+    waiting = list(range(len(jobs)))
+    while (waiting or processes.busy) and not stop():
+        while waiting and processes.idle:
+            processes.begin_epoch(waiting[0], jobs[waiting.pop(0)])
+        for position, outcome in processes.ended(epoch_timeout):
+            job = jobs[position]
+            if isinstance(outcome, str):
+                job.failures += 1
+                if job.failures <= spec.search.max_retries:
+                    tried_again(position, outcome)
+                    waiting.insert(0, position)
+                    continue
+            else:
+                job.seconds += outcome["seconds"]
+                if not outcome["done"]:
+                    waiting.insert(0, position)  # before any other job, with a process that has just become idle
+                    continue
+            yield position, outcome
+
+
 @dataclass
 class _Epoch:
     """An epoch under way: the job's position, its process, and when it began."""
@@ -44,53 +80,33 @@ class _Epoch:
     began: float
 
 
-def train_all(
-    spec: ResolvedSpec,
-    data: Split,
-    jobs: Sequence[Job],
-    concurrency: int,
-    epoch_timeout: float,
-    stop: Callable[[], bool],
-) -> Iterator[tuple[int, dict[str, Any] | str]]:
-    """Each job's position as it ends, with what `Trainer.epoch` gave last, or why there is no result.
+class _Processes:
+    """The processes that train, each an epoch at a time."""
 
-    A job whose process dies, raises or gives no epoch for `epoch_timeout` seconds is tried again from its checkpoint,
-    as often as a search's trials are. Ends early, without the jobs in progress, once `stop` says so.
-    """
-    resources = spec.resources
-    actor = ray.remote(num_cpus=resources.cpus_per_trial, num_gpus=resources.gpus_per_trial)(Trainer)
-    shared = ray.put(data)  # a node holds one copy
-    idle = [actor.remote(spec, shared) for _ in range(min(concurrency, len(jobs)))]
-    waiting = list(range(len(jobs)))
-    running: dict[Any, _Epoch] = {}
+    def __init__(self, spec: ResolvedSpec, data: Split, count: int) -> None:
+        resources = spec.resources
+        actor = ray.remote(num_cpus=resources.cpus_per_trial, num_gpus=resources.gpus_per_trial)(Trainer)
+        shared = ray.put(data)  # a node holds one copy
+        self._start: Callable[[], Any] = lambda: actor.remote(spec, shared)
+        self.idle = [self._start() for _ in range(count)]
+        self.busy: dict[Any, _Epoch] = {}
 
-    def begin_epoch(position: int, worker: Any) -> None:
-        reference = worker.epoch.remote(jobs[position].train, jobs[position].checkpoint)
-        running[reference] = _Epoch(position, worker, time.monotonic())
+    def begin_epoch(self, position: int, job: Job) -> None:
+        worker = self.idle.pop()
+        self.busy[worker.epoch.remote(job.train, job.checkpoint)] = _Epoch(position, worker, time.monotonic())
 
-    while (waiting or running) and not stop():
-        while waiting and idle:
-            begin_epoch(waiting.pop(0), idle.pop())
-        ended, _ = ray.wait(list(running), timeout=_POLL_SECONDS)
-        hung = [each for each, epoch in running.items() if time.monotonic() - epoch.began > epoch_timeout]
-        for reference in ended or hung:
-            epoch = running.pop(reference)
-            outcome = _outcome(reference) if ended else f"it hung: no epoch for {duration(epoch_timeout)}"
-            job = jobs[epoch.position]
+    def ended(self, epoch_timeout: float) -> Iterator[tuple[int, dict[str, Any] | str]]:
+        """The epochs that have ended meanwhile: the job's position, and what `Trainer.epoch` gave or why there is
+        nothing. A process that gave nothing may be in any state: another takes its place."""
+        ready, _ = ray.wait(list(self.busy), timeout=_POLL_SECONDS)
+        hung = [each for each, epoch in self.busy.items() if time.monotonic() - epoch.began > epoch_timeout]
+        for reference in ready or hung:
+            epoch = self.busy.pop(reference)
+            outcome = _outcome(reference) if ready else f"it hung: no epoch for {duration(epoch_timeout)}"
             if isinstance(outcome, str):
-                ray.kill(epoch.worker)  # it may be in any state
-                epoch.worker = actor.remote(spec, shared)
-                job.failures += 1
-                if job.failures <= spec.search.max_retries:
-                    waiting.insert(0, epoch.position)
-                    idle.append(epoch.worker)
-                    continue
-            else:
-                job.seconds += outcome["seconds"]
-                if not outcome["done"]:
-                    begin_epoch(epoch.position, epoch.worker)
-                    continue
-            idle.append(epoch.worker)
+                ray.kill(epoch.worker)
+                epoch.worker = self._start()
+            self.idle.append(epoch.worker)  # last, so that it is taken first: it knows the job
             yield epoch.position, outcome
 
 
