@@ -16,14 +16,15 @@ from hypothesis import strategies as st
 from test_analysis import SPEC, Build
 
 from tune_resnet.analysis import load_run, winner
-from tune_resnet.data import Split
+from tune_resnet.data import Dataset, Split
 from tune_resnet.device import resolved
 from tune_resnet.history import read_history
 from tune_resnet.models import KEPT, chosen_model, drop_outrun_models, final_run, keep_winner, trial_to_finalize
 from tune_resnet.recorder import Recorder
-from tune_resnet.records import FINAL, FINISHED, RUNNING, STOPPED, RecordError, RunDirectory
+from tune_resnet.records import FINAL, FINISHED, RUNNING, SEARCH, STOPPED, RecordError, RunDirectory
+from tune_resnet.search import main
 from tune_resnet.space import DEFAULT_SPACE
-from tune_resnet.spec import BudgetSpec, ModelSpec, SearchSpec, TrainSpec, load_spec
+from tune_resnet.spec import BudgetSpec, DataSpec, ModelSpec, ResourceSpec, SearchSpec, TrainSpec, load_spec
 from tune_resnet.trainable import TrialTrainable
 from tune_resnet.tuning import settle_unfinished_trials
 from tune_resnet.weights import ModelFileError, read_outcome
@@ -104,6 +105,15 @@ def test_models_of_trials_that_are_far_behind_are_deleted(build: Build) -> None:
     assert trial_in_best(build) == found["trial"]
 
 
+def test_a_model_whose_trial_is_not_on_record_as_finished_yet_stays(build: Build) -> None:
+    waiting = build.trial([0.1, 0.1, 0.1], RUNNING)  # its last result is on its way
+    leave_model(build.directory, build.recorder.trials[waiting], SPEC.train)
+    for number in range(2 * KEPT + 1):
+        finish(build, 0.5, max_lr=0.01 + 0.001 * number)
+        drop_outrun_models(build.directory)
+    assert build.directory.model_of(waiting).exists()
+
+
 @settings(derandomize=True, deadline=None, max_examples=30)
 @given(params=st.fixed_dictionaries({n: st.floats(d.low, d.high) for n, d in DEFAULT_SPACE.items()}))
 @example(params={name: domain.low for name, domain in DEFAULT_SPACE.items()})
@@ -147,6 +157,7 @@ def test_a_trial_cut_off_after_its_last_epoch_has_finished(build: Build) -> None
     build.recorder.close()  # the result of the last epoch was never heard of
     row = resumed(build).trials[number]
     assert (row.state, row.epochs, row.val_accuracy) == (FINISHED, 4, 0.4)
+    assert build.load().epochs["ended_at"].tolist()[-1] == build.directory.model_of(number).stat().st_mtime
     assert build.load().epochs["val_loss"].tolist()[-1] == 0.25
 
 
@@ -211,3 +222,53 @@ def test_a_final_run_is_read_as_what_it_is(build: Build, tmp_path: Path) -> None
     assert not math.isnan(load_run(final.path).trials["test_accuracy"].item())
     with pytest.raises(RecordError):
         read_history(RunDirectory(tmp_path / "nothing"))
+
+
+# --- final trainings of several trials -------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def searched(tmp_path: Path, digits: Dataset) -> Build:
+    """A search of three trials, of the smallest networks and images; the last one has won."""
+    spec = replace(
+        SPEC,
+        data=DataSpec(dataset="digits", limit_train=40),
+        model=ModelSpec(width=1),
+        train=TrainSpec(epochs=1, batch_size=20, precision="fp32"),
+        resources=ResourceSpec(device="cpu"),
+    )
+    build = Build(tmp_path / "run", spec)
+    for number in range(3):
+        build.trial([0.3 + 0.1 * number], FINISHED, max_lr=0.01 + 0.01 * number)
+    build.directory.write_env({"dataset_fingerprint": digits.fingerprint, "held_out_images": 20, "kind": SEARCH})
+    return build
+
+
+def test_a_final_training_makes_room_for_that_of_another_trial_only_when_it_begins(
+    searched: Build, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, final = searched.directory.path, searched.directory.final
+    finalize = ["--finalize", str(path), "--trial"]
+    assert main([*finalize, "1"]) == 0
+    assert main([*finalize, "2", "--dry-run"]) == 0
+    assert load_run(final).env["trial"] == 1
+    with RunDirectory(final).lock():  # it is being trained
+        assert main([*finalize, "2"]) == 2
+    assert "another command is at work in" in capsys.readouterr().err
+    assert load_run(final).env["trial"] == 1
+    assert main([*finalize, "2"]) == 0
+    assert load_run(final).env["trial"] == 2
+    assert load_run(path / "final-trial-1").env["trial"] == 1
+
+
+def test_a_final_training_is_no_search_to_confirm(searched: Build, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--finalize", str(searched.directory.path)]) == 0
+    assert main(["--confirm", "2", "--resume", str(searched.directory.final)]) == 2
+    assert "--confirm needs the winner of a search: final is a single training" in capsys.readouterr().err
+
+
+def test_a_final_training_whose_trial_is_another_is_refused(build: Build) -> None:
+    build.recorder.start(3, {})
+    build.directory.write_env({"kind": FINAL, "trial": 2, "dataset_fingerprint": "abc"})
+    with pytest.raises(RecordError, match="lacks trial 2"):
+        read_history(build.directory)

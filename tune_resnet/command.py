@@ -211,7 +211,7 @@ def _confirmed(command: Command, spec: SearchSpec, dataset: Dataset) -> int:
 
 def _finalize(command: Command) -> int:
     """Trains the winner of a search, or the trial that was asked for, on all training images, in a run directory of its
-    own within the search's; the exit code. One of another trial that is there already makes room."""
+    own within the search's; the exit code."""
     from tune_resnet.frames import load_run
     from tune_resnet.models import trial_to_finalize
 
@@ -224,12 +224,21 @@ def _finalize(command: Command) -> int:
         before = load_run(command.path)
         if before.env.get("trial") == trial["trial"] and train_spec_of(trial, before.spec.train) == before.spec.train:
             _take_hold(command)
-        else:
-            aside = command.path.with_name(f"final-trial-{before.env.get('trial')}")
-            shutil.rmtree(aside, ignore_errors=True)
-            command.path.rename(aside)
-            say(command.console, f"the final model there was is in {shown_path(aside)} now")
     return _single(command, spec, trial["trial"], frames.env.get("dataset_fingerprint"))
+
+
+def _make_room(command: Command) -> None:
+    """Moves another trial's final training aside, if there is one; RecordError where a command is at work in it."""
+    before = RunDirectory(command.path)
+    if not before.path.exists():
+        return
+    from tune_resnet.frames import load_run
+
+    aside = before.path.with_name(f"final-trial-{load_run(before.path).env.get('trial')}")
+    with before.lock():
+        shutil.rmtree(aside, ignore_errors=True)
+        before.path.rename(aside)
+    say(command.console, f"the final training there was is in {shown_path(aside)} now")
 
 
 def _single(command: Command, spec: SearchSpec, trial: int, fingerprint: str | None = None) -> int:
@@ -290,6 +299,8 @@ def _open(plan: Outlook, dataset: Dataset, command: Command, **more: int) -> Run
         "started_at": command.started,
         **more,
     }
+    if command.kind == FINAL:
+        _make_room(command)
     command.run = RunDirectory.create(command.path, plan.spec, env)
     command.stack.enter_context(command.run.lock())
     return command.run

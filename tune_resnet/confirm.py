@@ -28,7 +28,7 @@ from tune_resnet.frames import CONFIRM_DTYPES, REFERENCE, WINNER, RunFrames, loa
 from tune_resnet.options import Options
 from tune_resnet.plan import Plan, make_plan
 from tune_resnet.pool import Job, train_all
-from tune_resnet.records import REFERENCE_TRIAL, RunDirectory, train_spec_of, write_whole
+from tune_resnet.records import REFERENCE_TRIAL, SEARCH, RunDirectory, train_spec_of, write_whole
 from tune_resnet.spec import TUNABLE, SearchSpec, TrainSpec
 from tune_resnet.text import as_json, busy, counted, duration, percent, say
 from tune_resnet.verdict import complete_pairs, confirmation_sentence, confirmations, pairs_table
@@ -100,6 +100,8 @@ def confirm(run: RunDirectory, spec: SearchSpec, dataset: Dataset, options: Opti
 
 def _compared(frames: RunFrames, spec: SearchSpec, dataset: Dataset, count: int) -> _Comparison | None:
     """None where no trial beats the reference."""
+    if frames.env.get("kind", SEARCH) != SEARCH:  # its spec has the trained configuration for reference
+        raise ConfirmError(f"--confirm needs the winner of a search: {frames.name} is a single training")
     images, run = judging_images(dataset), RunDirectory(frames.path)
     if frames.env.get("dataset_fingerprint") != dataset.fingerprint:
         raise ConfirmError(f"the images differ from those of {frames.name}: env.json has another dataset_fingerprint")

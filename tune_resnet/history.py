@@ -10,7 +10,7 @@ import pandas as pd
 
 from tune_resnet.frames import EPOCH_DTYPES, RunFrames, load_run
 from tune_resnet.reading import read_table
-from tune_resnet.records import BASELINE, ENDED, FINAL, FINISHED, RecordError, RunDirectory, TrialRow
+from tune_resnet.records import BASELINE, ENDED, FINAL, FINISHED, REFERENCE_TRIAL, RecordError, RunDirectory, TrialRow
 from tune_resnet.spec import TUNABLE
 
 
@@ -18,7 +18,7 @@ from tune_resnet.spec import TUNABLE
 class History:
     """Trials by number, 0 and up without a gap; the rows of epochs.csv in the order of their writing; env.json.
 
-    A trial that is `running` or `interrupted` has not ended: it goes on.
+    A final training has only the trial that it trains. A trial that is `running` or `interrupted` has not ended: it goes on.
     """
 
     trials: list[TrialRow] = field(default_factory=list)
@@ -42,7 +42,8 @@ def read_history(run: RunDirectory) -> History:
     if "dataset_fingerprint" not in frames.env:
         raise RecordError(f"{run.env_json} does not say which images the run is about, so it cannot be continued")
     trials = frames.trials.sort_values("trial")
-    missing = set() if frames.env.get("kind") == FINAL else set(range(len(trials))) - set(trials["trial"])
+    first = frames.env.get("trial", REFERENCE_TRIAL) if frames.env.get("kind") == FINAL else REFERENCE_TRIAL
+    missing = set(range(first, first + len(trials))) - set(trials["trial"])
     if missing:
         raise RecordError(f"{run.trials_csv} lacks trial {min(missing)}, so the search cannot be continued")
     epochs = read_table(run.epochs_csv, EPOCH_DTYPES)

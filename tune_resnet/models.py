@@ -101,14 +101,17 @@ def keep_winner(frames: RunFrames) -> None:
         shutil.rmtree(run.best, ignore_errors=True)
 
 
-def drop_outrun_models(run: RunDirectory, most: int = 2 * KEPT) -> None:
-    """Where there are more models than `most`, deletes all but those of the `KEPT` finished trials that rank first."""
-    models = list(run.checkpoints.glob("trial-*.safetensors"))
-    if len(models) <= most:
+def drop_outrun_models(run: RunDirectory) -> None:
+    """Where there are too many models, deletes those of finished trials that are not among the first `KEPT`.
+
+    A trial that is not on record as finished may have left its model a moment ago: that stays.
+    """
+    if len(list(run.checkpoints.glob("trial-*.safetensors"))) <= 2 * KEPT:
         return
-    leading = {run.model_of(trial) for trial in best_trials(load_run(run.path), KEPT)["trial"]}
-    for path in set(models) - leading:
-        path.unlink(missing_ok=True)
+    frames = load_run(run.path)
+    ranked = best_trials(frames, len(frames.trials))["trial"]
+    for trial in ranked[KEPT:]:
+        run.model_of(trial).unlink(missing_ok=True)
 
 
 def last_epoch(run: RunDirectory, row: TrialRow, train: TrainSpec) -> dict[str, Any] | None:
@@ -117,7 +120,9 @@ def last_epoch(run: RunDirectory, row: TrialRow, train: TrainSpec) -> dict[str, 
     outcome = read_outcome(run.model_of(row.trial))
     if outcome is None or row.epochs < train.epochs - 1 or not _same(outcome.train, train_spec_of(vars(row), train)):
         return None
-    return dict.fromkeys(EPOCH_COLUMNS, math.nan) | outcome.last.columns("val") | {"trial": row.trial}
+    ended_at = os.path.getmtime(run.model_of(row.trial))
+    known = outcome.last.columns("val") | {"trial": row.trial, "ended_at": ended_at}
+    return dict.fromkeys(EPOCH_COLUMNS, math.nan) | known
 
 
 def _holds(best: Path, train: TrainSpec) -> bool:
