@@ -18,7 +18,8 @@ from tune_resnet.spec import TUNABLE
 class History:
     """Trials by number, 0 and up without a gap; the rows of epochs.csv in the order of their writing; env.json.
 
-    A final training has only the trial that it trains. A trial that is `running` or `interrupted` has not ended: it goes on.
+    A final training has only the trial that it trains. A trial that is `running` or `interrupted` has not ended: it
+    goes on.
     """
 
     trials: list[TrialRow] = field(default_factory=list)
