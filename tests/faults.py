@@ -313,17 +313,34 @@ def send(number: signal.Signals) -> Callable[[int], None]:
     return lambda process: os.kill(process, number)
 
 
-def summary(injected: Sequence[Injected]) -> str:
-    """The fault matrix, one line for each kind."""
-    lines = [f"{'fault':44} {'injected':>8} {'survived':>8} {'rows lost':>9} {'rows changed':>12}"]
-    kinds = list(dict.fromkeys(fault.kind for fault in injected))
+COLUMNS = ("fault", "injected", "survived", "rows lost", "rows changed")
+
+
+def summary(injected: Sequence[Injected], kind_of: Callable[[str], str] = str) -> str:
+    """The fault matrix as a Markdown table, one row for each kind."""
+    kinds = list(dict.fromkeys(kind_of(fault.kind) for fault in injected))
+    rows: list[tuple[object, ...]] = [COLUMNS, ("---",) * len(COLUMNS)]
     for kind in [*kinds, "all"]:
-        some = [fault for fault in injected if kind in ("all", fault.kind)]
-        counts = (
-            len(some),
-            sum(fault.survived for fault in some),
-            sum(fault.rows_lost for fault in some),
-            sum(fault.rows_changed for fault in some),
-        )
-        lines.append(f"{kind:44} {counts[0]:8} {counts[1]:8} {counts[2]:9} {counts[3]:12}")
-    return "\n".join(lines)
+        some = [fault for fault in injected if kind in ("all", kind_of(fault.kind))]
+        counts = (sum(getattr(one, name) for one in some) for name in ("survived", "rows_lost", "rows_changed"))
+        rows.append((kind, len(some), *counts))
+    return "\n".join(f"| {' | '.join(map(str, row))} |" for row in rows)
+
+
+def group(kind: str) -> str:
+    """What several kinds of fault have in common."""
+    where, colon, _ = kind.partition(": ")
+    return where if colon else "signals, nodes, files and disks"
+
+
+def recorded(file: Path) -> list[Injected]:
+    """The faults in a record."""
+    return [
+        Injected(row["kind"], row["moment"], row["survived"] == "True", int(row["rows_lost"]), int(row["rows_changed"]))
+        for row in table(file)
+    ]
+
+
+if __name__ == "__main__":  # the tables of README.md and of the record's own page
+    for kind_of in (group, str):
+        print(summary(recorded(Path(sys.argv[1])), kind_of), end="\n\n")

@@ -15,6 +15,7 @@ from pathlib import Path
 import curves
 import pandas as pd
 import pytest
+import regimes
 import signals
 import torch
 from PIL import Image
@@ -23,7 +24,7 @@ from tune_resnet.adam import Adam
 from tune_resnet.data import Dataset, Split
 from tune_resnet.metrics import EpochMetrics, NonFiniteLoss
 from tune_resnet.space import DEFAULT_SPACE
-from tune_resnet.spec import DataSpec, ModelSpec, SearchSpec, TrainSpec
+from tune_resnet.spec import DataSpec, ModelSpec, SearchSpec, TrainSpec, load_spec
 from tune_resnet.train import TrainingRun
 
 ROOT = Path(__file__).parents[1]
@@ -221,3 +222,27 @@ def test_the_readme_explains_every_column(tree: Path, tmp_path: Path) -> None:
     cells = [line.split("|")[1] for line in lines if line.startswith("| `")]
     explained = [name for cell in cells for name in re.findall(r"`(\w+)`", cell)]
     assert set(explained) == set(pd.read_parquet(tmp_path / "0-0-1.parquet").columns)
+
+
+def test_a_regime_s_rows_are_a_plain_run_s_and_end_with_unused_images(tree: Path) -> None:
+    data = DataSpec(dataset="folder", data_dir=str(tree), limit_train=60, validation_fraction=0.5)
+    spec = SearchSpec(data=data, model=WIDTH, train=replace(SPEC, batch_size=10))
+    rows = list(regimes.free_rows(spec.train, spec))
+    split, unused = regimes._images(data)
+    plain = TrainingRun(spec.train, split, model=WIDTH)
+    for row in rows:
+        metrics = plain.run_epoch().columns("val")
+        assert {name: row[name] for name in ("train_loss", "val_loss", "val_accuracy")} == {
+            name: metrics[name] for name in ("train_loss", "val_loss", "val_accuracy")
+        }
+    assert ["unused_accuracy" in row for row in rows] == [False, False, True]
+    assert unused is not None
+    used = {image.tobytes() for part in (split.train, split.held_out) for image in part.images}
+    assert len(unused) == 60
+    assert not used & {image.tobytes() for image in unused.images}
+
+
+def test_every_regime_is_planned() -> None:
+    assert {path.stem for path in regimes.REGIMES.glob("*.toml")} == set(regimes.ORDER)
+    for name in regimes.ORDER:
+        assert load_spec(regimes.REGIMES / f"{name}.toml").data.data_dir is not None
