@@ -57,6 +57,8 @@ def conclude(run: RunDirectory, console: Console, started: float, budget: TimeBu
     if budget and left:
         say(console, f"\n{budget.sentence(left, trained)}")
     path = run.shown_path
+    if frames.kind == FINAL:
+        written_report(path.parent)  # the search's page tells of its final training, too
     commands = [f"run         {path}", f"report      {written_report(path)}", *_next_commands(run, frames, left)]
     say(console, "\n" + "\n".join(commands), whole=True)
     return winner(frames) is not None and trained
