@@ -444,6 +444,26 @@ def test_a_baseline_is_judged_on_the_test_set(build: Build) -> None:
     )
     assert "test_acc" in plain(frames)
     assert "80.00%" in plain(frames)
+    assert "winner" in plain(frames)
+    assert "winner" not in plain(build.load())  # one training has nothing to win against
+
+
+@pytest.mark.parametrize(
+    ("on", "state", "words"),
+    [
+        ("test", FINISHED, "The reference, trained again on all training images, classified 80.00% of the 500 test"),
+        (
+            "val",
+            FINISHED,
+            "The reference, trained again on the search's training images, classified 80.00% of the 500 v",
+        ),
+        ("test", FAILED, "The training has not finished."),
+    ],
+)
+def test_a_final_training_says_what_it_was_trained_on(build: Build, on: str, state: str, words: str) -> None:
+    build.trial([0.5, 0.6, 0.9, 0.8], state, on=on)
+    build.directory.write_env({"kind": "final", "trial": 0, "held_out_images": 500})
+    assert comparison_sentence(build.load()).startswith(words)
 
 
 def test_a_baseline_in_progress_is_judged_on_the_test_set(build: Build) -> None:

@@ -217,7 +217,11 @@ def test_a_final_run_is_read_as_what_it_is(build: Build, tmp_path: Path) -> None
     recorder.end(number, FINISHED)
     keep_winner(load_run(final.path))
     assert final_run(build.load()) is not None
-    assert chosen_model(build.directory.path).whose == f"trial {number}, trained on all training images"
+    for path in (build.directory.path, final.path):
+        assert chosen_model(path).whose == f"trial {number}, trained again by --finalize"
+    assert "winner" not in chosen_model(final.path).whose
+    later = finish(build, 0.95, max_lr=0.04)
+    assert chosen_model(build.directory.path).whose.endswith(f"--finalize (the winner is trial {later})")
     assert [row.trial for row in read_history(final).trials] == [number]
     assert not math.isnan(load_run(final.path).trials["test_accuracy"].item())
     with pytest.raises(RecordError):
@@ -250,6 +254,7 @@ def test_a_final_training_makes_room_for_that_of_another_trial_only_when_it_begi
     path, final = searched.directory.path, searched.directory.final
     finalize = ["--finalize", str(path), "--trial"]
     assert main([*finalize, "1"]) == 0
+    assert "Trial 1, trained again on all training images" in (path / "report.html").read_text()
     assert main([*finalize, "2", "--dry-run"]) == 0
     assert load_run(final).env["trial"] == 1
     with RunDirectory(final).lock():  # it is being trained

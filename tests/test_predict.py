@@ -91,7 +91,7 @@ def test_the_command_prints_the_likeliest_classes(
 ) -> None:
     assert main([str(run), *map(str, test_files[:2])]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == "model: trial 0, the winner"
+    assert lines[0] == "model: the reference"
     assert len(lines) == 3
     assert lines[1].startswith(f"{test_files[0]}: ")
     assert lines[1].count("%") == 3

@@ -49,7 +49,7 @@ def good_region(frames: RunFrames) -> pd.DataFrame:
     """Columns low and high, indexed by hyperparameter: the range of the best quarter of the finished trials, and of two
     at least, by their estimates; no rows for fewer than four.
     """
-    finished = best_trials(frames, len(frames.trials)).sort_values("estimate", ascending=False)
+    finished = best_trials(frames, len(frames.trials))
     count = max(2, round(_GOOD_SHARE * len(finished))) if len(finished) >= _LEAST_FOR_REGION else 0
     best = finished.head(count)[list(frames.spec.space)]
     return pd.DataFrame({"low": best.min(), "high": best.max()}).dropna()

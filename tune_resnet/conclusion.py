@@ -57,6 +57,8 @@ def conclude(run: RunDirectory, console: Console, started: float, budget: TimeBu
     if budget and left:
         say(console, f"\n{budget.sentence(left, trained)}")
     path = run.shown_path
+    if frames.kind == FINAL:
+        written_report(path.parent)  # the search's page tells of its final training, too
     commands = [f"run         {path}", f"report      {written_report(path)}", *_next_commands(run, frames, left)]
     say(console, "\n" + "\n".join(commands), whole=True)
     return winner(frames) is not None and trained
@@ -64,13 +66,13 @@ def conclude(run: RunDirectory, console: Console, started: float, budget: TimeBu
 
 def _planned(frames: RunFrames) -> int:
     """Trials."""
-    return frames.spec.search.num_samples if frames.env.get("kind", SEARCH) == SEARCH else 1
+    return frames.spec.search.num_samples if frames.kind == SEARCH else 1
 
 
 def _next_commands(run: RunDirectory, frames: RunFrames, left: int) -> list[str]:
     """What can be done next, and has not been done yet, each with its command. `left`: trials that have not ended."""
     path, model, best = run.shown_path, frames.spec.model.flag, winner(frames)
-    is_search = frames.env.get("kind", SEARCH) == SEARCH
+    is_search = frames.kind == SEARCH
     commands = [f"look closer {to_run('analysis', path)}"]
     if left:
         commands.append(f"go on       {run.resume_command(frames.spec.model)}")
@@ -82,7 +84,7 @@ def _next_commands(run: RunDirectory, frames: RunFrames, left: int) -> list[str]
     final = final_run(frames)
     if is_search and (final is None or final.trials["trial"].item() != best["trial"]):
         commands.append(f"finalize it {to_run('search', '--finalize', path, *model)}")
-    used = path.parent if frames.env.get("kind") == FINAL else path
+    used = path.parent if frames.kind == FINAL else path
     commands.append(f"use it      {to_run('predict', used, *model)} IMAGE ...")
     return commands
 

@@ -100,7 +100,7 @@ def confirm(run: RunDirectory, spec: SearchSpec, dataset: Dataset, options: Opti
 
 def _compared(frames: RunFrames, spec: SearchSpec, dataset: Dataset, count: int) -> _Comparison | None:
     """None where no trial beats the reference."""
-    if frames.env.get("kind", SEARCH) != SEARCH:  # its spec has the trained configuration for reference
+    if frames.kind != SEARCH:  # its spec has the trained configuration for reference
         raise ConfirmError(f"--confirm needs the winner of a search: {frames.name} is a single training")
     images, run = judging_images(dataset), RunDirectory(frames.path)
     if frames.env.get("dataset_fingerprint") != dataset.fingerprint:

@@ -30,7 +30,7 @@ from tune_resnet.findings import (
 )
 from tune_resnet.frames import STATES, RunFrames, accuracy_column, run_labels
 from tune_resnet.models import final_run
-from tune_resnet.records import BASELINE, FINAL, FINISHED, RUNNING
+from tune_resnet.records import BASELINE, FINAL, FINISHED, REFERENCE_TRIAL, RUNNING, SEARCH
 from tune_resnet.text import counted, duration, percent, printable, say
 from tune_resnet.verdict import confirmation_sentence, confirmations
 
@@ -51,7 +51,7 @@ def ranked_table(frames: RunFrames, top: int) -> Table:
 
     It fits 80 columns as long as no trial has an error to show. `estimate`: see `findings.estimates`.
     """
-    ranked, column = ranked_trials(frames), accuracy_column(frames)
+    ranked, column, is_search = ranked_trials(frames), accuracy_column(frames), frames.kind == SEARCH
     shown = ranked[(ranked.index < top) | ranked["reference"]]
     errors = ["error"] if shown["error"].any() else []
     accuracy_name = column.replace("accuracy", "acc")
@@ -60,7 +60,7 @@ def ranked_table(frames: RunFrames, top: int) -> Table:
     )
     for row, accuracy in zip(shown.itertuples(), shown[column], strict=True):
         table.add_row(
-            f"{'reference' if row.reference else row.trial}{' *' * row.winner}",
+            f"{'reference' if row.reference else row.trial}{' *' * (row.winner and is_search)}",
             row.state,
             f"{row.epochs}/{frames.spec.train.epochs}",
             percent(accuracy),
@@ -68,7 +68,9 @@ def ranked_table(frames: RunFrames, top: int) -> Table:
             *_hyperparameters(row.max_lr, row.weight_decay, row.grad_clip),
             *([Text(_shortened(row.error))] if errors else []),
         )
-    notes = ["* the winner: the finished trial with the highest estimate"] if ranked["winner"].any() else []
+    notes = (
+        ["* the winner: the finished trial with the highest estimate"] if ranked["winner"].any() and is_search else []
+    )
     if len(shown) < len(ranked):
         notes.append(f"{len(shown):,} of {counted(len(ranked), 'trial')}")
     table.caption = "\n".join(notes) or None
@@ -86,7 +88,7 @@ def comparison_sentence(frames: RunFrames) -> str:
     """What the run says about the winner and the reference, and how far that can be trusted."""
     found = compare_to_reference(frames)
     best = f"{percent(found.winner_accuracy)} {found.judged_on} accuracy"
-    if frames.env.get("kind") in (BASELINE, FINAL) and found.winner is not None:
+    if frames.kind in (BASELINE, FINAL):
         return _single_sentence(frames, found)
     if found.case == NOTHING:
         return "No trial has finished yet, so there is nothing to compare with the reference."
@@ -105,9 +107,14 @@ def comparison_sentence(frames: RunFrames) -> str:
 
 
 def _single_sentence(frames: RunFrames, found: Comparison) -> str:
-    """What a single training on all training images has reached."""
-    final = frames.env.get("kind") == FINAL
-    name = f"Trial {found.winner}, trained again on all training images," if final else "The reference"
+    """What a single training has reached."""
+    if found.winner is None:
+        return "The training has not finished."
+    name = "The reference" if found.winner == REFERENCE_TRIAL else f"Trial {found.winner}"
+    if frames.kind == FINAL:
+        # Without a test set some images must be left to judge on: those that judged the search.
+        all_images = "all training images" if found.judged_on == "test" else "the search's training images"
+        name += f", trained again on {all_images},"
     images = f"{found.judged_on} images" if found.images is None else f"{found.images:,} {found.judged_on} images"
     interval = ""
     if found.images is not None and found.winner_accuracy is not None:

@@ -18,7 +18,17 @@ from typing import Any
 import pandas as pd
 
 from tune_resnet.reading import read_table, read_text
-from tune_resnet.records import FAILED, FINISHED, INTERRUPTED, RUNNING, STOPPED, RecordError, RunDirectory, find_run
+from tune_resnet.records import (
+    FAILED,
+    FINISHED,
+    INTERRUPTED,
+    RUNNING,
+    SEARCH,
+    STOPPED,
+    RecordError,
+    RunDirectory,
+    find_run,
+)
 from tune_resnet.settings import SpecError, shown
 from tune_resnet.spec import TUNABLE, SearchSpec, load_spec
 from tune_resnet.text import printable
@@ -99,6 +109,11 @@ class RunFrames:
     epochs: pd.DataFrame
     confirm: pd.DataFrame
     active: bool
+
+    @property
+    def kind(self) -> str:
+        """`search`, `baseline` or `final`; runs of before there were kinds are searches."""
+        return str(self.env.get("kind", SEARCH))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

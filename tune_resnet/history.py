@@ -18,8 +18,7 @@ from tune_resnet.spec import TUNABLE
 class History:
     """Trials by number, 0 and up without a gap; the rows of epochs.csv in the order of their writing; env.json.
 
-    A final training has only the trial that it trains. A trial that is `running` or `interrupted` has not ended: it
-    goes on.
+    A final training has the number of its only trial. One that is `running` or `interrupted` has not ended: it goes on.
     """
 
     trials: list[TrialRow] = field(default_factory=list)
@@ -43,7 +42,7 @@ def read_history(run: RunDirectory) -> History:
     if "dataset_fingerprint" not in frames.env:
         raise RecordError(f"{run.env_json} does not say which images the run is about, so it cannot be continued")
     trials = frames.trials.sort_values("trial")
-    first = frames.env.get("trial", REFERENCE_TRIAL) if frames.env.get("kind") == FINAL else REFERENCE_TRIAL
+    first = frames.env.get("trial", REFERENCE_TRIAL) if frames.kind == FINAL else REFERENCE_TRIAL
     missing = set(range(first, first + len(trials))) - set(trials["trial"])
     if missing:
         raise RecordError(f"{run.trials_csv} lacks trial {min(missing)}, so the search cannot be continued")
@@ -69,7 +68,7 @@ def _check_trials(path: Path, frames: RunFrames) -> None:
     _check_between(path, trials, "seconds", 0, float("inf"))
     finished = trials[trials["state"] == FINISHED]
     _check_between(path, finished, "epochs", train.epochs, train.epochs)
-    if frames.env.get("kind") not in (BASELINE, FINAL):  # which may have been judged on the test set instead
+    if frames.kind not in (BASELINE, FINAL):  # which may have been judged on the test set instead
         _check_between(path, finished, "val_accuracy", 0, 1)
 
 

@@ -16,7 +16,7 @@ from typing import Any
 from tune_resnet.errors import UserError
 from tune_resnet.findings import best_trials, winner
 from tune_resnet.frames import RunFrames, load_run
-from tune_resnet.records import EPOCH_COLUMNS, SEARCH, RunDirectory, TrialRow, train_spec_of
+from tune_resnet.records import BASELINE, EPOCH_COLUMNS, FINAL, SEARCH, RunDirectory, TrialRow, train_spec_of
 from tune_resnet.settings import SpecError
 from tune_resnet.spec import TrainSpec, load_spec
 from tune_resnet.text import to_run
@@ -24,6 +24,8 @@ from tune_resnet.weights import ModelFileError, read_outcome
 
 KEPT = 8  # models at the end of a search; twice as many meanwhile, so that ranking them costs next to nothing
 MODEL = "model.safetensors"
+
+_AGAIN = "trial {}, trained again by --finalize"
 
 
 @dataclass(frozen=True)
@@ -45,21 +47,25 @@ def chosen_model(path: Path) -> ChosenModel:
         ModelFileError: no trial has finished yet, or the winner's model is not there any more.
     """
     run = RunDirectory(path)
+    frames = load_run(path) if os.path.isfile(run.spec_toml) else None
+    best = winner(frames) if frames else None
     if os.path.isfile(final := RunDirectory(run.final).best / MODEL):
         outcome = read_outcome(final)
-        whose = f"trial {outcome.trial}" if outcome else "a trial"
-        return ChosenModel(final, f"{whose}, trained on all training images", final.parent)
-    if not os.path.isfile(run.spec_toml):
+        whose = _AGAIN.format(outcome.trial if outcome else "of this run")
+        if best and outcome and outcome.trial != best["trial"]:
+            whose += f" (the winner is trial {best['trial']})"
+        return ChosenModel(final, whose, final.parent)
+    if frames is None:
         return ChosenModel(run.best / MODEL, "the model in best/", run.best)
-    frames = load_run(path)
-    best = winner(frames)
     if best is None:
         raise ModelFileError(f"there is no model in {path}: no trial has finished yet")
-    whose = f"trial {best['trial']}, the winner"
+    whose = {BASELINE: "the reference", FINAL: _AGAIN}.get(frames.kind, "trial {}, the winner").format(best["trial"])
     if _holds(run.best, train_spec_of(best, frames.spec.train)):
         return ChosenModel(run.best / MODEL, whose, run.best)
     if os.path.isfile(kept := run.model_of(best["trial"])):  # the search goes on, or was killed
         return ChosenModel(kept, whose, run.best)
+    if frames.kind != SEARCH:
+        raise ModelFileError(f"there is no model in {path} any more")
     raise ModelFileError(
         f"the model of {whose}, has not been kept; this trains it: {to_run('search', '--finalize', run.shown_path)}"
     )
@@ -67,7 +73,7 @@ def chosen_model(path: Path) -> ChosenModel:
 
 def trial_to_finalize(frames: RunFrames, number: int | None) -> dict[Any, Any]:
     """The row of the trial with that number, or of the winner, for a final training; UserError where there is none."""
-    if frames.env.get("kind", SEARCH) != SEARCH:
+    if frames.kind != SEARCH:
         raise UserError(f"--finalize needs a search: {frames.name} was trained on all training images already")
     if number is None:
         best = winner(frames)

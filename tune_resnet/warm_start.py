@@ -136,6 +136,6 @@ def _trials(frames: RunFrames, spec: SearchSpec) -> list[FrozenTrial]:
 
 
 def _best(frames: RunFrames, spec: SearchSpec) -> list[dict[str, float]]:
-    ranked = best_trials(frames, len(frames.trials)).sort_values("estimate", ascending=False, kind="stable")
-    rows = [row for row in ranked.to_dict("records") if row["trial"] != REFERENCE_TRIAL and _inside(row, spec)]
+    finished = best_trials(frames, len(frames.trials)).to_dict("records")
+    rows = [row for row in finished if row["trial"] != REFERENCE_TRIAL and _inside(row, spec)]
     return [{name: row[name] for name in spec.space} for row in rows[:_TRIED_FIRST]]
