@@ -452,11 +452,6 @@ def test_a_baseline_is_judged_on_the_test_set(build: Build) -> None:
     ("on", "state", "words"),
     [
         ("test", FINISHED, "The reference, trained again on all training images, classified 80.00% of the 500 test"),
-        (
-            "val",
-            FINISHED,
-            "The reference, trained again on the search's training images, classified 80.00% of the 500 v",
-        ),
         ("test", FAILED, "The training has not finished."),
     ],
 )
@@ -464,6 +459,14 @@ def test_a_final_training_says_what_it_was_trained_on(build: Build, on: str, sta
     build.trial([0.5, 0.6, 0.9, 0.8], state, on=on)
     build.directory.write_env({"kind": "final", "trial": 0, "held_out_images": 500})
     assert comparison_sentence(build.load()).startswith(words)
+
+
+def test_a_final_training_that_nothing_can_judge_has_finished_all_the_same(build: Build) -> None:
+    build.trial([math.nan] * EPOCHS, FINISHED, on="test")
+    build.directory.write_env({"kind": "final", "trial": 0, "held_out_images": 0})
+    assert comparison_sentence(build.load()) == (
+        "The reference was trained again on all training images. There are no test images to judge it on."
+    )
 
 
 def test_a_baseline_in_progress_is_judged_on_the_test_set(build: Build) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 import tempfile
 from dataclasses import replace
@@ -13,9 +14,11 @@ import torch
 from factories import leave_model
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from rich.console import Console
 from test_analysis import SPEC, Build
 
 from tune_resnet.analysis import load_run, winner
+from tune_resnet.baseline import plan_single, run_single
 from tune_resnet.data import Dataset, Split
 from tune_resnet.device import resolved
 from tune_resnet.history import read_history
@@ -75,6 +78,25 @@ def test_a_command_uses_the_winners_model_even_before_it_is_in_best(build: Build
     assert (chosen.path, chosen.whose) == (build.directory.model_of(second), f"trial {second}, the winner")
 
 
+def test_without_a_test_set_the_final_training_takes_every_image(build: Build, digits: Dataset) -> None:
+    torch.set_num_threads(1)
+    spec = replace(SPEC, train=replace(SPEC.train, epochs=2, batch_size=60), model=ModelSpec(width=2))
+    spec = replace(spec, data=replace(spec.data, limit_train=200), resources=replace(spec.resources, device="cpu"))
+    dataset = replace(digits, test=None)
+    plan = plan_single(spec, dataset, 3, final=True)
+    assert (plan.train_images, plan.held_out_images) == (200, 0)
+    final = RunDirectory.create(build.directory.final, plan.spec, {"kind": FINAL, "trial": 3, "held_out_images": 0})
+    run_single(plan, dataset, final, Console(file=io.StringIO()))
+    frames = load_run(final.path)
+    keep_winner(frames)
+    assert frames.trials[["trial", "state", "epochs"]].to_numpy().tolist() == [[3, FINISHED, 2]]
+    assert frames.epochs["train_loss"].notna().all()
+    assert chosen_model(build.directory.path).whose == "trial 3, trained again by --finalize"
+    outcome = read_outcome(final.best / "model.safetensors")
+    assert outcome is not None
+    assert outcome.last.epoch == 2
+
+
 def test_a_winner_without_its_model_is_said_and_best_is_nobody_elses(build: Build) -> None:
     finish(build, 0.5)
     keep_winner(build.load())
@@ -82,6 +104,9 @@ def test_a_winner_without_its_model_is_said_and_best_is_nobody_elses(build: Buil
     build.directory.model_of(second).unlink()
     keep_winner(build.load())
     assert not build.directory.best.exists()
+    before = read_outcome(build.directory.path / "best-before" / "model.safetensors")
+    assert before is not None
+    assert before.trial == 0
     with pytest.raises(ModelFileError, match=f"trial {second}, the winner, has not been kept; .* --finalize"):
         chosen_model(build.directory.path)
 

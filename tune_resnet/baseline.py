@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from rich.console import Console
 
 from tune_resnet.checkpoint import ResumableRun
-from tune_resnet.data import Dataset, baseline_split
+from tune_resnet.data import Dataset, Split, baseline_split, final_split
 from tune_resnet.device import choose_device, gpus_per_trial, resolved
 from tune_resnet.history import History
 from tune_resnet.metrics import EpochMetrics, NonFiniteLoss
@@ -28,9 +28,10 @@ from tune_resnet.weights import Outcome, save_model
 
 @dataclass(frozen=True, kw_only=True)
 class SinglePlan(Outlook):
-    """The plan of one training: `spec.train`, as the trial of that number."""
+    """The plan of one training: `spec.train`, as the trial of that number; `final`: of the model for use."""
 
     trial: int
+    final: bool
 
     def lines(self) -> list[str]:
         """The plan for a person."""
@@ -46,23 +47,28 @@ class SinglePlan(Outlook):
         ]
 
 
-def plan_single(spec: SearchSpec, dataset: Dataset, trial: int = REFERENCE_TRIAL) -> SinglePlan:
+def plan_single(spec: SearchSpec, dataset: Dataset, trial: int = REFERENCE_TRIAL, *, final: bool = False) -> SinglePlan:
     """Settles device and precision, and times a few steps. DeviceError where the device is not there."""
     device = choose_device(spec.resources.device)
     gpus_per_trial(spec.resources, device.type)  # complains before steps are timed
-    data = baseline_split(dataset, spec.data)
+    data = _split(dataset, spec, final)
     speed = measure_speed(spec.train, data, device, spec.model)
     return SinglePlan(
         spec=resolved(spec, device.type, speed.precision),
         trial=trial,
+        final=final,
         device_name=speed.device_name,
         seconds_per_epoch=len(data.train) / speed.images_per_second,
         concurrency=1,
         train_images=len(data.train),
         held_out_images=len(data.held_out),
-        held_out="validation" if dataset.test is None else "test",
+        held_out="validation" if dataset.test is None and not final else "test",
         note=data.note,
     )
+
+
+def _split(dataset: Dataset, spec: SearchSpec, final: bool) -> Split:
+    return final_split(dataset, spec.data) if final else baseline_split(dataset, spec.data)
 
 
 def run_single(
@@ -70,7 +76,7 @@ def run_single(
 ) -> None:
     """Trains what is planned, from its `history` on; every epoch is printed and recorded, the model kept."""
     spec, trial = plan.spec, plan.trial
-    data = baseline_split(dataset, spec.data)
+    data = _split(dataset, spec, plan.final)
     history = history or History()
     recorder = Recorder(run, spec, history.trials, history.epochs)
     if not history.trials:
@@ -124,9 +130,11 @@ def _record(plan: SinglePlan, recorder: Recorder, metrics: EpochMetrics, worker:
 def _line(plan: SinglePlan, metrics: EpochMetrics) -> str:
     """What an epoch gave, for a person."""
     epochs = plan.spec.train.epochs
+    judged = f"{plan.held_out} loss {metrics.loss:.4f}, accuracy {percent(metrics.accuracy)}, "
+    if not plan.held_out_images:
+        judged = ""
     return (
-        f"epoch {metrics.epoch}/{epochs}: train loss {metrics.train_loss:.4f}, "
-        f"{plan.held_out} loss {metrics.loss:.4f}, accuracy {percent(metrics.accuracy)}, lr {metrics.lr:.2e}, "
+        f"epoch {metrics.epoch}/{epochs}: train loss {metrics.train_loss:.4f}, {judged}lr {metrics.lr:.2e}, "
         f"{metrics.images_per_second:,.0f} images/s, "
         f"about {duration((epochs - metrics.epoch) * metrics.seconds)} left"
     )

@@ -250,7 +250,7 @@ def _single(command: Command, spec: SearchSpec, trial: int, fingerprint: str | N
     with busy(console, "timing a few steps"):
         from tune_resnet.baseline import plan_single, run_single
 
-        plan = plan_single(spec, dataset, trial)
+        plan = plan_single(spec, dataset, trial, final=command.kind == FINAL)
     say(console, "\n".join(plan.lines()))
     if options.dry_run:
         return 0

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from rich.console import Console
 
-from tune_resnet.analysis import RunFrames, load_run, ranked_table, winner
+from tune_resnet.analysis import RunFrames, load_run, ranked_table
 from tune_resnet.drawing import run_sentences
-from tune_resnet.models import final_run, keep_winner
+from tune_resnet.models import final_run, keep_winner, trial_of
 from tune_resnet.records import ENDED, FINAL, SEARCH, RecordError, RunDirectory
 from tune_resnet.text import counted, duration, say, to_run
 from tune_resnet.verdict import confirmations
@@ -61,7 +61,7 @@ def conclude(run: RunDirectory, console: Console, started: float, budget: TimeBu
         written_report(path.parent)  # the search's page tells of its final training, too
     commands = [f"run         {path}", f"report      {written_report(path)}", *_next_commands(run, frames, left)]
     say(console, "\n" + "\n".join(commands), whole=True)
-    return winner(frames) is not None and trained
+    return trial_of(frames) is not None and trained
 
 
 def _planned(frames: RunFrames) -> int:
@@ -71,7 +71,7 @@ def _planned(frames: RunFrames) -> int:
 
 def _next_commands(run: RunDirectory, frames: RunFrames, left: int) -> list[str]:
     """What can be done next, and has not been done yet, each with its command. `left`: trials that have not ended."""
-    path, model, best = run.shown_path, frames.spec.model.flag, winner(frames)
+    path, model, best = run.shown_path, frames.spec.model.flag, trial_of(frames)
     is_search = frames.kind == SEARCH
     commands = [f"look closer {to_run('analysis', path)}"]
     if left:
@@ -79,7 +79,7 @@ def _next_commands(run: RunDirectory, frames: RunFrames, left: int) -> list[str]
     if best is None:
         return commands
     confirmed = any(one.of_winner and one.result for one in confirmations(frames))
-    if not best["reference"] and is_search and not confirmed:
+    if is_search and not best["reference"] and not confirmed:
         commands.append(f"confirm it  {to_run('search', '--confirm', 5, '--resume', path, *model)}")
     final = final_run(frames)
     if is_search and (final is None or final.trials["trial"].item() != best["trial"]):

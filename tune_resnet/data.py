@@ -93,6 +93,16 @@ def baseline_split(dataset: Dataset, spec: DataSpec) -> Split:
     return _make_split(both, dataset.test, dataset.classes, "; the folder's own validation set is trained on, too")
 
 
+def final_split(dataset: Dataset, spec: DataSpec) -> Split:
+    """What `baseline_split` trains on where there is a test set; without one all images train, and none is held out."""
+    if dataset.test is not None:
+        return baseline_split(dataset, spec)
+    train = _limited_train(dataset, spec)
+    if dataset.val is not None:
+        train = _joined(train, dataset.val)
+    return _make_split(train, ImageSet(train.images[:0], train.labels[:0]), dataset.classes)
+
+
 def _make_split(train: ImageSet, held_out: ImageSet, classes: tuple[str, ...], note: str = "") -> Split:
     mean, std = _channel_statistics(train.images)
     return Split(train, held_out, classes, mean, std, note)

@@ -29,7 +29,7 @@ from tune_resnet.findings import (
     winner,
 )
 from tune_resnet.frames import STATES, RunFrames, accuracy_column, run_labels
-from tune_resnet.models import final_run
+from tune_resnet.models import final_run, trial_of
 from tune_resnet.records import BASELINE, FINAL, FINISHED, REFERENCE_TRIAL, RUNNING, SEARCH
 from tune_resnet.text import counted, duration, percent, printable, say
 from tune_resnet.verdict import confirmation_sentence, confirmations
@@ -108,13 +108,14 @@ def comparison_sentence(frames: RunFrames) -> str:
 
 def _single_sentence(frames: RunFrames, found: Comparison) -> str:
     """What a single training has reached."""
-    if found.winner is None:
+    trial = trial_of(frames)
+    if trial is None:
         return "The training has not finished."
-    name = "The reference" if found.winner == REFERENCE_TRIAL else f"Trial {found.winner}"
+    name = "The reference" if trial["trial"] == REFERENCE_TRIAL else f"Trial {trial['trial']}"
+    if found.winner is None:
+        return f"{name} was trained again on all training images. There are no test images to judge it on."
     if frames.kind == FINAL:
-        # Without a test set some images must be left to judge on: those that judged the search.
-        all_images = "all training images" if found.judged_on == "test" else "the search's training images"
-        name += f", trained again on {all_images},"
+        name += ", trained again on all training images,"
     images = f"{found.judged_on} images" if found.images is None else f"{found.images:,} {found.judged_on} images"
     interval = ""
     if found.images is not None and found.winner_accuracy is not None:

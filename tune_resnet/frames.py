@@ -19,6 +19,7 @@ import pandas as pd
 
 from tune_resnet.reading import read_table, read_text
 from tune_resnet.records import (
+    BASELINE,
     FAILED,
     FINISHED,
     INTERRUPTED,
@@ -112,8 +113,9 @@ class RunFrames:
 
     @property
     def kind(self) -> str:
-        """`search`, `baseline` or `final`; runs of before there were kinds are searches."""
-        return str(self.env.get("kind", SEARCH))
+        """`search`, `baseline` or `final`."""
+        judged_on_test = self.env.get("held_out") == "test"  # of the runs before there were kinds: the baselines
+        return str(self.env.get("kind", BASELINE if judged_on_test else SEARCH))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -17,8 +17,8 @@ class EpochMetrics:
     epoch: int  # from 1
     lr: float  # of the epoch's last optimizer step
     train_loss: float  # mean cross-entropy over the epoch's images, in training mode
-    loss: float  # mean cross-entropy on the held-out images
-    accuracy: float  # on the held-out images, in [0, 1]
+    loss: float  # mean cross-entropy on the held-out images; NaN where there are none
+    accuracy: float  # on the held-out images, in [0, 1]; NaN where there are none
     seconds: float  # training and evaluation
     images_per_second: float  # training images over `seconds`
 
@@ -35,7 +35,9 @@ class EpochMetrics:
         fits = (
             isinstance(values, dict)
             and values.keys() == names
-            and all(type(value) in (int, float) and 0 <= value < math.inf for value in values.values())
+            and all(type(value) in (int, float) for value in values.values())
+            and all(0 <= value < math.inf for name, value in values.items() if name not in ("loss", "accuracy"))
+            and all(not (values[name] < 0 or values[name] == math.inf) for name in ("loss", "accuracy"))
             and type(values["epoch"]) is int
         )
         return cls(**values) if fits else None

@@ -16,7 +16,7 @@ from typing import Any
 from tune_resnet.errors import UserError
 from tune_resnet.findings import best_trials, winner
 from tune_resnet.frames import RunFrames, load_run
-from tune_resnet.records import BASELINE, EPOCH_COLUMNS, FINAL, SEARCH, RunDirectory, TrialRow, train_spec_of
+from tune_resnet.records import BASELINE, EPOCH_COLUMNS, FINAL, FINISHED, SEARCH, RunDirectory, TrialRow, train_spec_of
 from tune_resnet.settings import SpecError
 from tune_resnet.spec import TrainSpec, load_spec
 from tune_resnet.text import to_run
@@ -48,7 +48,7 @@ def chosen_model(path: Path) -> ChosenModel:
     """
     run = RunDirectory(path)
     frames = load_run(path) if os.path.isfile(run.spec_toml) else None
-    best = winner(frames) if frames else None
+    best = trial_of(frames) if frames else None
     if os.path.isfile(final := RunDirectory(run.final).best / MODEL):
         outcome = read_outcome(final)
         whose = _AGAIN.format(outcome.trial if outcome else "of this run")
@@ -90,21 +90,31 @@ def final_run(frames: RunFrames) -> RunFrames | None:
     """The run of the final training that --finalize has left in a run's directory; None where it has not finished."""
     final = RunDirectory(RunDirectory(frames.path).final)
     found = load_run(final.path) if os.path.isfile(final.spec_toml) else None
-    return found if found is not None and winner(found) is not None else None
+    return found if found is not None and trial_of(found) is not None else None
+
+
+def trial_of(frames: RunFrames) -> dict[Any, Any] | None:
+    """The trial whose model a run is for: the winner; of a final training, which there may be no image to judge, its
+    only trial. None where it has not finished."""
+    if frames.kind != FINAL:
+        return winner(frames)
+    return next(iter(frames.trials[frames.trials["state"] == FINISHED].to_dict("records")), None)
 
 
 def keep_winner(frames: RunFrames) -> None:
-    """Makes best/ a copy of the winner's model, beside the spec that retrains it; and nothing else, so that where that
-    model is not there any more, best/ goes."""
-    run, best = RunDirectory(frames.path), winner(frames)
+    """Makes best/ a copy of the winner's model, beside the spec that retrains it. Where that model is not there any
+    more, what is in best/ is another trial's, and goes to best-before/."""
+    run, best = RunDirectory(frames.path), trial_of(frames)
     if best is None:
         return
     train, outcome = train_spec_of(best, frames.spec.train), read_outcome(run.model_of(best["trial"]))
     if outcome is not None and outcome != read_outcome(run.best / MODEL):
         search = replace(frames.spec.search, name=None)  # the run that this makes is another
         run.keep_best(best["trial"], replace(frames.spec, train=train, search=search))
-    elif outcome is None and not _holds(run.best, train):
-        shutil.rmtree(run.best, ignore_errors=True)
+    elif outcome is None and run.best.exists() and not _holds(run.best, train):
+        aside = run.best.with_name("best-before")
+        shutil.rmtree(aside, ignore_errors=True)
+        run.best.rename(aside)
 
 
 def drop_outrun_models(run: RunDirectory) -> None:

@@ -45,7 +45,7 @@ class TrainingRun:
 
     Args:
         spec: the configuration.
-        data: training and held-out images.
+        data: training and held-out images; without any of these, loss and accuracy on them are NaN.
         device: where to train.
         model: the network.
         flip: mirror training images at random.
@@ -133,13 +133,14 @@ class TrainingRun:
         seconds = time.perf_counter() - started
         if not (math.isfinite(train_loss) and math.isfinite(loss)):
             raise NonFiniteLoss(epoch, self.last)
+        held_out = len(self.held_out) or math.nan
         self.epochs_done = epoch
         self.last = EpochMetrics(
             epoch=epoch,
             lr=self.lr_at(epoch * self.steps_per_epoch - 1),
             train_loss=train_loss / len(self.train_images),
-            loss=loss / len(self.held_out),
-            accuracy=correct / len(self.held_out),
+            loss=loss / held_out,
+            accuracy=correct / held_out,
             seconds=seconds,
             images_per_second=len(self.train_images) / seconds,
         )
@@ -247,6 +248,8 @@ class TrainingRun:
         size = _EVALUATION_BATCH[self.device.type]
         loss_sum = torch.zeros((), device=self.device)
         correct = torch.zeros((), device=self.device)
+        if not len(self.held_out):
+            return loss_sum, correct
         for images, labels in zip(self.held_out.images.split(size), self.held_out.labels.split(size), strict=True):
             logits = self._logits(images)
             loss_sum += functional.cross_entropy(logits, labels, reduction="sum")
