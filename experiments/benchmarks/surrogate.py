@@ -14,6 +14,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import ConstantKernel, Matern, WhiteKernel
 from sklearn.model_selection import GroupKFold
+from threadpoolctl import threadpool_limits
 
 from tune_resnet.estimate import unit_points
 from tune_resnet.space import DEFAULT_SPACE
@@ -156,7 +157,7 @@ def _noise(standard: pd.DataFrame, residuals: pd.DataFrame) -> np.ndarray:
 def _fitted(points: np.ndarray, score: np.ndarray) -> GaussianProcessRegressor:
     smooth = ConstantKernel(1, (0.05, 100)) * Matern([0.5] * len(DEFAULT_SPACE), LENGTHS, nu=2.5)
     process = GaussianProcessRegressor(smooth + WhiteKernel(0.1, (1e-3, 2)))
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), threadpool_limits(1):  # small matrices: more threads take longer
         warnings.simplefilter("ignore", ConvergenceWarning)  # parameters that end at their bounds: those are meant
         return process.fit(points, score)
 
