@@ -293,6 +293,7 @@ def _open(plan: Outlook, dataset: Dataset, command: Command, **more: int) -> Run
         "concurrency": plan.concurrency,
         "dataset": dataset.name,
         "dataset_fingerprint": dataset.fingerprint,
+        "test_set": dataset.has_test_set,
         "train_images": plan.train_images,
         "held_out": plan.held_out,
         "held_out_images": plan.held_out_images,

@@ -79,7 +79,7 @@ def _next_commands(run: RunDirectory, frames: RunFrames, left: int) -> list[str]
     if best is None:
         return commands
     confirmed = any(one.of_winner and one.result for one in confirmations(frames))
-    if is_search and not best["reference"] and not confirmed:
+    if is_search and not best["reference"] and not confirmed and frames.env.get("test_set", True):
         commands.append(f"confirm it  {to_run('search', '--confirm', 5, '--resume', path, *model)}")
     final = final_run(frames)
     if is_search and (final is None or final.trials["trial"].item() != best["trial"]):

@@ -60,6 +60,10 @@ class Dataset:
     fingerprint: str
     val: ImageSet | None = None
 
+    @property
+    def has_test_set(self) -> bool:
+        return self.test is not None
+
 
 def content_fingerprint(
     train: ImageSet, test: ImageSet | None, classes: Sequence[str], val: ImageSet | None = None
