@@ -57,3 +57,29 @@ def test_a_search_knows_whether_its_time_is_over() -> None:
     assert not SearchEnd(100).over
     assert SearchEnd(1e-9).over
     assert SearchEnd(1e-9).stop_all()
+
+
+def offered(build: Build, **env: object) -> set[str]:
+    """The first words of the commands that are named at the end."""
+    build.directory.write_env({"kind": "search", **env})
+    _, printed = concluded(build, None)
+    return {word for word in ("confirm it", "finalize it", "use it", "go on") if f"\n{word}" in printed}
+
+
+def test_only_what_can_be_done_and_has_not_been_is_offered(run: Build) -> None:
+    assert offered(run) == {"finalize it", "use it", "go on"}  # the reference has won
+    run.trial([0.5, 0.6, 0.7, 0.9], FINISHED, max_lr=0.03)
+    assert offered(run) == {"confirm it", "finalize it", "use it", "go on"}
+    assert offered(run, test_set=False) == {"finalize it", "use it", "go on"}
+    lines = ["seed,configuration,max_lr,weight_decay,grad_clip,epochs,test_accuracy,test_loss,seconds,worker,error"]
+    lines += [
+        f"{seed},{name},{max_lr},0.0001,0.1,4,{accuracy + seed / 1e6},0.5,1.5,host:1,"
+        for seed in (1000, 1001)
+        for name, max_lr, accuracy in (("reference", 0.01, 0.6), ("winner", 0.03, 0.7))
+    ]
+    run.directory.confirm_csv.write_text("\n".join(lines) + "\n")
+    assert offered(run) == {"finalize it", "use it", "go on"}
+    run.trial([0.5, 0.6, 0.7, 0.99], FINISHED, max_lr=0.05)  # another winner is not confirmed yet
+    assert offered(run) == {"confirm it", "finalize it", "use it", "go on"}
+    sentence = "Trial 2 (not the winner now)"
+    assert sentence in concluded(run, None)[1]
