@@ -175,14 +175,14 @@ class Poison:
 
 
 @pytest.fixture(scope="module")
-def searched(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def searched(tmp_path_factory: pytest.TempPathFactory, cluster: list[str]) -> Path:
     """A search during which every touch of the test set raises."""
     runs = tmp_path_factory.mktemp("runs")
     (runs / "spec.toml").write_text(SPEC)
     load = data.load_dataset
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(data, "load_dataset", lambda spec: replace(load(spec), test=Poison()))
-        code = main(["--experiment", str(runs / "spec.toml"), "--runs-dir", str(runs), "--name", "it"])
+        code = main(["--experiment", str(runs / "spec.toml"), "--runs-dir", str(runs), "--name", "it", *cluster])
     assert code == 0
     return runs / "it"
 
@@ -213,8 +213,10 @@ def test_the_source_mentions_the_test_set_only_where_it_belongs() -> None:
 
 
 @pytest.mark.slow
-def test_a_confirmation_is_recorded_and_extended(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["--confirm", "2", "--resume", str(run)]) == 0
+def test_a_confirmation_is_recorded_and_extended(
+    run: Path, cluster: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["--confirm", "2", "--resume", str(run), *cluster]) == 0
     output = capsys.readouterr()
     assert output.err == ""
     assert "[4/4] seed " in output.out
@@ -238,7 +240,7 @@ def test_a_confirmation_is_recorded_and_extended(run: Path, capsys: pytest.Captu
     assert (summary["n"], summary["seeds"], summary["test_images"]) == (2, seeds, 359)
     assert summary["train_images"] == 400  # validation images are trained on too
 
-    assert main(["--confirm", "3", "--resume", str(run), "--max-concurrent", "1"]) == 0
+    assert main(["--confirm", "3", "--resume", str(run), *cluster, "--max-concurrent", "1"]) == 0
     assert "[2/2] seed 1002" in capsys.readouterr().out
     longer = pd.read_csv(run / "confirm.csv")
     pd.testing.assert_frame_equal(longer[longer["seed"] != 1002].reset_index(drop=True), rows)
@@ -255,11 +257,11 @@ def test_a_confirmation_is_recorded_and_extended(run: Path, capsys: pytest.Captu
     assert "is about another reference" in capsys.readouterr().err
 
 
-def start_confirmation(run: Path, count: int) -> subprocess.Popen[str]:
+def start_confirmation(run: Path, count: int, *more: str) -> subprocess.Popen[str]:
     """The command in a process of its own, with its first training done."""
     command = [
         sys.executable, "-m", "tune_resnet.search", "--confirm", str(count), "--resume", str(run),
-        "--max-concurrent", "1",
+        "--max-concurrent", "1", *more,
     ]  # fmt: skip
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 90
@@ -329,10 +331,10 @@ def test_a_search_may_end_with_its_confirmation(tmp_path: Path, capsys: pytest.C
 
 
 @pytest.mark.slow
-def test_a_killed_process_costs_no_training(run: Path) -> None:
+def test_a_killed_process_costs_no_training(run: Path, cluster: list[str]) -> None:
     text = (run / "spec.toml").read_text()
     (run / "spec.toml").write_text(text.replace("epochs = 4", "epochs = 24"))
-    search = start_confirmation(run, 2)
+    search = start_confirmation(run, 2, *cluster)
     os.kill(int(pd.read_csv(run / "confirm.csv")["worker"][0].rpartition(":")[2]), signal.SIGKILL)
     output, errors = search.communicate(timeout=120)
     assert (search.returncode, errors) == (0, "")

@@ -27,7 +27,7 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def run(tmp_path_factory: pytest.TempPathFactory, cluster: list[str]) -> Path:
     """A search with each logger whose package is there."""
     runs = tmp_path_factory.mktemp("runs")
     known = [name for name in LOGGERS if name == "tensorboard" or importlib.util.find_spec(name)]
@@ -36,7 +36,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         patch.setenv("WANDB_SILENT", "true")
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
         flags = ["--num-samples", str(TRIALS), "--epochs", str(EPOCHS), "--runs-dir", str(runs), "--name", "logged"]
-        assert main([*TINY, *flags, "--log", *known]) == 0
+        assert main([*TINY, *cluster, *flags, "--log", *known]) == 0
     return runs / "logged"
 
 

@@ -146,9 +146,11 @@ def test_a_search_leaves_a_whole_run_directory(tmp_path: Path, capsys: pytest.Ca
 
 
 @pytest.mark.slow
-def test_stopped_failed_and_finished_trials_are_told_apart(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_stopped_failed_and_finished_trials_are_told_apart(
+    tmp_path: Path, cluster: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "wild.toml").write_text(WILD)
-    search = in_process(["--experiment", str(tmp_path / "wild.toml")], tmp_path, capsys)
+    search = in_process(["--experiment", str(tmp_path / "wild.toml"), *cluster], tmp_path, capsys)
     assert search.code == 0
     assert_consistent(search.path)
     trials = table(search.path / "trials.csv")
@@ -161,9 +163,11 @@ def test_stopped_failed_and_finished_trials_are_told_apart(tmp_path: Path, capsy
 
 
 @pytest.mark.slow
-def test_a_dry_run_prints_the_plan_and_leaves_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_dry_run_prints_the_plan_and_leaves_nothing(
+    tmp_path: Path, cluster: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
     arguments = [*SMALL, "--epochs", "8", "--dry-run", "--max-concurrent", "1", "--runs-dir", str(tmp_path)]
-    assert main(arguments) == 0
+    assert main([*arguments, *cluster]) == 0
     lines = capsys.readouterr().out.splitlines()
     parts = ["data", "model", "warning", "search", "stopping", "epochs", "device", "time"]
     assert [line.split()[0] for line in lines] == parts
@@ -175,8 +179,10 @@ def test_a_dry_run_prints_the_plan_and_leaves_nothing(tmp_path: Path, capsys: py
 
 
 @pytest.mark.slow
-def test_a_time_budget_ends_the_search_with_everything_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    arguments = [*SMALL, "--epochs", "40", "--num-samples", "500", "--time-budget", "15s"]
+def test_a_time_budget_ends_the_search_with_everything_told(
+    tmp_path: Path, cluster: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = [*SMALL, *cluster, "--epochs", "40", "--num-samples", "500", "--time-budget", "15s"]
     search = in_process(arguments, tmp_path, capsys)
     assert_consistent(search.path)
     trials = table(search.path / "trials.csv")
@@ -190,11 +196,11 @@ def test_a_time_budget_ends_the_search_with_everything_told(tmp_path: Path, caps
 @pytest.mark.parametrize("arguments", [["--device", "cuda"], ["--cpus-per-trial", "1000"]])
 @pytest.mark.slow
 def test_what_no_machine_here_has_is_refused(
-    arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    arguments: list[str], tmp_path: Path, cluster: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     if ray.is_initialized() or ("cuda" in arguments and os.path.exists("/dev/nvidia0")):
         pytest.skip("there is a GPU here")
-    assert main([*SMALL, *arguments, "--runs-dir", str(tmp_path)]) == 2
+    assert main([*SMALL, *cluster, *arguments, "--runs-dir", str(tmp_path)]) == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1
     assert "device cuda was asked for" in error or "no node has the 1000 CPUs" in error
