@@ -10,6 +10,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from faults import group, recorded, summary
 
 from tune_resnet.spec import SearchSpec
 
@@ -73,3 +74,12 @@ def test_the_table_of_settings_is_complete_and_right() -> None:
     for name, shown in rows:
         default = expected[name]
         assert shown == ("" if default is None else default) or json.loads(shown) == default, name
+
+
+def test_the_fault_matrix_is_the_recorded_one() -> None:
+    folder = ROOT / "experiments" / "results" / "faults"
+    injected = recorded(folder / "faults.csv")
+    assert all(fault.survived for fault in injected)
+    assert sum(fault.rows_lost + fault.rows_changed for fault in injected) == 0
+    assert summary(injected, group) in README
+    assert summary(injected) in (folder / "README.md").read_text()
