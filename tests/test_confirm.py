@@ -322,10 +322,12 @@ def test_a_search_that_is_to_be_confirmed_needs_a_test_set_first(
 
 
 @pytest.mark.slow
-def test_a_search_may_end_with_its_confirmation(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_search_may_end_with_its_confirmation(
+    tmp_path: Path, cluster: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "spec.toml").write_text(SPEC)
     arguments = ["--experiment", str(tmp_path / "spec.toml"), "--runs-dir", str(tmp_path), "--name", "it"]
-    assert main([*arguments, "--confirm", "2"]) == 0
+    assert main([*arguments, "--confirm", "2", *cluster]) == 0
     assert "over 2 paired seeds" in capsys.readouterr().out
     assert len(pd.read_csv(tmp_path / "it" / "confirm.csv")) == 4
 
@@ -333,7 +335,7 @@ def test_a_search_may_end_with_its_confirmation(tmp_path: Path, capsys: pytest.C
 @pytest.mark.slow
 def test_a_killed_process_costs_no_training(run: Path, cluster: list[str]) -> None:
     text = (run / "spec.toml").read_text()
-    (run / "spec.toml").write_text(text.replace("epochs = 4", "epochs = 24"))
+    (run / "spec.toml").write_text(text.replace("epochs = 4", "epochs = 12"))
     search = start_confirmation(run, 2, *cluster)
     os.kill(int(pd.read_csv(run / "confirm.csv")["worker"][0].rpartition(":")[2]), signal.SIGKILL)
     output, errors = search.communicate(timeout=120)
