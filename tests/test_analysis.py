@@ -48,7 +48,8 @@ from tune_resnet.records import (
     TrialRow,
 )
 from tune_resnet.space import Domain
-from tune_resnet.spec import DataSpec, SchedulerSpec, SearchSpec, TrainSpec, rung_epochs
+from tune_resnet.spec import DataSpec, SchedulerSpec, SearchSpec, TrainSpec
+from tune_resnet.stopping import rung_epochs
 
 many = settings(derandomize=True, deadline=None, max_examples=60)
 

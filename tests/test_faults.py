@@ -47,7 +47,7 @@ def test_a_search_that_is_killed_terminated_and_broken_ends_like_an_unbroken_one
     tmp_path: Path, matrix: list[Injected]
 ) -> None:
     faults: list[Fault] = [("killed", 1, 5, 2, 1), ("raises", 2, 2, 3, 1)]
-    search = Broken(tmp_path / "broken", samples=4, epochs=8, sampler="multifidelity", scheduler="asha", faults=faults)
+    search = Broken(tmp_path / "broken", samples=4, epochs=8, sampler="tpe", scheduler="asha", faults=faults)
     code, _ = search.break_at("SIGKILL of the search", 3, 0.0, send(signal.SIGKILL))
     assert code == -signal.SIGKILL
     code, output = search.break_at("SIGTERM", 7, 0.0, send(signal.SIGTERM))
@@ -85,7 +85,7 @@ def moments(seed: int, count: int, epochs: int) -> list[tuple[int | None, float]
 
 
 @pytest.mark.faults
-@pytest.mark.parametrize(("sampler", "scheduler"), [("multifidelity", "asha"), ("tpe", "median")])
+@pytest.mark.parametrize(("sampler", "scheduler"), [("gp", "asha"), ("tpe", "median")])
 def test_searches_killed_at_random_moments(
     sampler: str, scheduler: str, tmp_path: Path, matrix: list[Injected]
 ) -> None:

@@ -19,7 +19,7 @@ from test_analysis import Build
 from tune_resnet.analysis import fidelity, main, run_fidelity
 from tune_resnet.fidelity import FIDELITY_DTYPES, _drawn, _figures, signs
 from tune_resnet.records import FAILED, FINISHED, STOPPED
-from tune_resnet.scheduler import Asha
+from tune_resnet.stopping import Asha
 
 FIGURES = ("spearman", "top_kept", "regret")
 RUNS = 20

@@ -82,7 +82,7 @@ def good(tmp_path_factory: pytest.TempPathFactory, split: Split) -> Path:
 @pytest.fixture(scope="module")
 def rich(tmp_path_factory: pytest.TempPathFactory, split: Split) -> Path:
     """A run with enough of them."""
-    return make_run(tmp_path_factory.mktemp("rich") / "run", split, "multifidelity", ends=(0.64, 0.7, 0.66, 0.5))
+    return make_run(tmp_path_factory.mktemp("rich") / "run", split, "tpe", ends=(0.64, 0.7, 0.66, 0.5))
 
 
 def make_run(path: Path, split: Split, sampler: str, ends: Sequence[float]) -> Path:

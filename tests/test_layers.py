@@ -32,8 +32,8 @@ LAYERS = (
     ("findings", "fidelity"),
     ("trainable", "pool", "options", "frames"),
     ("checkpoint",),
-    ("recorder", "train", "weights", "study_file", "reading", "paired", "scheduler", "sampler"),
-    ("estimate",),
+    ("recorder", "train", "weights", "study_file", "reading", "paired", "scheduler"),
+    ("estimate", "stopping"),
     ("augment", "metrics", "adam"),
     ("records", "data", "model", "schedule", "device", "environment", "cuda_graph"),
     ("folder", "spec", "cluster"),
@@ -45,7 +45,7 @@ LAYERS = (
 )
 MAY_IMPORT = {
     "ray": {"cluster", "trainable", "searcher", "scheduler", "events", "tuning", "plan", "pool", "loggers"},
-    "optuna": {"searcher", "study_file", "sampler", "warm_start", "findings"},
+    "optuna": {"searcher", "study_file", "warm_start", "findings"},
 }
 # not while they are imported themselves; inside a function is fine
 HEAVY = {"torch", "torchvision", "ray", "pandas", "optuna", "plotly"}
@@ -60,7 +60,7 @@ NOT_AT_IMPORT = {
     "search": HEAVY,
     "command": HEAVY,
     "cluster": HEAVY,
-    "sampler": {"scipy", "sklearn"},
+    "searcher": {"scipy", "sklearn"},
 }
 
 PACKAGE = Path(tune_resnet.__file__).parent

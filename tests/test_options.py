@@ -134,7 +134,7 @@ BAD = [
     (["--num-samples", "x"], "argument --num-samples: invalid int value: 'x'"),
     (["--num-samples"], "argument --num-samples: expected one argument"),
     (["--device", "gpu"], "resources.device must be one of auto, cpu, cuda; got 'gpu'"),
-    (["--sampler", "tbe"], "search.sampler must be one of multifidelity, tpe, gp, random; got 'tbe'"),
+    (["--sampler", "tbe"], "search.sampler must be one of tpe, gp, random; got 'tbe'"),
     (["--time-budget", "soon"], "argument --time-budget: 'soon' is not a duration such as 90s, 30m or 1.5h"),
     (["--time-budget", "0"], "search.time_budget must be greater than 0, got 0.0"),
     (["--width", "-1"], "model.width must be at least 1, got -1"),

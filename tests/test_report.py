@@ -32,8 +32,8 @@ from tune_resnet.frames import load_run
 from tune_resnet.records import FAILED, FINISHED, INTERRUPTED, RUNNING, STOPPED, RecordError
 from tune_resnet.report import main, write_report
 from tune_resnet.schedule import one_cycle
-from tune_resnet.scheduler import stopping_rule
 from tune_resnet.spec import SchedulerSpec
+from tune_resnet.stopping import Signal, stopping_rule
 
 RECORDED = Path(__file__).parents[1] / "experiments" / "results"
 SEARCH = RECORDED / "cifar10-jpeg-search"
@@ -123,20 +123,22 @@ def test_a_stopped_trial_is_short_of_the_cut_as_it_was_then(tmp_path: Path) -> N
     build.trial([0.1, 0.1, 0.1, 0.1], FINISHED)  # losses are 1 minus these
     build.trial([0.5, 0.6, 0.7, 0.80], FINISHED)
     build.trial([0.8, 0.8, 0.8, 0.8], FINISHED)
-    build.trial([0.48], STOPPED)  # the second best of four then had 0.5, less the margin
+    build.trial([0.48], STOPPED)  # a loss of 0.52; the second best of four then had 0.5, less the margin of 1%
     build.trial([0.2, 0.2, 0.2, 0.2], FINISHED)  # a weak one, which an earlier spec let go on
     rows = judged(build.load())
-    assert rows.loc[rows["fate"] == "stopped", "short_by"].tolist() == pytest.approx([0.01])
+    assert rows.loc[rows["fate"] == "stopped", "short_by"].tolist() == pytest.approx([math.log(0.52 / 0.5) - 0.01])
 
 
 def test_every_trial_that_the_rule_stops_is_short_of_its_cut(tmp_path: Path) -> None:
     spec = replace(SPEC, scheduler=SchedulerSpec(grace_epochs=1, reduction_factor=3, signal="train_loss", margin=0.02))
     build, rule, draw = Build(tmp_path / "run", spec), stopping_rule(spec), random.Random(1)
+    signal = Signal("train_loss")
     for trial in range(30):
         accuracies: list[float] = []
         while len(accuracies) < spec.train.epochs:
             accuracies.append(draw.random())
-            if rule.should_stop(trial, len(accuracies), accuracies[-1] - 1) and trial != 0:
+            row = {"epoch": len(accuracies), "train_loss": 1 - accuracies[-1]}
+            if rule.should_stop(trial, row["epoch"], signal.quality(trial, row)) and trial != 0:
                 break
         build.trial(accuracies, FINISHED if len(accuracies) == spec.train.epochs else STOPPED)
     rows = judged(build.load())

@@ -10,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tune_resnet.records import REFERENCE_TRIAL
-from tune_resnet.scheduler import Asha, EarlyStopping, MedianRule, RunAll, stopping_rule
-from tune_resnet.spec import SchedulerSpec, SearchSpec, TrainSpec, rung_epochs
+from tune_resnet.scheduler import EarlyStopping
+from tune_resnet.spec import SchedulerSpec, SearchSpec, TrainSpec
+from tune_resnet.stopping import Asha, MedianRule, RunAll, Signal, quality, rung_epochs, stopping_rule, window
 
 many = settings(derandomize=True, deadline=None, max_examples=200)
 values = st.lists(st.floats(-10, 10), min_size=1, max_size=40)
@@ -96,6 +97,29 @@ def test_by_default_trials_are_judged_once_shortly_before_the_rates_peak(epochs:
 @pytest.mark.parametrize(("name", "kind"), [("asha", Asha), ("median", MedianRule), ("none", RunAll)])
 def test_a_spec_names_its_rule(name: str, kind: type) -> None:
     assert isinstance(stopping_rule(SearchSpec(scheduler=SchedulerSpec(name=name))), kind)
+
+
+@pytest.mark.parametrize(("epoch", "epochs"), [(1, [1]), (2, [2]), (3, [2, 3]), (4, [3, 4]), (9, [6, 7, 8, 9])])
+def test_training_losses_are_averaged_over_the_last_third(epoch: int, epochs: list[int]) -> None:
+    assert list(window(epoch)) == epochs
+    signal = Signal("train_loss")
+    found = [signal.quality(7, {"epoch": e, "train_loss": 2.0**-e}) for e in range(1, epoch + 1)]
+    assert found[-1] == pytest.approx(math.log(2) * sum(epochs) / len(epochs))
+
+
+def test_a_margin_is_a_share_of_a_loss_whatever_its_size() -> None:
+    for loss in (1e-3, 1.0, 4.6):
+        assert quality("val_loss", loss) - quality("val_loss", 1.01 * loss) == pytest.approx(0.01, rel=0.01)
+    assert quality("val_accuracy", 0.7) == 0.7
+    assert math.isfinite(quality("train_loss", 0.0))
+    assert math.isnan(quality("train_loss", math.nan))
+    assert quality("train_loss", math.inf) == -math.inf
+
+
+def test_one_loss_that_is_not_finite_is_never_averaged_away() -> None:
+    signal = Signal("train_loss")
+    found = [signal.quality(0, {"epoch": e, "train_loss": loss}) for e, loss in enumerate([1.0, math.nan, 1.0], 1)]
+    assert [math.isfinite(value) for value in found] == [True, False, False]
 
 
 def decisions(signal: str, reports: list[tuple[int, dict[str, float]]]) -> list[str]:

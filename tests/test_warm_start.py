@@ -12,7 +12,6 @@ from test_analysis import EPOCHS, SPEC, Build
 
 from tune_resnet.errors import UserError
 from tune_resnet.records import FAILED, FINISHED, STOPPED
-from tune_resnet.sampler import EARLY
 from tune_resnet.searcher import OptunaSearcher
 from tune_resnet.space import Domain
 from tune_resnet.spec import ModelSpec
@@ -39,7 +38,6 @@ def test_trials_of_the_same_task_are_known(earlier: Build) -> None:
     assert [trial.state for trial in warm.trials] == states
     assert warm.configurations == []
     assert warm.trials[5].value == 0.64
-    assert [trial.user_attrs[EARLY] for trial in warm.trials[5:]] == pytest.approx([0.7, 0.8, 0.8])
 
     searcher = OptunaSearcher(spec, None, warm)
     configs = [searcher.suggest(str(number)) for number in range(3)]
@@ -73,8 +71,8 @@ def test_a_resumed_search_knows_what_it_began_with(earlier: Build, tmp_path: Pat
     warm.write(kept)
     again = WarmStart.read(kept, SPEC)
     assert again.configurations == warm.configurations
-    assert [(t.state, t.params, t.value, t.intermediate_values, t.user_attrs) for t in again.trials] == [
-        (t.state, t.params, t.value, t.intermediate_values, t.user_attrs) for t in warm.trials
+    assert [(t.state, t.params, t.value, t.intermediate_values) for t in again.trials] == [
+        (t.state, t.params, t.value, t.intermediate_values) for t in warm.trials
     ]
     assert WarmStart.read(tmp_path / "no file", SPEC) == WarmStart()
 

@@ -7,11 +7,11 @@ import math
 import numpy as np
 import pandas as pd
 
-from tune_resnet.findings import best_trials, ranked_trials, winner
+from tune_resnet.findings import best_trials, judged_signal, ranked_trials, winner
 from tune_resnet.frames import RunFrames, accuracy_column
 from tune_resnet.records import FINISHED, REFERENCE_TRIAL, STOPPED
 from tune_resnet.schedule import one_cycle
-from tune_resnet.spec import rung_epochs
+from tune_resnet.stopping import Asha, Signal, rung_epochs, stopping_rule
 
 REFERENCE, WINNER = "reference", "winner"  # roles; the other trials have their state for one
 _LEAST_FOR_REGION = 4  # finished trials
@@ -66,15 +66,17 @@ def judged(frames: RunFrames) -> pd.DataFrame:
     """Who was judged at which rung, and how close it was: columns trial, epoch, signal, fate and short_by.
 
     `fate`: `stopped` there, or `went on`; `short_by`: how much better the signal of a stopped trial had to be to go on,
-    as things stood when it was judged, in the signal's unit; NaN for those that went on, and for those that the spec as
-    it is now would have let go on. The reference, which is never stopped, is left out.
+    as things stood when it was judged, on the scale of `stopping.quality`; NaN for those that went on, and for those
+    that the spec as it is now would have let go on. The reference, which is never stopped, is left out.
     """
     signal = frames.spec.scheduler.signal
     trials = frames.trials.set_index("trial")
     ended_here = trials["epochs"].where(trials["state"] == STOPPED)
-    rows = frames.epochs[["trial", "epoch"]].assign(signal=frames.epochs[signal])
     rungs = rung_epochs(frames.spec.scheduler, frames.spec.train.epochs)
-    rows = rows[rows["epoch"].isin(rungs) & (rows["trial"] != REFERENCE_TRIAL)]
+    found = {epoch: judged_signal(frames, signal, epoch) for epoch in rungs}
+    rows = frames.epochs[["trial", "epoch"]]
+    rows = rows[rows["epoch"].isin(list(found)) & (rows["trial"] != REFERENCE_TRIAL)]
+    rows = rows.assign(signal=[found[epoch][trial] for trial, epoch in rows.to_numpy()])
     last = frames.epochs.groupby("trial")["epoch"].max()
     stopped = rows["trial"].map(ended_here) == rows["epoch"]
     went_on = rows["trial"].map(last) > rows["epoch"]
@@ -85,14 +87,12 @@ def judged(frames: RunFrames) -> pd.DataFrame:
 
 def _shortfalls(frames: RunFrames) -> dict[tuple[int, int], float]:
     """By how much a trial missed ASHA's cut, by trial and epoch, found by judging all of them again in their order."""
-    from tune_resnet.scheduler import Asha, quality, stopping_rule  # imports Ray
-
-    rule, found = stopping_rule(frames.spec), {}
+    rule, signal, found = stopping_rule(frames.spec), Signal(frames.spec.scheduler.signal), {}
     if not isinstance(rule, Asha):
         return {}
-    signal = frames.spec.scheduler.signal
     for row in frames.epochs.sort_values("ended_at", kind="stable").to_dict("records"):
-        trial, epoch, value = row["trial"], row["epoch"], quality(signal, {signal: row[signal]})
+        trial, epoch = row["trial"], row["epoch"]
+        value = signal.quality(trial, {str(name): value for name, value in row.items()})
         if rule.should_stop(trial, epoch, value) and math.isfinite(value):
             found[trial, epoch] = rule.short_by(trial, epoch)
     return found

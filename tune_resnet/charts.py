@@ -128,7 +128,7 @@ def judged_chart(judged: pd.DataFrame, signal: str) -> go.Figure:
     figure = go.Figure()
     for fate, role in (("went on", FINISHED), ("stopped", STOPPED)):
         rows = judged[judged["fate"] == fate]
-        short = rows["short_by"].map(lambda by: f"<br>short by {by:.4f}" if by == by else "")
+        short = rows["short_by"].map(lambda by: f"<br>short by {by:.1%}" if by == by else "")
         trace = go.Scatter(
             x=rows["signal"],
             # Side by side within the row, in an order that says nothing.

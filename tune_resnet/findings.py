@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from typing import Any
 from weakref import WeakKeyDictionary
 
+import numpy as np
 import pandas as pd
 
 from tune_resnet.frames import STATES, RunFrames, accuracy_column
 from tune_resnet.records import FINISHED, REFERENCE_TRIAL, STOPPED
-from tune_resnet.spec import early_epoch, rung_epochs
+from tune_resnet.stopping import LEAST_LOSS, early_epoch, rung_epochs, window
 
 LEAST_FOR_IMPORTANCE = 4  # finished trials
 LEAST_FOR_AGREEMENT = 3  # finished trials
@@ -74,15 +75,21 @@ def estimates(frames: RunFrames) -> pd.Series:
     inside = pd.concat([trials[name].between(domain.low, domain.high) for name, domain in space.items()], axis=1)
     known = trials[inside.all(axis=1)]  # a spec edited by hand may no longer contain its trials
     if len(known) and accuracy_column(frames) == "val_accuracy":
-        early = early_losses(frames, early_epoch(frames.spec)).reindex(known.index)
+        early = judged_signal(frames, "train_loss", early_epoch(frames.spec)).reindex(known.index)
         points = unit_points(known[list(space)].to_dict("records"), space)
         final[known.index] = estimated_accuracy(points, early.to_numpy(), final[known.index].to_numpy())
     return final
 
 
-def early_losses(frames: RunFrames, epoch: int) -> pd.Series:
-    """Training loss after an epoch, indexed by trial, of those that got so far."""
-    return frames.epochs[frames.epochs["epoch"] == epoch].set_index("trial")["train_loss"]
+def judged_signal(frames: RunFrames, signal: str, epoch: int) -> pd.Series:
+    """What trials are judged by after an epoch, in the signal's unit, indexed by trial, of those that got so far: see
+    `stopping.Signal`."""
+    epochs = frames.epochs
+    if signal != "train_loss":
+        return epochs[epochs["epoch"] == epoch].set_index("trial")[signal]
+    logs = np.log(epochs["train_loss"].clip(lower=LEAST_LOSS))[epochs["epoch"].isin(window(epoch))]
+    means: pd.Series = logs.groupby(epochs["trial"]).mean().map(math.exp)
+    return means[means.index.isin(epochs.loc[epochs["epoch"] == epoch, "trial"])]
 
 
 def best_trials(frames: RunFrames, n: int = 10) -> pd.DataFrame:
@@ -194,7 +201,7 @@ def rung_table(frames: RunFrames) -> pd.DataFrame:
 def _rung(frames: RunFrames, epoch: int) -> dict[str, float]:
     trials, epochs, signal = frames.trials.set_index("trial"), frames.epochs, frames.spec.scheduler.signal
     sign = -1 if signal.endswith("loss") else 1  # quality: higher is better
-    quality = sign * epochs[epochs["epoch"] == epoch].set_index("trial")[signal]
+    quality = sign * judged_signal(frames, signal, epoch)
     later = epochs.loc[epochs["epoch"] > epoch, "trial"]
     went_on = quality[quality.index.isin(later)]
     stopped = quality[quality.index.isin(trials.index[(trials["state"] == STOPPED) & (trials["epochs"] == epoch)])]

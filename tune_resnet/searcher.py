@@ -24,14 +24,14 @@ from optuna.trial import FrozenTrial, TrialState
 from ray.tune.search import Searcher
 
 from tune_resnet.history import History
-from tune_resnet.records import ENDED, FAILED, FINISHED, NOT_FINITE, STOPPED, TrialRow, ending
-from tune_resnet.sampler import EARLY, MultiFidelitySampler, optuna_domain
-from tune_resnet.spec import SearchSpec, early_epoch
+from tune_resnet.records import ENDED, FAILED, FINISHED, STOPPED, TrialRow, ending
+from tune_resnet.spec import SearchSpec
 from tune_resnet.study_file import StudyFile
-from tune_resnet.warm_start import WarmStart
+from tune_resnet.warm_start import WarmStart, distributions
 
 STUDY_NAME = "tune_resnet"
 
+_SAMPLERS: dict[str, Callable[..., BaseSampler]] = {"tpe": TPESampler, "gp": GPSampler, "random": RandomSampler}
 _TOLD = {FINISHED: TrialState.COMPLETE, STOPPED: TrialState.PRUNED, FAILED: TrialState.FAIL}
 
 Params = dict[str, float]
@@ -43,17 +43,17 @@ def make_sampler(spec: SearchSpec, number: int) -> BaseSampler:
     Optuna's own draw from a generator that goes on from trial to trial, and cannot be set to where it was: a fresh one
     for each trial can.
     """
-    if spec.search.sampler == "multifidelity":
-        return MultiFidelitySampler(spec.space, spec.train.seed)
     seed = int(np.random.SeedSequence([spec.train.seed, number]).generate_state(1)[0])
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        if spec.search.sampler == "tpe":
-            # constant_liar: running trials count as bad ones, so that concurrent proposals keep apart.
-            return TPESampler(seed=seed, constant_liar=True)
-        if spec.search.sampler == "gp":
-            return GPSampler(seed=seed)
-    return RandomSampler(seed=seed)
+        return _SAMPLERS[spec.search.sampler](seed=seed)
+
+
+def first_points(spec: SearchSpec, warm: WarmStart) -> list[Params]:
+    """What a search tries before its sampler proposes. What a warm start gives takes the place of the spec's points."""
+    if warm.trials or warm.configurations:
+        return [spec.reference, *warm.configurations]
+    return spec.first_points
 
 
 class OptunaSearcher(Searcher):  # type: ignore[misc]
@@ -76,10 +76,7 @@ class OptunaSearcher(Searcher):  # type: ignore[misc]
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         warm, history = warm or WarmStart(), history or History()
         self.spec, self.on_new = spec, on_new
-        self.early_epoch = early_epoch(spec)
-        self.distributions: dict[str, optuna.distributions.BaseDistribution] = {
-            name: optuna_domain(domain) for name, domain in spec.space.items()
-        }
+        self.distributions = distributions(spec)
         self.study = optuna.create_study(sampler=make_sampler(spec, 0), direction="maximize")
         self.study.add_trials(warm.trials)
         self.earlier = len(warm.trials)
@@ -88,7 +85,7 @@ class OptunaSearcher(Searcher):  # type: ignore[misc]
         self.unended = [trial for trial in known if trial.state == TrialState.RUNNING]
         self.file = StudyFile(study_db, STUDY_NAME, known) if study_db else None
         self.next_number = len(known)
-        for configuration in [spec.reference, *warm.configurations][len(history.trials) :]:
+        for configuration in first_points(spec, warm)[len(history.trials) :]:
             self.study.enqueue_trial(configuration)
         self.running: dict[str, optuna.Trial] = {}
 
@@ -101,9 +98,6 @@ class OptunaSearcher(Searcher):  # type: ignore[misc]
 
     def _known_trial(self, row: TrialRow, epochs: Sequence[dict[str, Any]]) -> FrozenTrial:
         state = _TOLD[row.state] if row.state in ENDED else TrialState.RUNNING
-        early = [epoch["train_loss"] for epoch in epochs if epoch["epoch"] == self.early_epoch]
-        if row.state == FAILED and row.error.startswith(NOT_FINITE):
-            early = [math.inf]
         return optuna.trial.create_trial(
             state=state,
             params={name: getattr(row, name) for name in self.spec.space},
@@ -113,7 +107,6 @@ class OptunaSearcher(Searcher):  # type: ignore[misc]
             intermediate_values={
                 epoch["epoch"]: epoch["val_accuracy"] for epoch in epochs if math.isfinite(epoch["val_accuracy"])
             },
-            user_attrs={EARLY: early[0]} if early else {},
         )
 
     def suggest(self, trial_id: str) -> dict[str, Any]:
@@ -140,8 +133,6 @@ class OptunaSearcher(Searcher):  # type: ignore[misc]
             trial.report(result["val_accuracy"], result["epoch"])
             if self.file:
                 self.file.report(trial.number, result["val_accuracy"], result["epoch"])
-        if result["epoch"] == self.early_epoch:
-            self._note(trial, result["train_loss"])
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         trial = self.running.pop(trial_id, None)
@@ -151,14 +142,7 @@ class OptunaSearcher(Searcher):  # type: ignore[misc]
             self._tell(trial, TrialState.FAIL)
             return
         state = ending(result["epoch"], self.spec.train.epochs, result.get("failure"))
-        if state == FAILED:
-            self._note(trial, math.inf)
         self._tell(trial, _TOLD[state], result["val_accuracy"] if state == FINISHED else None)
-
-    def _note(self, trial: optuna.Trial, early: float) -> None:
-        trial.set_user_attr(EARLY, early)
-        if self.file:
-            self.file.note(trial.number, EARLY, early)
 
     def _tell(self, trial: optuna.Trial, state: TrialState, value: float | None = None) -> None:
         told = self.study.tell(trial, value, state=state)

@@ -18,7 +18,8 @@ class SpecError(UserError, ValueError):
 
 
 def setting(default: Any, **limits: Any) -> Any:
-    """A dataclass field with its limits: `ge`, `gt`, `le` (numbers) or `choices` (strings)."""
+    """A dataclass field with its limits: `ge`, `gt`, `le` (numbers) or `choices` (strings), and `past` choices, which
+    recorded runs may have."""
     return field(default=default, metadata=limits)
 
 
@@ -44,7 +45,7 @@ def _fits_toml(value: int) -> bool:
     return -(2**63) <= value < 2**63
 
 
-def _coerce(name: str, value: Any, kind: Any) -> Any:
+def coerced(name: str, value: Any, kind: Any) -> Any:
     """`value` as `kind` (bool, int, float, str, or one of these or None); SpecError where it is something else."""
     kinds = get_args(kind) or (kind,)
     if value is None and type(None) in kinds:
@@ -71,7 +72,7 @@ _KIND_NAMES = {float: "a number", int: "a whole number", str: "a string", bool: 
 def _check_limits(name: str, value: Any, limits: Mapping[str, Any]) -> None:
     if value is None:
         return
-    if "choices" in limits and value not in limits["choices"]:
+    if "choices" in limits and value not in (*limits["choices"], *limits.get("past", ())):
         close = nearest(value.strip().lower(), limits["choices"], cutoff=0.7)  # gpu is not nearly cpu
         raise SpecError(f"{name} must be one of {', '.join(limits['choices'])}; got {shown(value)}{close}")
     for key, holds, words in (
@@ -92,7 +93,7 @@ class Section:
         hints = get_type_hints(type(self))
         for item in fields(self):  # type: ignore[arg-type]
             name = f"{self.section}.{item.name}"
-            value = _coerce(name, getattr(self, item.name), hints[item.name])
+            value = coerced(name, getattr(self, item.name), hints[item.name])
             _check_limits(name, value, item.metadata)
             object.__setattr__(self, item.name, value)
 

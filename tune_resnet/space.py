@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from tune_resnet.settings import Section, SpecError, shown
+from tune_resnet.settings import Section, SpecError, coerced, shown
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +46,20 @@ DEFAULT_SPACE = {
     "weight_decay": Domain(low=1e-6, high=1e-2),
     "grad_clip": Domain(low=1e-2, high=1.0),
 }
+
+
+Point = dict[str, float]  # a configuration: hyperparameter -> value
+
+POINTS_TO_EVALUATE: tuple[Point, ...] = ({"max_lr": 0.0083, "weight_decay": 0.001, "grad_clip": 0.86},)
+
+
+def points_from_list(points: Any) -> tuple[Point, ...]:
+    """The configurations in `points_to_evaluate`; SpecError where it is not a list of tables of numbers."""
+    if not isinstance(points, list) or not all(isinstance(point, Mapping) for point in points):
+        raise SpecError(f"points_to_evaluate must be a list of tables, got {shown(points)}")
+    return tuple(
+        {name: coerced(f"points_to_evaluate.{name}", value, float) for name, value in point.items()} for point in points
+    )
 
 
 def space_from_table(table: Any) -> dict[str, Domain]:

@@ -7,7 +7,6 @@ one-line message that names the setting.
 
 from __future__ import annotations
 
-import math
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
@@ -17,13 +16,14 @@ from typing import Any, get_type_hints
 import tomli_w
 
 from tune_resnet.settings import Section, SpecError, nearest, setting, shown
-from tune_resnet.space import DEFAULT_SPACE, Domain, space_from_table
+from tune_resnet.space import DEFAULT_SPACE, POINTS_TO_EVALUATE, Domain, Point, points_from_list, space_from_table
 
 DATASETS = ("cifar10", "folder", "digits")
 SCHEDULES = ("linear-exponential", "cosine")
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 DEVICES = ("auto", "cpu", "cuda")
-SAMPLERS = ("multifidelity", "tpe", "gp", "random")
+SAMPLERS = ("tpe", "gp", "random")
+PAST_SAMPLERS = ("multifidelity",)
 SCHEDULERS = ("asha", "median", "none")
 SIGNALS = ("val_accuracy", "val_loss", "train_loss")
 TUNABLE = ("max_lr", "weight_decay", "grad_clip")
@@ -94,7 +94,7 @@ class BudgetSpec(Section):
 
     section = "search"
     num_samples: int = setting(32, ge=1, le=MOST_TRIALS)  # trials, the reference included
-    sampler: str = setting("multifidelity", choices=SAMPLERS)
+    sampler: str = setting("tpe", choices=SAMPLERS, past=PAST_SAMPLERS)
     time_budget: float | None = setting(None, gt=0)  # seconds; None: no bound
     max_retries: int = setting(2, ge=0, le=1000)  # of a trial whose process died or raised; then it has failed
     epoch_timeout: float | None = setting(None, gt=0)  # seconds: a trial silent for longer hangs; None: see Plan
@@ -115,7 +115,7 @@ class SchedulerSpec(Section):
     grace_epochs: int | None = setting(None, ge=1)  # first epoch at which a trial may be stopped; None: 3/8 of all
     reduction_factor: float = setting(3, gt=1, le=1000)  # asha: one in this many goes on from each rung
     signal: str = setting("train_loss", choices=SIGNALS)  # the epochs.csv column that trials are compared on
-    margin: float = setting(0.012, ge=0)  # in the signal's unit: what is worse than the cut by no more goes on (noise)
+    margin: float = setting(0.01, ge=0)  # what is worse than the cut by no more goes on: a share of a loss, or accuracy
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,8 +140,11 @@ class SearchSpec:
     search: BudgetSpec = field(default_factory=BudgetSpec)
     scheduler: SchedulerSpec = field(default_factory=SchedulerSpec)
     resources: ResourceSpec = field(default_factory=ResourceSpec)
+    points_to_evaluate: tuple[Point, ...] = POINTS_TO_EVALUATE  # tried after the reference, before the sampler proposes
 
     def __post_init__(self) -> None:
+        for name in {name for point in self.points_to_evaluate for name in point} - set(TUNABLE):
+            raise SpecError(f"unknown hyperparameter {name} in points_to_evaluate{nearest(name, TUNABLE)}")
         for name, domain in self.space.items():
             _check_domain(name, domain, self.train)
         if not self.space:
@@ -154,40 +157,24 @@ class SearchSpec:
         """The reference's value of each hyperparameter that the search varies."""
         return {name: getattr(self.train, name) for name in self.space}
 
+    @property
+    def first_points(self) -> list[Point]:
+        """What a search tries first: the reference, then those `points_to_evaluate` that lie in the space, each once.
+        What a point does not name has the reference's value."""
+        found = [self.reference]
+        for point in self.points_to_evaluate:
+            whole = {**self.reference, **{name: point[name] for name in self.space if name in point}}
+            inside = all(domain.low <= whole[name] <= domain.high for name, domain in self.space.items())
+            if inside and whole not in found:
+                found.append(whole)
+        return found
+
     def to_toml(self) -> str:
         """The whole spec as TOML, defaults spelled out."""
         tables: dict[str, Any] = {name: getattr(self, name).to_table() for name in _SECTIONS}
         tables["space"] = {name: domain.to_table() for name, domain in self.space.items()}
+        tables["points_to_evaluate"] = list(self.points_to_evaluate)
         return tomli_w.dumps({item.name: tables[item.name] for item in fields(self)})
-
-
-def first_rung(scheduler: SchedulerSpec, epochs: int) -> int:
-    """The first epoch at which a trial may be stopped.
-
-    By default shortly before the rate's peak, halfway: earlier a signal says little, and at the peak it says least.
-    """
-    return scheduler.grace_epochs or max(1, round(3 / 8 * epochs))
-
-
-def early_epoch(spec: SearchSpec) -> int:
-    """The epoch whose training loss tells the most about the end; see `estimate`."""
-    return min(first_rung(spec.scheduler, spec.train.epochs), spec.train.epochs)
-
-
-def rung_epochs(scheduler: SchedulerSpec, epochs: int) -> tuple[int, ...]:
-    """The epochs at which ASHA compares trials, in increasing order; none for other schedulers.
-
-    They are the first rung times each power of reduction_factor, rounded, below `epochs`.
-    """
-    first, factor = first_rung(scheduler, epochs), scheduler.reduction_factor
-    rungs: list[int] = []
-    power = 0
-    while scheduler.name == "asha" and (epoch := round(first * factor**power)) < epochs:
-        if not rungs or epoch > rungs[-1]:
-            rungs.append(epoch)
-        # A factor close to 1 takes very many powers to leave this epoch: go on with the last that is still in it.
-        power = max(power + 1, math.floor(math.log((epoch + 0.5) / first) / math.log(factor)))
-    return tuple(rungs)
 
 
 _SECTIONS: dict[str, type[Section]] = {
@@ -221,11 +208,14 @@ def spec_from_tables(tables: Mapping[str, Any]) -> SearchSpec:
     for name, table in tables.items():
         if name == "space":
             parts[name] = space_from_table(table)
+        elif name == "points_to_evaluate":
+            parts[name] = points_from_list(table)
         elif name in _SECTIONS:
             _refuse_misplaced(name, table)
             parts[name] = _SECTIONS[name].from_table(table)
         else:
-            raise SpecError(f"unknown section [{name}]{_at_home(name) or nearest(name, [*_SECTIONS, 'space'])}")
+            known = [*_SECTIONS, "space", "points_to_evaluate"]
+            raise SpecError(f"unknown section [{name}]{_at_home(name) or nearest(name, known)}")
     return SearchSpec(**parts)
 
 

@@ -48,10 +48,6 @@ class StudyFile:
         """A running trial's accuracy after an epoch."""
         self._follow(lambda: self._storage.set_trial_intermediate_value(self._ids[trial], epoch, value))
 
-    def note(self, trial: int, key: str, value: float) -> None:
-        """A user attribute of a running trial."""
-        self._follow(lambda: self._storage.set_trial_user_attr(self._ids[trial], key, value))
-
     def end(self, trial: int, state: TrialState, values: Sequence[float] | None) -> None:
         """A running trial ends in a finished state, with its objective's value where it has one."""
         self._follow(lambda: self._storage.set_trial_state_values(self._ids.pop(trial), state, values))

@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import optuna
-from optuna.distributions import BaseDistribution
+from optuna.distributions import BaseDistribution, FloatDistribution
 from optuna.trial import FrozenTrial, TrialState
 
 from tune_resnet.errors import UserError
-from tune_resnet.findings import best_trials, early_losses
+from tune_resnet.findings import best_trials
 from tune_resnet.frames import RunFrames, load_run
 from tune_resnet.reading import read_text
 from tune_resnet.records import FINISHED, REFERENCE_TRIAL, STOPPED, RecordError, write_whole
-from tune_resnet.sampler import EARLY, optuna_domain
-from tune_resnet.spec import SearchSpec, early_epoch
+from tune_resnet.spec import SearchSpec
 
 _TRIED_FIRST = 3  # of each run whose task was another one
 
@@ -41,7 +39,6 @@ class WarmStart:
                 "params": trial.params,
                 "value": trial.value,
                 "intermediate_values": trial.intermediate_values,
-                "user_attrs": trial.user_attrs,
             }
             for trial in self.trials
         ]
@@ -69,10 +66,9 @@ def _kept_trial(kept: Any, spec: SearchSpec) -> FrozenTrial:
     return optuna.trial.create_trial(
         state=state,
         params=_kept_params(kept["params"], spec),
-        distributions=_distributions(spec),
+        distributions=distributions(spec),
         value=None if kept["value"] is None else _number(kept["value"], 0, 1),
         intermediate_values={int(epoch): _number(value, 0, 1) for epoch, value in kept["intermediate_values"].items()},
-        user_attrs={EARLY: _number(kept["user_attrs"][EARLY], 0, math.inf)} if kept["user_attrs"] else {},
     )
 
 
@@ -86,8 +82,9 @@ def _number(value: Any, low: float, high: float) -> float:
     return float(value)
 
 
-def _distributions(spec: SearchSpec) -> dict[str, BaseDistribution]:
-    return {name: optuna_domain(domain) for name, domain in spec.space.items()}
+def distributions(spec: SearchSpec) -> dict[str, BaseDistribution]:
+    """The space in Optuna's terms."""
+    return {name: FloatDistribution(domain.low, domain.high, log=domain.log) for name, domain in spec.space.items()}
 
 
 def warm_start(paths: Sequence[Path], spec: SearchSpec, fingerprint: str) -> WarmStart:
@@ -120,15 +117,13 @@ def _inside(row: Mapping[Any, Any], spec: SearchSpec) -> bool:
 
 
 def _trials(frames: RunFrames, spec: SearchSpec) -> list[FrozenTrial]:
-    early = early_losses(frames, early_epoch(spec))
     return [
         optuna.trial.create_trial(
             state=_STATES[row["state"]],
             params={name: row[name] for name in spec.space},
-            distributions=_distributions(spec),
+            distributions=distributions(spec),
             value=row["val_accuracy"] if row["state"] == FINISHED else None,
             intermediate_values={row["epochs"]: row["val_accuracy"]},
-            user_attrs={EARLY: float(early[row["trial"]])} if row["trial"] in early.index else {},
         )
         for row in frames.trials.to_dict("records")
         if row["state"] in _STATES and row["val_accuracy"] == row["val_accuracy"] and _inside(row, spec)

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from tune_resnet.scheduler import Asha, quality
-from tune_resnet.spec import SchedulerSpec, rung_epochs
+from tune_resnet.spec import SchedulerSpec
+from tune_resnet.stopping import Asha, Signal, rung_epochs
 
 ORDERS = 1000  # random orders of the configurations, per rule
 RESAMPLES = 500  # bootstrap samples of the configurations
@@ -54,14 +54,15 @@ RULES = (
 
 
 def qualities(curves: pd.DataFrame) -> dict[str, pd.DataFrame]:
-    """Each signal of the full runs with seed 0 as a table (configuration x epoch), turned so that higher is better."""
+    """What each signal of the full runs with seed 0 is worth, as a table (configuration x epoch): higher is better."""
     full = curves[(curves["total_epochs"] == curves["total_epochs"].max()) & (curves["seed"] == 0)]
-    return {
-        name: full.assign(signal=[quality(name, {name: value}) for value in full[name]]).pivot(
-            index="configuration", columns="epoch", values="signal"
-        )
-        for name in signal_names(curves)
-    }
+    full = full.sort_values(["configuration", "epoch"])
+    rows, found = full.to_dict("records"), {}
+    for name in signal_names(curves):
+        signal = Signal(name)
+        judged = full.assign(quality=[signal.quality(row["configuration"], row) for row in rows])
+        found[name] = judged.pivot(index="configuration", columns="epoch", values="quality")
+    return found
 
 
 def signal_names(curves: pd.DataFrame) -> list[str]:
