@@ -10,14 +10,14 @@ import numpy as np
 import pandas as pd
 import pytest
 import search_efficiency
+from peers import PEERS
 from search_efficiency import epochs_to_target, simulate
-from strategies import STOPPING, STRATEGIES, Configuration, OnRay, OptunaAlone, Strategy
+from strategies import STOPPING, STRATEGIES, Configuration, IEpoch, OnRay, OptunaAlone, Strategy
 from surrogate import OUTPUTS, Surrogate, comparable_runs, cross_validate
 
 from tune_resnet.spec import SearchSpec
 
 EPOCHS = 4
-HERE = [name for name in STRATEGIES if not name.startswith("syne-")]
 REFERENCE = SearchSpec().reference
 
 
@@ -64,6 +64,14 @@ def test_the_surrogate_has_learnt_the_curves(surrogate: Surrogate) -> None:
     assert surrogate.optimum == pytest.approx(0.7, abs=0.01)
     assert surrogate.quality({**REFERENCE, "max_lr": 0.03}) > surrogate.quality(REFERENCE) + 0.01
     assert surrogate.curve(REFERENCE, None)["val_accuracy"][-1] == pytest.approx(surrogate.quality(REFERENCE))
+
+
+def test_a_table_without_averaged_weights_will_do() -> None:
+    runs = comparable_runs(recorded(24).drop(columns="ema33_val_accuracy"))
+    surrogate = Surrogate(runs)
+    assert list(surrogate.curve(REFERENCE, 0)) == ["val_accuracy", "val_loss", "train_loss"]
+    assert surrogate.optimum == pytest.approx(0.7, abs=0.01)
+    assert len(cross_validate(runs)) == 3 * EPOCHS
 
 
 def test_equal_seeds_have_equal_noise(surrogate: Surrogate) -> None:
@@ -113,14 +121,42 @@ def test_the_chosen_trial_changes_when_a_better_one_has_finished(surrogate: Surr
     assert [trial.number for trial in history.finished] == [0, 1, 2, 3]
 
 
-@pytest.mark.parametrize("name", HERE)
+def test_a_halted_trial_goes_on_where_it_was(surrogate: Surrogate) -> None:
+    class Resuming(Scripted):
+        def resumed(self) -> int | None:
+            return 1 if self.reports[-1:] == [(2, 4)] else None
+
+    strategy = Resuming()
+    history = simulate(strategy, surrogate, seed=0, budget=12, workers=1)
+    epochs = [(0, 1), (0, 2), (0, 3), (0, 4), (1, 1), (1, 2), (2, 1), (2, 2), (2, 3), (2, 4), (1, 3), (3, 1)]
+    assert strategy.reports == epochs
+    assert history.started == 4
+
+
+def test_i_epoch_judges_once_and_trains_the_best_of_each_round_to_the_end(surrogate: Surrogate) -> None:
+    strategy = IEpoch(0, EPOCHS)
+    history = simulate(strategy, surrogate, 0, budget=54, workers=1)  # the reference, two rounds
+    assert history.started == 1 + 2 * IEpoch.ROUND + 1  # the last one has just been asked for
+    first, *others = (trial.number for trial in history.finished)
+    assert first == 0
+    early = [surrogate.curve(strategy.trials[number].params, (0, number))["val_accuracy"][0] for number in range(33)]
+    best = [
+        sorted(round_, key=lambda number: -early[number])[: IEpoch.KEPT] for round_ in (range(1, 17), range(17, 33))
+    ]
+    assert others == best[0] + best[1]
+
+
+@pytest.mark.parametrize("name", [*STRATEGIES, *PEERS])
 def test_every_strategy_starts_with_the_reference_and_repeats_itself(name: str, surrogate: Surrogate) -> None:
-    first, again = (simulate(STRATEGIES[name](5, EPOCHS), surrogate, 5, budget=56, workers=2) for _ in range(2))
+    if name in PEERS:
+        pytest.importorskip({"optuna": "optunahub", "syne": "syne_tune", "neps": "neps"}[name.partition("-")[0]])
+    make = (STRATEGIES | PEERS)[name]
+    first, again = (simulate(make(5, EPOCHS), surrogate, 5, budget=56, workers=2) for _ in range(2))
     assert dict(first.finished[0].configuration) == pytest.approx(REFERENCE)
     assert list(first.regret) == list(again.regret)
     assert (first.regret > -0.1).all()
     assert 2 <= len(first.finished) <= 14 < first.started
-    unstopped = name == "random" or name.endswith(("none", "optuna-tpe", "optuna-gp"))
+    unstopped = name == "random" or name.endswith(("none", "optuna-tpe", "optuna-gp", "optuna-auto", "syne-cqr"))
     assert (len(first.finished) == 14) == unstopped
 
 
@@ -191,8 +227,21 @@ def test_the_command_writes_its_tables(tmp_path: Path, monkeypatch: pytest.Monke
     search_efficiency.main()
     regret = pd.read_csv(tmp_path / "out" / "regret.csv")
     assert list(regret) == ["strategy", "seed", "epochs", "regret"]
-    assert regret.groupby(["strategy", "seed"])["epochs"].apply(list).tolist() == [[16, 24]] * 6
+    assert regret.groupby(["strategy", "seed"])["epochs"].apply(list).tolist() == [[8, 12, 16, 20, 24]] * 6
     assert {file.name for file in (tmp_path / "out").iterdir()} == {
         *(f"{name}.csv" for name in ("surrogate", "regret", "summary", "targets")),
         "env.json",
+        "searches",
     }
+
+
+def test_searches_that_are_there_are_not_run_again(tmp_path: Path, surrogate: Surrogate) -> None:
+    settings = {"curves": "x", "epochs": 8, "workers": 2}
+    rows = [{**settings, "seed": seed, "regret": [float(seed)] * 8} for seed in (1, 0)]
+    pd.DataFrame(rows).to_parquet(tmp_path / "random.parquet")
+    ((name, table),) = search_efficiency.searches(["random"], 2, 1, tmp_path, settings, surrogate)
+    assert (name, list(table["seed"])) == ("random", [1, 0])
+    assert search_efficiency.regrets(tmp_path, 2)["random"][:, 0].tolist() == [0, 1]
+    assert search_efficiency.regrets(tmp_path, 3) == {}
+    with pytest.raises(SystemExit, match="choose another --out"):
+        next(search_efficiency.searches(["random"], 2, 1, tmp_path, {**settings, "epochs": 16}, surrogate))

@@ -2,13 +2,17 @@
 
     python experiments/benchmarks/search_efficiency.py --curves experiments/results/curves/curves.parquet --out OUT
 
-The searchers and schedulers are the real ones, the time is simulated. Writes
+The searchers and schedulers are the real ones, the time is simulated. CURVES is a table of curves.py or regimes.py;
+budgets are of its epochs. Some peers need more packages, see peers.py. Writes
 
+    searches/      every search as it ends, STRATEGY.parquet: run again, only those that are not there are run
     surrogate.csv  the surrogate's own error, cross-validated
     regret.csv     regret of the chosen configuration after so many epochs spent, per strategy and seed
     summary.csv    its mean over seeds, and by how much it is above that of `ours`
     targets.csv    epochs until the regret is at most 0.5 percentage points and stays so
     env.json       versions, machine, command
+
+The tables are of all strategies in searches/ that have all seeds. After a change of a strategy, delete its file there.
 
 Regret is what the true quality of the chosen configuration (the surrogate's accuracy after the last epoch, without seed
 noise) lacks to the highest in the space, in percentage points; until a trial has finished, the reference is chosen.
@@ -28,14 +32,16 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
-from itertools import count, product
+from importlib import metadata
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from strategies import STRATEGIES, Configuration, Finished, Strategy
+from peers import PACKAGES, PEERS
+from replay import simulate
+from strategies import STRATEGIES
 from surrogate import Surrogate, comparable_runs, cross_validate
 
 from tune_resnet.environment import describe_environment
@@ -43,68 +49,11 @@ from tune_resnet.records import write_whole
 from tune_resnet.spec import SearchSpec
 
 TARGET = 0.5  # percentage points of regret
-FIRST_BUDGET, BUDGET_STEP = 16, 8  # epochs spent, where regret is written down
+FIRST_BUDGET, BUDGET_STEP = 2, 1  # epochs spent, in those of a whole trial, where regret is written down
+BUDGET = 32  # likewise
 RESAMPLES = 2000
 OURS, RANDOM = "ours", "random"
-
-
-@dataclass
-class Trial:
-    """A simulated training."""
-
-    number: int
-    configuration: Configuration
-    curve: Mapping[str, np.ndarray]  # signal -> its values after epochs 1, 2, ...
-    epochs_done: int = 0
-
-    def next_row(self) -> dict[str, Any]:
-        """Trains an epoch; its row."""
-        self.epochs_done += 1
-        return {"epoch": self.epochs_done} | {name: float(at[self.epochs_done - 1]) for name, at in self.curve.items()}
-
-
-@dataclass(frozen=True)
-class History:
-    """A simulated search."""
-
-    regret: np.ndarray  # percentage points, after 1, 2, ... epochs spent
-    started: int  # trials, also those that the budget left no epoch for
-    finished: list[Finished]
-
-
-def simulate(strategy: Strategy, surrogate: Surrogate, seed: int, budget: int, workers: int) -> History:
-    """Runs a search for `budget` epochs, of all its trials together, on so many workers.
-
-    Every epoch takes one unit of time: the workers finish theirs in turn, and no queue of events is needed. Trials with
-    the same number and seed have the same noise in all strategies.
-    """
-    numbers = count()
-
-    def start() -> Trial:
-        number = next(numbers)
-        configuration = strategy.ask(number)
-        return Trial(number, configuration, surrogate.curve(configuration, (seed, number)))
-
-    running = [start() for _ in range(workers)]
-    regret = np.empty(budget)
-    current = _regret(surrogate, SearchSpec().reference)
-    finished: list[Finished] = []
-    for spent in range(budget):
-        worker = spent % workers
-        trial = running[worker]
-        row = trial.next_row()
-        goes_on = strategy.report(trial.number, row)
-        if row["epoch"] == surrogate.epochs:
-            finished.append(Finished(trial.number, trial.configuration, row))
-            current = _regret(surrogate, strategy.choose(finished).configuration)
-        if not goes_on or row["epoch"] == surrogate.epochs:
-            running[worker] = start()
-        regret[spent] = current
-    return History(regret, next(numbers), finished)
-
-
-def _regret(surrogate: Surrogate, configuration: Configuration) -> float:
-    return 100 * (surrogate.optimum - surrogate.quality(configuration))
+ALL = STRATEGIES | PEERS
 
 
 def epochs_to_target(regret: np.ndarray) -> float:
@@ -118,13 +67,38 @@ def epochs_to_target(regret: np.ndarray) -> float:
     return np.inf if last == len(regret) else last + 1
 
 
-def searches(names: list[str], seeds: int, processes: int | None, **of_each: Any) -> Iterator[tuple[str, pd.DataFrame]]:
-    """Runs all searches; yields each strategy with a table that has a row for each seed, see `_search`."""
-    search = functools.partial(_search, **of_each)
+def searches(
+    names: list[str], seeds: int, processes: int | None, folder: Path, settings: Mapping[str, Any], surrogate: Surrogate
+) -> Iterator[tuple[str, pd.DataFrame]]:
+    """Runs the searches that `folder` lacks, each kept there as it ends.
+
+    Args:
+        settings: `curves`, the table; `epochs`, the budget; `workers`, of a search.
+
+    Yields:
+        Each strategy with a table that has a row for each seed, with the settings, and see `_search`.
+    """
+    search = functools.partial(_search, surrogate=surrogate, budget=settings["epochs"], workers=settings["workers"])
+    tables = {name: _stored(folder / f"{name}.parquet", settings) for name in names}
+    missing = {name: [seed for seed in range(seeds) if seed not in set(tables[name]["seed"])] for name in names}
+    folder.mkdir(parents=True, exist_ok=True)
     with ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), initializer=_start_worker) as pool:
-        rows = pool.map(search, *zip(*product(names, range(seeds)), strict=True))
+        rows = {name: pool.map(search, repeat(name), missing[name]) for name in names}
         for name in names:
-            yield name, pd.DataFrame([next(rows) for _ in range(seeds)])
+            for row in rows[name]:
+                tables[name] = pd.concat([tables[name], pd.DataFrame([{**settings, **row}])], ignore_index=True)
+                tables[name].to_parquet(folder / f"{name}.parquet.new")
+                (folder / f"{name}.parquet.new").replace(folder / f"{name}.parquet")
+            yield name, tables[name]
+
+
+def _stored(file: Path, settings: Mapping[str, Any]) -> pd.DataFrame:
+    if not file.exists():
+        return pd.DataFrame(columns=["seed"])
+    table = pd.read_parquet(file)
+    if (table[list(settings)] != pd.Series(settings)).any(axis=None):
+        raise SystemExit(f"{file} was made with another table, budget or number of workers: choose another --out")
+    return table
 
 
 def _start_worker() -> None:
@@ -134,9 +108,10 @@ def _start_worker() -> None:
 
 def _search(name: str, seed: int, surrogate: Surrogate, budget: int, workers: int) -> dict[str, Any]:
     started = time.perf_counter()
-    history = simulate(STRATEGIES[name](seed, surrogate.epochs), surrogate, seed, budget, workers)
+    history = simulate(ALL[name](seed, surrogate.epochs), surrogate, seed, budget, workers)
     seconds = time.perf_counter() - started
-    return {"trials": history.started, "finished": len(history.finished), "seconds": seconds, "regret": history.regret}
+    counts = {"trials": history.started, "finished": len(history.finished)}
+    return {"seed": seed, **counts, "seconds": seconds, "regret": history.regret}
 
 
 def bootstrap(values: np.ndarray, statistic: Callable[[np.ndarray], Any]) -> tuple[Any, ...]:
@@ -197,21 +172,23 @@ def targets(curves: Mapping[str, np.ndarray]) -> pd.DataFrame:
 
 def main() -> None:
     options = _options()
+    env = _environment()  # before the results, which may take a day
     os.environ["OMP_NUM_THREADS"] = "1"  # of each process: matrices are small, and the processes share the cores
     runs = comparable_runs(pd.read_parquet(options.curves))
     tables = {"surrogate": cross_validate(runs)}
     print(tables["surrogate"].round(4).to_string(index=False), flush=True)
     surrogate = Surrogate(runs)
     print(f"optimum {surrogate.optimum:.4f}, reference {surrogate.quality(SearchSpec().reference):.4f}", flush=True)
-    of_each = {"surrogate": surrogate, "budget": options.epochs, "workers": options.workers}
-    curves = {}
-    for name, table in searches(options.strategies, options.seeds, options.processes, **of_each):
-        curves[name] = np.stack(list(table["regret"]))
+    budget = options.epochs or BUDGET * surrogate.epochs
+    settings = {"curves": options.curves.as_posix(), "epochs": budget, "workers": options.workers}
+    folder = options.out / "searches"
+    for name, table in searches(options.strategies, options.seeds, options.processes, folder, settings, surrogate):
         means = table[["trials", "finished", "seconds"]].mean()
         print(f"{name}, a search:", *(f"{mean:.1f} {what}" for what, mean in means.items()), flush=True)
-    budgets = np.arange(FIRST_BUDGET, options.epochs + 1, BUDGET_STEP)
+    curves = regrets(folder, options.seeds)
+    budgets = np.arange(FIRST_BUDGET * surrogate.epochs, budget + 1, BUDGET_STEP * surrogate.epochs)
     tables |= {"regret": _long(curves, budgets), "summary": summary(curves, budgets), "targets": targets(curves)}
-    _write(tables, options.out)
+    _write(tables, env, options.out)
     wide = tables["summary"].pivot(index="epochs", columns="strategy", values="regret")
     print(f"\nmean regret\n{wide.round(2).to_string()}")
     print(f"\nregret of at most {TARGET} percentage points\n{tables['targets'].round(2).to_string(index=False)}")
@@ -223,12 +200,24 @@ def _long(curves: Mapping[str, np.ndarray], budgets: np.ndarray) -> pd.DataFrame
     return pd.DataFrame({"regret": regret}, index.set_names(["strategy", "seed", "epochs"])).reset_index()
 
 
-def _write(tables: Mapping[str, pd.DataFrame], out: Path) -> None:
-    out.mkdir(parents=True, exist_ok=True)
+def regrets(folder: Path, seeds: int) -> dict[str, np.ndarray]:
+    """Of each strategy that has all seeds, the regret, (seeds, epochs spent)."""
+    files = {name: folder / f"{name}.parquet" for name in ALL}
+    tables = {name: pd.read_parquet(file).sort_values("seed") for name, file in files.items() if file.exists()}
+    return {name: np.stack(table["regret"][:seeds]) for name, table in tables.items() if len(table) >= seeds}
+
+
+def _write(tables: Mapping[str, pd.DataFrame], env: Mapping[str, Any], out: Path) -> None:
     for name, table in tables.items():
         write_whole(out / f"{name}.csv", table.to_csv(index=False, float_format="%.5g"))
-    command = " ".join(["python experiments/benchmarks/search_efficiency.py", *sys.argv[1:]])
-    write_whole(out / "env.json", json.dumps(describe_environment() | {"command": command}, indent=2) + "\n")
+    write_whole(out / "env.json", json.dumps(env, indent=2) + "\n")
+
+
+def _environment() -> dict[str, Any]:
+    env = describe_environment()
+    installed = {package.name.replace("_", "-") for package in metadata.distributions()}
+    env["versions"] |= {name: metadata.version(name) for name in PACKAGES if name in installed}
+    return env | {"command": " ".join(["python experiments/benchmarks/search_efficiency.py", *sys.argv[1:]])}
 
 
 def _options() -> argparse.Namespace:
@@ -236,12 +225,14 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--curves", type=Path, required=True, help="curves.parquet")
     parser.add_argument("--out", type=Path, required=True, help="folder for the tables")
     parser.add_argument("--seeds", type=int, default=100, help="searches of each strategy")
-    parser.add_argument("--epochs", type=int, default=256, help="budget of a search, over all its trials")
+    parser.add_argument(
+        "--epochs", type=int, help=f"budget of a search, over all its trials; default: that of {BUDGET} whole ones"
+    )
     parser.add_argument("--workers", type=int, default=2, help="trials that a search runs at once")
     parser.add_argument("--processes", type=int, help="searches at once; default: as many as cores")
-    here = [name for name in STRATEGIES if not name.startswith("syne-")]
-    listed = f"any of {', '.join(STRATEGIES)}; default: all but syne-*, which need another environment"
-    parser.add_argument("--strategies", nargs="+", choices=STRATEGIES, default=here, metavar="NAME", help=listed)
+    listed = f"any of {', '.join(ALL)}; default: all but {', '.join(PEERS)}, which need more packages"
+    default = list(STRATEGIES)
+    parser.add_argument("--strategies", nargs="+", choices=ALL, default=default, metavar="NAME", help=listed)
     return parser.parse_args()
 
 

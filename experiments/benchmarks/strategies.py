@@ -1,6 +1,9 @@
 """Search strategies behind one interface: ours and its peers, each asked and told as its own package would do it.
 
-All of them begin with the reference, as a user would have it.
+All of them begin with the reference, as a user would have it. Those that need more packages are in peers.py.
+
+Optuna's WilcoxonPruner is not among them: it tests the values of a trial's steps pairwise against the best trial's, as
+results on independent instances of a problem whose mean is wanted, which the epochs of one training are not.
 """
 
 from __future__ import annotations
@@ -8,7 +11,6 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from functools import partial
 from types import SimpleNamespace
 from typing import Any
@@ -31,11 +33,11 @@ from tune_resnet.spec import BudgetSpec, SchedulerSpec, SearchSpec, TrainSpec
 Configuration = Mapping[str, float]
 METRIC = "val_accuracy"
 
-_SPACE = SearchSpec().space
-_REFERENCE = SearchSpec().reference
+SPACE = SearchSpec().space
+REFERENCE = SearchSpec().reference
 _DISTRIBUTIONS: dict[str, optuna.distributions.BaseDistribution] = {
     name: optuna.distributions.FloatDistribution(domain.low, domain.high, log=domain.log)
-    for name, domain in _SPACE.items()
+    for name, domain in SPACE.items()
 }
 
 
@@ -59,6 +61,10 @@ class Strategy(ABC):
     def report(self, number: int, result: Mapping[str, Any]) -> bool:
         """Takes in a row of epochs.csv, the columns `epoch` and signals; whether the trial goes on if it can."""
 
+    def resumed(self) -> int | None:
+        """A trial that was halted and goes on where it was, in place of a new one; None: there is none."""
+        return None
+
     def choose(self, finished: Sequence[Finished]) -> Finished:
         """The trial whose configuration would be used if the search ended now: the best as it was measured."""
         return max(finished, key=lambda trial: trial.result[METRIC])
@@ -70,7 +76,7 @@ class OptunaAlone(Strategy):
     def __init__(self, sampler: BaseSampler, pruner: BasePruner, epochs: int, name: str) -> None:
         # Hyperband draws a trial's bracket from the study's name, which is random by default.
         self.study = optuna.create_study(study_name=name, sampler=sampler, pruner=pruner, direction="maximize")
-        self.study.enqueue_trial(_REFERENCE)
+        self.study.enqueue_trial(REFERENCE)
         self.epochs = epochs
         self.trials: dict[int, optuna.Trial] = {}
 
@@ -101,7 +107,7 @@ class OnRay(Strategy):
         config = self.searcher.suggest(str(number))
         self.trials[number] = SimpleNamespace(trial_id=str(number), config=config)
         self.scheduler.on_trial_add(None, self.trials[number])
-        return {name: config[name] for name in _SPACE}
+        return {name: config[name] for name in SPACE}
 
     def report(self, number: int, result: Mapping[str, Any]) -> bool:
         trial, row = self.trials[number], {**result, TRAINING_ITERATION: result["epoch"]}
@@ -131,49 +137,38 @@ class Ours(OnRay):
 
     def choose(self, finished: Sequence[Finished]) -> Finished:
         trials = [trial for trial in self.searcher.study.get_trials(deepcopy=False) if trial.params]
-        estimated = estimated_accuracy(*observations(trials, _SPACE))
+        estimated = estimated_accuracy(*observations(trials, SPACE))
         place = {trial.number: estimate for trial, estimate in zip(trials, estimated, strict=True)}
         return max(finished, key=lambda trial: place[trial.number])
 
 
-class OnSyneTune(Strategy):
-    """A scheduler of Syne Tune's, called as its Tuner does.
+class IEpoch(OptunaAlone):
+    """Random configurations, judged once at a fixed epoch; the best of each round train to the end.
 
-    It comes from an environment of its own (pip install . 'syne-tune==0.13.0' autograd): 0.13 is the last version with
-    MOBSTER and Hyper-Tune, and needs an older NumPy than the one this project is tested with.
+    i-Epoch of Egele et al., "The Unreasonable Effectiveness of Early Discarding After One Epoch in Neural Network
+    Hyperparameter Optimization" (2024). There it has one round, of a budget known beforehand; the rounds' size and what
+    share goes on are chosen here, as is that the reference always ends.
     """
 
-    def __init__(self, name: str, seed: int, epochs: int, **options: Any) -> None:
-        from syne_tune.config_space import loguniform  # type: ignore[import-not-found]
-        from syne_tune.optimizer import baselines  # type: ignore[import-not-found]
+    AT, ROUND, KEPT = 1 / 4, 16, 3  # of all epochs; trials; trials
 
-        self.epochs = epochs
-        self.scheduler = getattr(baselines, name)(
-            {name: loguniform(domain.low, domain.high) for name, domain in _SPACE.items()},
-            metric=METRIC,
-            mode="max",
-            resource_attr="epoch",
-            max_t=epochs,
-            random_seed=seed,
-            points_to_evaluate=[_REFERENCE],
-            search_options={"debug_log": False},
-            **options,
-        )
-        self.trials: dict[int, Any] = {}
-
-    def ask(self, number: int) -> Configuration:
-        from syne_tune.backend.trial_status import Trial  # type: ignore[import-not-found]
-
-        config = self.scheduler.suggest(number).config
-        self.trials[number] = Trial(trial_id=number, config=config, creation_time=datetime.min)
-        self.scheduler.on_trial_add(self.trials[number])
-        return {name: config[name] for name in _SPACE}
+    def __init__(self, seed: int, epochs: int) -> None:
+        super().__init__(RandomSampler(seed=seed), NopPruner(), epochs, name=f"search {seed}")
+        self.judged: dict[int, float] = {}  # of this round
+        self.going_on: list[int] = []
 
     def report(self, number: int, result: Mapping[str, Any]) -> bool:
-        decision = self.scheduler.on_trial_result(self.trials[number], dict(result))
-        if result["epoch"] == self.epochs:
-            self.scheduler.on_trial_complete(self.trials[number], dict(result))
-        return decision == "CONTINUE"
+        goes_on = super().report(number, result)
+        if number == 0 or result["epoch"] != round(self.AT * self.epochs):
+            return goes_on
+        self.judged[number] = result[METRIC]
+        if len(self.judged) == self.ROUND:
+            self.going_on += sorted(self.judged, key=self.judged.__getitem__, reverse=True)[: self.KEPT]
+            self.judged = {}
+        return False
+
+    def resumed(self) -> int | None:
+        return self.going_on.pop(0) if self.going_on else None
 
 
 Make = Callable[[int, int], Strategy]  # (seed, epochs of a whole trial) -> a fresh search
@@ -187,7 +182,7 @@ def optuna_alone(
 
 def plain_ray(seed: int, epochs: int) -> Strategy:
     """What Ray's documentation shows, with its defaults."""
-    searcher = OptunaSearch(_DISTRIBUTIONS, metric=METRIC, mode="max", points_to_evaluate=[_REFERENCE], seed=seed)
+    searcher = OptunaSearch(_DISTRIBUTIONS, metric=METRIC, mode="max", points_to_evaluate=[REFERENCE], seed=seed)
     return OnRay(searcher, AsyncHyperBandScheduler(metric=METRIC, mode="max", max_t=epochs), epochs)
 
 
@@ -204,9 +199,7 @@ STRATEGIES: dict[str, Make] = {
     "optuna-gp": partial(optuna_alone, GPSampler, NopPruner),
     "optuna-hyperband": partial(optuna_alone, TPESampler, HyperbandPruner),
     "optuna-halving": partial(optuna_alone, TPESampler, SuccessiveHalvingPruner),
-    "syne-asha": partial(OnSyneTune, "ASHA"),
-    "syne-mobster": partial(OnSyneTune, "MOBSTER"),
-    "syne-hypertune": partial(OnSyneTune, "HyperTune", brackets=4),  # it is meant for several; three rungs give 3
+    "i-epoch": IEpoch,
 } | {
     f"ours-{sampler}-{stopping}": partial(Ours, BudgetSpec(sampler=sampler), scheduler)
     for sampler in ("multifidelity", "tpe", "gp")

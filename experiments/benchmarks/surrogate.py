@@ -20,7 +20,7 @@ from tune_resnet.estimate import unit_points
 from tune_resnet.space import DEFAULT_SPACE
 from tune_resnet.spec import SearchSpec
 
-OUTPUTS = ("val_accuracy", "val_loss", "train_loss", "ema33_val_accuracy")
+OUTPUTS = ("val_accuracy", "val_loss", "train_loss", "ema33_val_accuracy")  # those of them that a table has
 COMPONENTS = 8  # 4 to 12 are equally good; a process per output and epoch predicts the worst corners less well
 LENGTHS = (0.3, 20)  # length scales, of the space's width: a shorter one would learn the noise of 64 configurations
 LEAST_REPEATED = 4  # configurations with several seeds, below which seed noise is taken from the fit's residuals
@@ -38,13 +38,14 @@ class Surrogate:
     Learning", 2006, equations 2.25 and 4.17; its parameters by 5.8).
 
     Args:
-        runs: rows of the table that curves.py records, as `comparable_runs` gives them. Those that failed are left out:
-            where training diverges, the surrogate is too friendly.
+        runs: rows of the table that curves.py or regimes.py records, as `comparable_runs` gives them. Those that failed
+            are left out: where training diverges, the surrogate is too friendly.
     """
 
     def __init__(self, runs: pd.DataFrame) -> None:
         self.epochs = int(runs["epoch"].max())
-        wide = runs.pivot(index=["configuration", "seed"], columns="epoch", values=list(OUTPUTS)).dropna()
+        self.outputs = _outputs(runs)
+        wide = runs.pivot(index=["configuration", "seed"], columns="epoch", values=self.outputs).dropna()
         lines = wide.apply(lambda column: _line(column.name[0], column))
         hyperparameters = runs.groupby(["configuration", "seed"])[list(DEFAULT_SPACE)].first()
         points = unit_points(hyperparameters.loc[lines.index].to_dict("records"), DEFAULT_SPACE)
@@ -62,8 +63,8 @@ class Surrogate:
         standard = self._standard_mean(_point(configuration))[0]
         if seed is not None:
             standard = standard + np.random.default_rng(seed).standard_normal(len(self._noise)) @ self._noise
-        lines = (standard * self._spread + self._centre).reshape(len(OUTPUTS), self.epochs)
-        return {name: _from_line(name, line) for name, line in zip(OUTPUTS, lines, strict=True)}
+        lines = (standard * self._spread + self._centre).reshape(len(self.outputs), self.epochs)
+        return {name: _from_line(name, line) for name, line in zip(self.outputs, lines, strict=True)}
 
     def quality(self, configuration: Mapping[str, float]) -> float:
         """The true quality: validation accuracy after the last epoch without seed noise, in [0, 1]."""
@@ -75,7 +76,7 @@ class Surrogate:
         return float(self._qualities(qmc.Sobol(len(DEFAULT_SPACE), rng=0).random(_SEARCHED)).max())
 
     def _qualities(self, points: np.ndarray) -> np.ndarray:
-        last = (OUTPUTS.index("val_accuracy") + 1) * self.epochs - 1
+        last = (self.outputs.index("val_accuracy") + 1) * self.epochs - 1
         return np.asarray(expit(self._standard_mean(points)[:, last] * self._spread[last] + self._centre[last]))
 
     def _standard_mean(self, points: np.ndarray) -> np.ndarray:
@@ -90,11 +91,11 @@ def comparable_runs(curves: pd.DataFrame) -> pd.DataFrame:
     epoch by 5%. Trials of one search share a seed, so that none has an advantage from it.
     """
     runs = curves[curves["total_epochs"] == curves["total_epochs"].max()]
-    lines = pd.DataFrame({name: _line(name, runs[name]) for name in OUTPUTS})
+    lines = pd.DataFrame({name: _line(name, runs[name]) for name in _outputs(runs)})
     of_configuration = lines.groupby([runs["configuration"], runs["epoch"]])
     deviations = (lines - of_configuration.transform("mean"))[of_configuration.transform("size") > 1]
     effects = deviations.reindex(lines.index).groupby([runs["seed"], runs["epoch"]]).transform("mean").fillna(0)
-    return runs.assign(**{name: _from_line(name, lines[name] - effects[name]) for name in OUTPUTS})
+    return runs.assign(**{name: _from_line(name, lines[name] - effects[name]) for name in lines})
 
 
 def cross_validate(runs: pd.DataFrame) -> pd.DataFrame:
@@ -110,16 +111,20 @@ def cross_validate(runs: pd.DataFrame) -> pd.DataFrame:
     both = runs.merge(predicted, on=["configuration", "epoch"], suffixes=("", "_predicted"))
     surrogate = Surrogate(runs)
     drawn = pd.concat([_table(surrogate, SearchSpec().reference, seed) for seed in range(_NOISE_DRAWS)])
-    noise = drawn.groupby("epoch")[list(OUTPUTS)].std()
+    noise = drawn.groupby("epoch")[surrogate.outputs].std()
     return pd.DataFrame(
         [
             {"output": name, "epoch": epoch}
             | _agreement(rows[name], rows[f"{name}_predicted"])
             | {"noise": noise.loc[epoch, name]}
-            for name in OUTPUTS
+            for name in surrogate.outputs
             for epoch, rows in both.groupby("epoch")
         ]
     )
+
+
+def _outputs(runs: pd.DataFrame) -> list[str]:
+    return [name for name in OUTPUTS if name in runs]
 
 
 def _predictions(surrogate: Surrogate, runs: pd.DataFrame) -> pd.DataFrame:
