@@ -41,11 +41,12 @@ import numpy as np
 import pandas as pd
 from peers import PACKAGES, PEERS
 from replay import simulate
-from strategies import STRATEGIES
+from strategies import STRATEGIES, ours
 from surrogate import Surrogate, comparable_runs, cross_validate
 
 from tune_resnet.environment import describe_environment
 from tune_resnet.records import write_whole
+from tune_resnet.space import Point
 from tune_resnet.spec import SearchSpec
 
 TARGET = 0.5  # percentage points of regret
@@ -53,7 +54,8 @@ FIRST_BUDGET, BUDGET_STEP = 2, 1  # epochs spent, in those of a whole trial, whe
 BUDGET = 32  # likewise
 RESAMPLES = 2000
 OURS, RANDOM = "ours", "random"
-ALL = STRATEGIES | PEERS
+ALL = (*ours(()), *STRATEGIES, *PEERS)
+POINTS = Path(__file__).parents[1] / "results/points/points.json"  # made by points.py
 
 
 def epochs_to_target(regret: np.ndarray) -> float:
@@ -78,7 +80,10 @@ def searches(
     Yields:
         Each strategy with a table that has a row for each seed, with the settings, and see `_search`.
     """
-    search = functools.partial(_search, surrogate=surrogate, budget=settings["epochs"], workers=settings["workers"])
+    points = points_chosen_without(Path(settings["curves"]).parent.name)
+    search = functools.partial(
+        _search, surrogate=surrogate, points=points, budget=settings["epochs"], workers=settings["workers"]
+    )
     tables = {name: _stored(folder / f"{name}.parquet", settings) for name in names}
     missing = {name: [seed for seed in range(seeds) if seed not in set(tables[name]["seed"])] for name in names}
     folder.mkdir(parents=True, exist_ok=True)
@@ -106,9 +111,18 @@ def _start_worker() -> None:
     warnings.simplefilter("ignore")
 
 
-def _search(name: str, seed: int, surrogate: Surrogate, budget: int, workers: int) -> dict[str, Any]:
+def points_chosen_without(table: str) -> tuple[Point, ...]:
+    """What our search tries first where it is judged on a table: what did well on all others."""
+    chosen = json.loads(POINTS.read_text())
+    return tuple(chosen.get(table, chosen["all"]))
+
+
+def _search(
+    name: str, seed: int, surrogate: Surrogate, points: tuple[Point, ...], budget: int, workers: int
+) -> dict[str, Any]:
     started = time.perf_counter()
-    history = simulate(ALL[name](seed, surrogate.epochs), surrogate, seed, budget, workers)
+    strategy = (ours(points) | STRATEGIES | PEERS)[name](seed, surrogate.epochs)
+    history = simulate(strategy, surrogate, seed, budget, workers)
     seconds = time.perf_counter() - started
     counts = {"trials": history.started, "finished": len(history.finished)}
     return {"seed": seed, **counts, "seconds": seconds, "regret": history.regret}
@@ -231,7 +245,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--workers", type=int, default=2, help="trials that a search runs at once")
     parser.add_argument("--processes", type=int, help="searches at once; default: as many as cores")
     listed = f"any of {', '.join(ALL)}; default: all but {', '.join(PEERS)}, which need more packages"
-    default = list(STRATEGIES)
+    default = [name for name in ALL if name not in PEERS]
     parser.add_argument("--strategies", nargs="+", choices=ALL, default=default, metavar="NAME", help=listed)
     return parser.parse_args()
 

@@ -8,6 +8,7 @@ results on independent instances of a problem whose mean is wanted, which the ep
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import optuna
 from optuna.pruners import BasePruner, HyperbandPruner, NopPruner, SuccessiveHalvingPruner
 from optuna.samplers import BaseSampler, GPSampler, RandomSampler, TPESampler
@@ -24,11 +26,12 @@ from ray.tune.schedulers import AsyncHyperBandScheduler, TrialScheduler
 from ray.tune.search import Searcher
 from ray.tune.search.optuna import OptunaSearch
 
-from tune_resnet.estimate import estimated_accuracy
-from tune_resnet.sampler import observations
+from tune_resnet.estimate import estimated_accuracy, unit_points
 from tune_resnet.scheduler import EarlyStopping
 from tune_resnet.searcher import OptunaSearcher
-from tune_resnet.spec import BudgetSpec, SchedulerSpec, SearchSpec, TrainSpec
+from tune_resnet.space import Point
+from tune_resnet.spec import SAMPLERS, BudgetSpec, SchedulerSpec, SearchSpec, TrainSpec
+from tune_resnet.stopping import Signal, early_epoch
 
 Configuration = Mapping[str, float]
 METRIC = "val_accuracy"
@@ -126,19 +129,40 @@ class OnRay(Strategy):
 
 
 class Ours(OnRay):
-    """This project's search, as tuning.py sets it up; the winner is chosen as `findings.recommended` does."""
+    """This project's search, as tuning.py sets it up; the winner is chosen as `findings.winner` does.
 
-    def __init__(self, search: BudgetSpec, scheduler: SchedulerSpec, seed: int, epochs: int) -> None:
-        spec = SearchSpec(train=TrainSpec(epochs=epochs, seed=seed), search=search, scheduler=scheduler)
+    Args:
+        points: what is tried first, after the reference.
+    """
+
+    def __init__(
+        self, search: BudgetSpec, scheduler: SchedulerSpec, points: tuple[Point, ...], seed: int, epochs: int
+    ) -> None:
+        spec = SearchSpec(
+            train=TrainSpec(epochs=epochs, seed=seed), search=search, scheduler=scheduler, points_to_evaluate=points
+        )
         super().__init__(OptunaSearcher(spec, None), EarlyStopping(spec, lambda trial, epoch: True), epochs)
+        self.signal, self.early_epoch = Signal("train_loss"), early_epoch(spec)
+        self.early: dict[int, float] = {}
+
+    def report(self, number: int, result: Mapping[str, Any]) -> bool:
+        quality = self.signal.quality(number, result)
+        if result["epoch"] == self.early_epoch:
+            self.early[number] = math.exp(-quality)
+        return super().report(number, result)
 
     def learn(self, trial_id: str, row: Mapping[str, Any], ends: bool) -> None:
         self.searcher.learn(trial_id, row)
 
     def choose(self, finished: Sequence[Finished]) -> Finished:
-        trials = [trial for trial in self.searcher.study.get_trials(deepcopy=False) if trial.params]
-        estimated = estimated_accuracy(*observations(trials, SPACE))
-        place = {trial.number: estimate for trial, estimate in zip(trials, estimated, strict=True)}
+        numbers = sorted(self.early)
+        final = {trial.number: trial.result[METRIC] for trial in finished}
+        estimated = estimated_accuracy(
+            unit_points([self.trials[number].config for number in numbers], SPACE),
+            np.array([self.early[number] for number in numbers]),
+            np.array([final.get(number, math.nan) for number in numbers]),
+        )
+        place = dict(zip(numbers, estimated, strict=True))
         return max(finished, key=lambda trial: place[trial.number])
 
 
@@ -174,6 +198,16 @@ class IEpoch(OptunaAlone):
 Make = Callable[[int, int], Strategy]  # (seed, epochs of a whole trial) -> a fresh search
 
 
+def ours(points: tuple[Point, ...]) -> dict[str, Make]:
+    """This project's search as it is by default, with these points tried first, and with parts of it replaced."""
+    default = {"ours": partial(Ours, BudgetSpec(), SchedulerSpec(), points)}
+    return default | {
+        f"ours-{sampler}-{stopping}": partial(Ours, BudgetSpec(sampler=sampler), scheduler, ())
+        for sampler in SAMPLERS
+        for stopping, scheduler in STOPPING.items()
+    }
+
+
 def optuna_alone(
     sampler: Callable[..., BaseSampler], pruner: Callable[[], BasePruner], seed: int, epochs: int
 ) -> Strategy:
@@ -192,7 +226,6 @@ STOPPING = {
     "none": SchedulerSpec(name="none"),
 }
 STRATEGIES: dict[str, Make] = {
-    "ours": partial(Ours, BudgetSpec(), SchedulerSpec()),
     "random": partial(optuna_alone, RandomSampler, NopPruner),
     "ray": plain_ray,
     "optuna-tpe": partial(optuna_alone, TPESampler, NopPruner),
@@ -200,8 +233,4 @@ STRATEGIES: dict[str, Make] = {
     "optuna-hyperband": partial(optuna_alone, TPESampler, HyperbandPruner),
     "optuna-halving": partial(optuna_alone, TPESampler, SuccessiveHalvingPruner),
     "i-epoch": IEpoch,
-} | {
-    f"ours-{sampler}-{stopping}": partial(Ours, BudgetSpec(sampler=sampler), scheduler)
-    for sampler in ("multifidelity", "tpe", "gp")
-    for stopping, scheduler in STOPPING.items()
 }

@@ -1,0 +1,95 @@
+"""Which configurations did well elsewhere: those that a search tries first, and what they are worth on other tables.
+
+    python experiments/benchmarks/points.py --out experiments/results/points \\
+        --curves experiments/results/curves/curves.parquet experiments/results/regimes/*/curves.parquet
+
+A greedy portfolio (Feurer et al., "Auto-Sklearn 2.0", JMLR 2022, section 3.1): each next point is the one that adds the
+most to the mean, over all tables, of the best gain so far, as a share of the highest that is to be had there. Gains are
+those of each table's surrogate, without seed noise, over the reference. Writes
+
+    points.json  `all`: chosen on all tables, what `space.POINTS_TO_EVALUATE` has; and for each table, by its name,
+                 those that are chosen on all others
+    gains.csv    percentage points over the reference: of those chosen without a table, there
+    env.json     versions, machine, command
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from scipy.stats import qmc
+from surrogate import Surrogate, comparable_runs
+
+from tune_resnet.environment import describe_environment
+from tune_resnet.records import write_whole
+from tune_resnet.space import DEFAULT_SPACE, Point
+from tune_resnet.spec import SearchSpec
+
+COUNT = 3  # points; more cost a search of 32 trials more than they add
+OWN = 0.3  # weight of a point's own mean gain beside what it adds: one that is good on a single table is a gamble
+CANDIDATES = 2**13  # Sobol points of the space
+
+
+def gains(surrogate: Surrogate, points: Sequence[Point]) -> np.ndarray:
+    """Of each point, percentage points of true quality over the reference."""
+    reference = surrogate.quality(SearchSpec().reference)
+    return np.array([100 * (surrogate.quality(point) - reference) for point in points])
+
+
+def portfolio(gained: Mapping[str, np.ndarray], points: Sequence[Point]) -> list[Point]:
+    """`COUNT` of the points. `gained`: table -> each point's gain there."""
+    shares = np.stack([every / every.max() for every in gained.values()])  # (tables, points)
+    own, best, chosen = np.clip(shares, -1, 1).mean(axis=0), np.zeros((len(shares), 1)), []
+    for _ in range(COUNT):
+        position = int((np.maximum(best, shares).mean(axis=0) + OWN * own).argmax())
+        best = np.maximum(best, shares[:, [position]])
+        chosen.append(points[position])
+    return chosen
+
+
+def candidates() -> list[Point]:
+    """Points of the default space, rounded to two digits."""
+    shares = qmc.Sobol(len(DEFAULT_SPACE), rng=0).random(CANDIDATES)
+    return [
+        {name: float(f"{domain.value(at):.2g}") for (name, domain), at in zip(DEFAULT_SPACE.items(), row, strict=True)}
+        for row in shares.tolist()
+    ]
+
+
+def main() -> None:
+    options = _options()
+    surrogates = {path.parent.name: Surrogate(comparable_runs(pd.read_parquet(path))) for path in options.curves}
+    points = candidates()
+    gained = {name: gains(surrogate, points) for name, surrogate in surrogates.items()}
+    found, rows = {"all": portfolio(gained, points)}, []
+    for name, surrogate in surrogates.items():
+        found[name] = portfolio({other: every for other, every in gained.items() if other != name}, points)
+        each = gains(surrogate, found[name])
+        rows += [
+            {"table": name, **point, "gain": gain, "best_so_far": best, "best_of_all": gained[name].max()}
+            for point, gain, best in zip(found[name], each, np.maximum.accumulate(each), strict=True)
+        ]
+    table = pd.DataFrame(rows).round({"gain": 2, "best_so_far": 2, "best_of_all": 2})
+    print(table.to_string(index=False), "", *found["all"], sep="\n")
+    options.out.mkdir(parents=True, exist_ok=True)
+    write_whole(options.out / "points.json", json.dumps(found, indent=1) + "\n")
+    write_whole(options.out / "gains.csv", table.to_csv(index=False))
+    command = " ".join(["python experiments/benchmarks/points.py", *sys.argv[1:]])
+    write_whole(options.out / "env.json", json.dumps(describe_environment() | {"command": command}, indent=2) + "\n")
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--curves", type=Path, nargs="+", required=True, help="each curves.parquet")
+    parser.add_argument("--out", type=Path, required=True, help="folder for what is found")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()
