@@ -18,7 +18,7 @@ from tune_resnet.options import parse_options
 from tune_resnet.records import RunDirectory
 from tune_resnet.search import main
 from tune_resnet.settings import SpecError
-from tune_resnet.space import Domain
+from tune_resnet.space import DEFAULT_SPACE, Domain
 from tune_resnet.spec import SearchSpec
 
 EXPERIMENTS = sorted((Path(__file__).parents[1] / "experiments").glob("*.toml"))
@@ -58,11 +58,19 @@ def test_flags_override_the_file(tmp_path: Path) -> None:
     assert (spec.search.num_samples, spec.search.sampler, spec.train.max_lr) == (9, "gp", 0.02)
 
 
-def test_a_space_may_be_given_instead_of_the_files(tmp_path: Path) -> None:
+def test_bounds_may_be_given_instead_of_the_files(tmp_path: Path) -> None:
     file = tmp_path / "a.toml"
-    file.write_text("[space]\nweight_decay = { low = 1e-5, high = 1e-3 }\n")
+    file.write_text(
+        "[space]\nweight_decay = { low = 1e-5, high = 1e-3 }\nmax_lr = { low = 1e-3, high = 0.1, log = false }\n"
+    )
     spec = parse_options(["--experiment", str(file), "--space", "max_lr=1e-4:1", "grad_clip=0.05:0.5"]).spec
-    assert spec.space == {"max_lr": Domain(low=1e-4, high=1.0), "grad_clip": Domain(low=0.05, high=0.5)}
+    assert spec.space == {
+        "weight_decay": Domain(low=1e-5, high=1e-3),
+        "max_lr": Domain(low=1e-4, high=1.0, log=False),
+        "grad_clip": Domain(low=0.05, high=0.5),
+    }
+    spec = parse_options(["--space", "grad_clip=0.05:0.5"]).spec
+    assert spec.space == {**DEFAULT_SPACE, "grad_clip": Domain(low=0.05, high=0.5)}
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 
 from tune_resnet.records import LATEST, RUNS, RecordError, find_run
 from tune_resnet.settings import SpecError, nearest
-from tune_resnet.space import Domain
+from tune_resnet.space import DEFAULT_SPACE, Domain
 from tune_resnet.spec import (
     DATASETS,
     DEVICES,
@@ -148,7 +148,7 @@ def _parser() -> argparse.ArgumentParser:
         nargs="+",
         action="extend",
         metavar="NAME=LOW:HIGH",
-        help="what to vary; with --resume: these bounds wider",
+        help="other bounds; with --resume: wider ones",
     )
     what.add_argument("--seed", type=int, dest="train.seed", metavar="N", help="for training and sampler (default 0)")
     data = parser.add_argument_group("data")
@@ -299,21 +299,27 @@ def _resolve(
         _check_factory(spec.model.factory, settings.get("model.factory"), experiment, resumed)
     if "model.factory" in settings:
         tables = {**tables, "model": {}}  # the file's network is another
-    known = spec.space if resumed else {}
+    own = spec.space if experiment else DEFAULT_SPACE
     if space:
-        tables = {**tables, "space": _laid_over_space(known, space)}
+        tables = {**tables, "space": _with_bounds(own, space)}
     resolved = spec_from_tables(_laid_over(tables, settings))
-    for name, before in known.items():
-        if not resolved.space[name].contains(before):
-            where = f"{before.low}:{before.high}"
-            raise SpecError(f"--space {name} must contain {where}: a run's space can only grow, with its trials inside")
+    if resumed:
+        _check_grown(own, resolved.space)
     return resolved
 
 
-def _laid_over_space(space: Mapping[str, Domain], bounds: dict[str, dict[str, float]]) -> dict[str, Any]:
+def _with_bounds(space: Mapping[str, Domain], bounds: dict[str, dict[str, float]]) -> dict[str, Any]:
     """The tables of a space with other bounds; each scale stays as it is."""
     tables = {name: domain.to_table() for name, domain in space.items()}
     return {**tables, **{name: {**tables.get(name, {}), **table} for name, table in bounds.items()}}
+
+
+def _check_grown(before: Mapping[str, Domain], space: Mapping[str, Domain]) -> None:
+    """SpecError where a run's space no longer holds all that its trials were drawn from."""
+    for name, domain in before.items():
+        if not space[name].contains(domain):
+            where = f"{domain.low}:{domain.high}"
+            raise SpecError(f"--space {name} must contain {where}: a run's space can only grow, with its trials inside")
 
 
 def _laid_over(tables: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any]:
