@@ -13,11 +13,11 @@ from tune_resnet.frames import RunFrames
 from tune_resnet.records import RUNNING, SEARCH, RunDirectory
 from tune_resnet.space import Domain
 from tune_resnet.spec import MOST_TRIALS, TrainSpec
-from tune_resnet.text import to_run
+from tune_resnet.text import printable, to_run
 
 LOWER, UPPER = "lower", "upper"
-AT_BOUND = 0.05  # of a domain, on its scale, counted from a bound: what lies there lies at it
-LEAST_FOR_QUARTER = 8  # finished trials: by chance, the two best are at a given bound together once in 400 runs
+_AT_BOUND = 0.05  # of a domain, on its scale, counted from a bound: what lies there lies at it
+_LEAST_FOR_QUARTER = 8  # finished trials: by chance, the two best are at a given bound together once in 400 runs
 _GOOD_SHARE = 0.25  # of the finished trials
 _MORE_TRIALS = 1.5  # times as many as the run has, for a wider space
 _AS_GOOD_AS_ZERO = {"weight_decay": 1e-6}  # no log scale reaches 0, and smaller values do nothing else
@@ -47,21 +47,22 @@ def edges(frames: RunFrames) -> list[Edge]:
     """
     if frames.kind != SEARCH or (frames.active and (frames.trials["state"] == RUNNING).any()):
         return []
-    winner, quarter = best_trials(frames, 1), best_quarter(frames, LEAST_FOR_QUARTER)
+    winner, quarter = best_trials(frames, 1), best_quarter(frames, _LEAST_FOR_QUARTER)
     found = []
     for name, domain in frames.spec.space.items():
         for side, bound, wider in _movable(name, domain):
-            wins = _share_at(winner[name], domain, side) == 1
-            if wins or _share_at(quarter[name], domain, side) > 0.5:
+            wins = _most_at(winner[name], domain, side)
+            if wins or _most_at(quarter[name], domain, side):
                 found.append(Edge(name=name, side=side, bound=bound, wider=wider, winner=wins))
     return found
 
 
-def _share_at(values: pd.Series, domain: Domain, side: str) -> float:
-    """How many of the values, as a share, lie at a bound; NaN of none. A spec edited by hand may not contain them."""
+def _most_at(values: pd.Series, domain: Domain, side: str) -> bool:
+    """Whether more than half of the values lie at a bound; not where there are none."""
+    # a spec edited by hand may no longer contain them
     places = values.where(values.between(domain.low, domain.high)).map(domain.share)
-    near = places <= AT_BOUND if side == LOWER else places >= 1 - AT_BOUND
-    return float(near.mean())
+    near = places <= _AT_BOUND if side == LOWER else places >= 1 - _AT_BOUND
+    return bool(near.mean() > 0.5)
 
 
 def _movable(name: str, domain: Domain) -> list[tuple[str, float, float]]:
@@ -100,7 +101,7 @@ def widening_commands(frames: RunFrames) -> list[str]:
     ]
     trials = min(math.ceil(_MORE_TRIALS * frames.spec.search.num_samples), MOST_TRIALS)
     path, model = RunDirectory(frames.path).shown_path, frames.spec.model.flag
-    return [to_run("search", "--resume", path, "--space", *space, "--num-samples", trials, *model)]
+    return [printable(to_run("search", "--resume", path, "--space", *space, "--num-samples", trials, *model))]
 
 
 def _exact(bound: float) -> str:
