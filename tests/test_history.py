@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import optuna
 import pytest
 from factories import leave_model
 from hypothesis import HealthCheck, given, settings
@@ -24,8 +25,10 @@ from tune_resnet.records import (
     RecordError,
     RunDirectory,
     ending,
+    write_whole,
 )
-from tune_resnet.searcher import OptunaSearcher
+from tune_resnet.searcher import STUDY_NAME, OptunaSearcher
+from tune_resnet.space import DEFAULT_SPACE, Domain
 from tune_resnet.spec import SAMPLERS, BudgetSpec, SchedulerSpec, SearchSpec, TrainSpec
 from tune_resnet.tuning import settle_unfinished_trials
 
@@ -69,6 +72,12 @@ class Search:
         self.recorder = Recorder(run, self.spec, history.trials, history.epochs)
         history, self.scheduler = settle_unfinished_trials(self.recorder, history)
         self.searcher = OptunaSearcher(self.spec, None, None, history, self.recorder.start)
+
+    def widen(self, **domains: Domain) -> None:
+        """Resumed with a wider space, as a command does it."""
+        self.spec = replace(self.spec, space={**self.spec.space, **domains})
+        write_whole(RunDirectory(self.path).spec_toml, self.spec.to_toml())
+        self.resume()
 
     def trial(self, cut_after: int | None = None) -> None:
         """The next trial; `cut_after`: the search is killed after so many epochs of it."""
@@ -128,6 +137,48 @@ def test_a_search_cut_off_anywhere_proposes_what_an_unbroken_one_does(
             search.trial()
     assert search.proposals[:14] == unbroken[sampler][: len(search.proposals)]
     assert len(search.proposals) >= 10
+
+
+WIDER = {"max_lr": Domain(low=1e-4, high=1.0), "grad_clip": Domain(low=1e-3, high=1.0)}
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_in_a_wider_space_all_trials_are_known_and_a_search_cut_off_goes_on_as_an_unbroken_one(
+    sampler: str, tmp_path: Path
+) -> None:
+    searches = [Search(search_spec(sampler), tmp_path / name) for name in ("unbroken", "cut")]
+    for search, cuts in zip(searches, ([None] * 4, [None, 1, 3, None]), strict=True):
+        for _ in range(8):
+            search.trial()
+        search.widen(**WIDER)
+        assert len(search.searcher.study.get_trials(deepcopy=False)) == 8
+        for cut in cuts:
+            if cut:
+                search.trial(cut_after=cut)
+                search.resume()
+            search.trial()
+    unbroken, cut = (search.proposals for search in searches)
+    assert unbroken == cut
+    for config in unbroken:
+        assert all(domain.low <= config[name] <= domain.high for name, domain in {**DEFAULT_SPACE, **WIDER}.items())
+
+
+def test_a_wider_space_is_used_and_its_study_file_is_whole(tmp_path: Path) -> None:
+    search = Search(search_spec(), tmp_path / "run")
+    for _ in range(6):
+        search.trial()
+    OptunaSearcher(search.spec, tmp_path / "study.db", history=read_history(RunDirectory(search.path))).close()
+    search.widen(**WIDER)
+    for _ in range(12):
+        search.trial()
+    history = read_history(RunDirectory(search.path))
+    assert [row.max_lr for row in history.trials] == [config["max_lr"] for config in search.proposals]
+    assert any(not DEFAULT_SPACE[name].low <= config[name] for config in search.proposals[6:] for name in WIDER)
+    OptunaSearcher(search.spec, tmp_path / "study.db", history=history).close()  # in place of the narrow one's
+    trials = optuna.load_study(study_name=STUDY_NAME, storage=f"sqlite:///{tmp_path / 'study.db'}").trials
+    assert [trial.params["grad_clip"] for trial in trials] == [config["grad_clip"] for config in search.proposals]
+    bounds = {(trial.distributions["max_lr"].low, trial.distributions["max_lr"].high) for trial in trials}
+    assert bounds == {(1e-4, 1.0)}
 
 
 def test_a_history_is_what_was_recorded(tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ LAYERS = (
     ("events",),
     ("progress", "analysis"),
     ("plan", "drawing"),
-    ("outlook", "verdict"),
+    ("outlook", "verdict", "edges"),
     ("searcher",),
     ("history",),
     ("warm_start", "models"),

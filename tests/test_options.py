@@ -6,6 +6,7 @@ import contextlib
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,7 @@ from tune_resnet.options import parse_options
 from tune_resnet.records import RunDirectory
 from tune_resnet.search import main
 from tune_resnet.settings import SpecError
-from tune_resnet.space import Domain
+from tune_resnet.space import DEFAULT_SPACE, Domain
 from tune_resnet.spec import SearchSpec
 
 EXPERIMENTS = sorted((Path(__file__).parents[1] / "experiments").glob("*.toml"))
@@ -57,11 +58,69 @@ def test_flags_override_the_file(tmp_path: Path) -> None:
     assert (spec.search.num_samples, spec.search.sampler, spec.train.max_lr) == (9, "gp", 0.02)
 
 
-def test_a_space_may_be_given_instead_of_the_files(tmp_path: Path) -> None:
+def test_bounds_may_be_given_instead_of_the_files(tmp_path: Path) -> None:
     file = tmp_path / "a.toml"
-    file.write_text("[space]\nweight_decay = { low = 1e-5, high = 1e-3 }\n")
+    file.write_text(
+        "[space]\nweight_decay = { low = 1e-5, high = 1e-3 }\nmax_lr = { low = 1e-3, high = 0.1, log = false }\n"
+    )
     spec = parse_options(["--experiment", str(file), "--space", "max_lr=1e-4:1", "grad_clip=0.05:0.5"]).spec
-    assert spec.space == {"max_lr": Domain(low=1e-4, high=1.0), "grad_clip": Domain(low=0.05, high=0.5)}
+    assert spec.space == {
+        "weight_decay": Domain(low=1e-5, high=1e-3),
+        "max_lr": Domain(low=1e-4, high=1.0, log=False),
+        "grad_clip": Domain(low=0.05, high=0.5),
+    }
+    spec = parse_options(["--space", "grad_clip=0.05:0.5"]).spec
+    assert spec.space == {**DEFAULT_SPACE, "grad_clip": Domain(low=0.05, high=0.5)}
+
+
+@pytest.fixture
+def old_run(tmp_path: Path) -> Path:
+    """A run over two hyperparameters, one of them on a linear scale."""
+    clip, decay = Domain(low=0.01, high=1.0), Domain(low=0.0, high=1e-3, log=False)
+    RunDirectory.create(tmp_path / "old", SearchSpec(space={"grad_clip": clip, "weight_decay": decay}))
+    return tmp_path / "old"
+
+
+def test_the_space_of_a_run_can_grow(old_run: Path) -> None:
+    def space_with(*bounds: str) -> dict[str, Domain]:
+        return parse_options(["--resume", str(old_run), "--space", *bounds]).spec.space
+
+    clip, decay = Domain(low=0.01, high=1.0), Domain(low=0.0, high=1e-3, log=False)
+    assert space_with("grad_clip=1e-3:1") == {"grad_clip": Domain(low=1e-3, high=1.0), "weight_decay": decay}
+    assert space_with("weight_decay=0:0.01") == {"grad_clip": clip, "weight_decay": replace(decay, high=0.01)}
+    grown = space_with("max_lr=1e-3:0.1")  # it was the reference's in every trial
+    assert grown == {"grad_clip": clip, "weight_decay": decay, "max_lr": Domain(low=1e-3, high=0.1)}
+    assert parse_options(["--resume", str(old_run)]).spec.space == {"grad_clip": clip, "weight_decay": decay}
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ("--space grad_clip=0.02:1", "--space grad_clip must contain 0.01:1.0: a run's space can only grow, with its"),
+        ("--space grad_clip=1e-3:0.9", "--space grad_clip must contain 0.01:1.0: a run's space can only grow"),
+        ("--space weight_decay=1e-6:1e-2", "--space weight_decay must contain 0.0:0.001: a run's space can only grow"),
+        ("--space grad_clip=1:1e-3", "space.grad_clip: space low must be below high, got 1.0 and 0.001"),
+        ("--space grad_clip=-1:1", "space.grad_clip: space low must be greater than 0 on a log scale, got -1.0"),
+        ("--space grad_clip=nan:1", "space.grad_clip: space.low must be a finite number, got nan"),
+        ("--space grad_clip=1e-3:1e7", "space.grad_clip: train.grad_clip must be at most 1000000.0, got 10000000.0"),
+        ("--space max_lr=1:2", "space.max_lr = [1.0, 2.0] must contain the reference train.max_lr = 0.01"),
+        ("--space grad_cilp=1e-3:1", "unknown hyperparameter space.grad_cilp (did you mean 'grad_clip'?); known: "),
+        ("--space grad_clip=1e-3:1 grad_clip=1e-4:1", "--space names grad_clip twice"),
+        ("--space grad_clip=1e-3:1 --space grad_clip=1e-4:1", "--space names grad_clip twice"),
+        ("--space grad_clip=1e-3:1 --confirm 3", "--space does not go with --resume and --confirm: go on first, then"),
+    ],
+)
+def test_a_space_that_a_run_cannot_have_is_one_line(flags: str, message: str, old_run: Path) -> None:
+    with pytest.raises(SpecError) as caught:
+        parse_options(["--resume", str(old_run), *flags.split()])
+    assert str(caught.value).startswith(message)
+
+
+@settings(derandomize=True, deadline=None, max_examples=60)
+@given(low=st.floats(1e-12, 0.01), high=st.floats(1, 1e6))
+def test_a_space_is_read_as_it_is_written_to_the_last_digit(low: float, high: float) -> None:
+    space = parse_options(["--space", f"grad_clip={low!r}:{high!r}"]).spec.space
+    assert space["grad_clip"] == Domain(low=low, high=high)
 
 
 def test_wrong_tables_are_errors_with_a_folder_from_the_command_line_too(tmp_path: Path) -> None:
@@ -161,6 +220,9 @@ BAD = [
     (["--model", "nets"], "model.factory must look like package.module:function, got 'nets'"),
     (["--space", "max_lr=1"], "argument --space: 'max_lr=1' is not NAME=LOW:HIGH, as max_lr=1e-3:1e-1"),
     (["--space", "max_lr=a:b"], "argument --space: 'max_lr=a:b' is not NAME=LOW:HIGH, as max_lr=1e-3:1e-1"),
+    (["--space", "max_lr=0.1:1e-3"], "space.max_lr: space low must be below high, got 0.1 and 0.001"),
+    (["--space", "max_lr=1e-3:inf"], "space.max_lr: space.high must be a finite number, got inf"),
+    (["--finalize", "x", "--space", "max_lr=1e-3:1"], "--space does not go with --finalize"),
     (["--space", "max_lr=2:3"], "space.max_lr = [2.0, 3.0] must contain the reference train.max_lr = 0.01"),
     (["--space", "momentum=2:3"], "unknown hyperparameter space.momentum; known: max_lr, weight_decay, grad_clip"),
     (["--experiment", "/none.toml"], "cannot read /none.toml: No such file or directory"),

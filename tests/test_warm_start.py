@@ -77,6 +77,15 @@ def test_a_resumed_search_knows_what_it_began_with(earlier: Build, tmp_path: Pat
     assert WarmStart.read(tmp_path / "no file", SPEC) == WarmStart()
 
 
+def test_what_it_began_with_stays_known_in_a_wider_space(earlier: Build, tmp_path: Path) -> None:
+    first = replace(SPEC, space={"max_lr": SPEC.space["max_lr"], "grad_clip": SPEC.space["grad_clip"]})
+    warm_start([earlier.directory.path], first, "others").write(tmp_path / "kept.json")
+    wider = {**SPEC.space, "max_lr": Domain(low=1e-4, high=1.0)}
+    again = WarmStart.read(tmp_path / "kept.json", replace(SPEC, space=wider))
+    assert sorted(one["max_lr"] for one in again.configurations) == pytest.approx([0.03, 0.04, 0.05])
+    assert {one["weight_decay"] for one in again.configurations} == {SPEC.train.weight_decay}  # not varied then
+
+
 @pytest.mark.parametrize(
     "text",
     ["", "[]", '{"trials": [{}]}', '{"trials": 3}', '{"trials": [], "configurations": [{"max_lr": "a"}]}', "[" * 10**5],

@@ -7,7 +7,8 @@ import math
 import numpy as np
 import pandas as pd
 
-from tune_resnet.findings import best_trials, judged_signal, ranked_trials, winner
+from tune_resnet.edges import best_quarter
+from tune_resnet.findings import judged_signal, ranked_trials, winner
 from tune_resnet.frames import RunFrames, accuracy_column
 from tune_resnet.records import FINISHED, REFERENCE_TRIAL, STOPPED
 from tune_resnet.schedule import one_cycle
@@ -15,7 +16,6 @@ from tune_resnet.stopping import Asha, Signal, rung_epochs, stopping_rule
 
 REFERENCE, WINNER = "reference", "winner"  # roles; the other trials have their state for one
 _LEAST_FOR_REGION = 4  # finished trials
-_GOOD_SHARE = 0.25  # of the finished trials: the good region
 _POINTS_PER_EPOCH = 20  # of a learning rate's curve
 
 
@@ -49,9 +49,7 @@ def good_region(frames: RunFrames) -> pd.DataFrame:
     """Columns low and high, indexed by hyperparameter: the range of the best quarter of the finished trials, and of two
     at least, by their estimates; no rows for fewer than four.
     """
-    finished = best_trials(frames, len(frames.trials))
-    count = max(2, round(_GOOD_SHARE * len(finished))) if len(finished) >= _LEAST_FOR_REGION else 0
-    best = finished.head(count)[list(frames.spec.space)]
+    best = best_quarter(frames, _LEAST_FOR_REGION)[list(frames.spec.space)]
     return pd.DataFrame({"low": best.min(), "high": best.max()}).dropna()
 
 

@@ -10,6 +10,7 @@ from rich.console import Console
 
 from tune_resnet.analysis import RunFrames, load_run, ranked_table
 from tune_resnet.drawing import run_sentences
+from tune_resnet.edges import widening_commands
 from tune_resnet.models import final_run, keep_winner, trial_of
 from tune_resnet.records import ENDED, FINAL, SEARCH, RecordError, RunDirectory
 from tune_resnet.text import counted, duration, say, to_run
@@ -76,6 +77,7 @@ def _next_commands(run: RunDirectory, frames: RunFrames, left: int) -> list[str]
     commands = [f"look closer {to_run('analysis', path)}"]
     if left:
         commands.append(f"go on       {run.resume_command(frames.spec.model)}")
+    commands += [f"widen it    {command}" for command in widening_commands(frames)]
     if best is None:
         return commands
     confirmed = any(one.of_winner and one.result for one in confirmations(frames))

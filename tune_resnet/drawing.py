@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 from scipy.stats import binomtest
 
+from tune_resnet.edges import edge_sentences, edges, widening_commands
 from tune_resnet.fidelity import LEAST_FOR_FIDELITY, run_fidelity
 from tune_resnet.findings import (
     EQUAL,
@@ -71,6 +72,8 @@ def ranked_table(frames: RunFrames, top: int) -> Table:
     notes = (
         ["* the winner: the finished trial with the highest estimate"] if ranked["winner"].any() and is_search else []
     )
+    if found := edges(frames):
+        notes.append(f"at a bound of the space: {', '.join({edge.name: None for edge in found})}")
     if len(shown) < len(ranked):
         notes.append(f"{len(shown):,} of {counted(len(ranked), 'trial')}")
     table.caption = "\n".join(notes) or None
@@ -78,10 +81,12 @@ def ranked_table(frames: RunFrames, top: int) -> Table:
 
 
 def run_sentences(frames: RunFrames) -> list[str]:
-    """All that a run has found: what its final training has reached, its confirmations, winner beside reference."""
+    """All that a run has found: what its final training has reached, its confirmations, winner beside reference, and
+    whether its space is too narrow (then `widening_commands` has what to do)."""
     final = final_run(frames)
     told = [comparison_sentence(final)] if final else []
-    return [*told, *map(confirmation_sentence, confirmations(frames)), comparison_sentence(frames)]
+    found = [*map(confirmation_sentence, confirmations(frames)), comparison_sentence(frames)]
+    return [*told, *found, *edge_sentences(edges(frames))]
 
 
 def comparison_sentence(frames: RunFrames) -> str:
@@ -162,6 +167,8 @@ def print_run(console: Console, run: RunFrames, label: str, top: int) -> None:
     _print_section(console, "", ranked_table(run, top))
     for sentence in run_sentences(run):
         say(console, sentence + "\n")
+    for command in widening_commands(run):
+        say(console, command + "\n", whole=True)
     rungs, shares = rung_table(run), importance(run)
     if len(rungs) and len(run.trials) > 1:
         _print_section(console, f"Early stopping on {run.spec.scheduler.signal}", _rungs(rungs))

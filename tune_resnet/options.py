@@ -7,13 +7,14 @@ import importlib.util
 import os
 import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
 from tune_resnet.records import LATEST, RUNS, RecordError, find_run
 from tune_resnet.settings import SpecError, nearest
+from tune_resnet.space import DEFAULT_SPACE, Domain
 from tune_resnet.spec import (
     DATASETS,
     DEVICES,
@@ -38,11 +39,11 @@ LOGGERS = tuple(_MODULES)
 LEAST_SEEDS = 2  # to confirm with: fewer have no spread
 _WITH_RESUME = {  # a run's own spec says what it is; these say how far to go, where its images are, and how to train
     "resume", "finalize", "trial", "confirm", "address", "runs_dir", "dry_run", "log", "search.num_samples",
-    "search.time_budget", "data.data_dir", "model.factory", "resources.device", "resources.cpus_per_trial",
+    "search.time_budget", "space", "data.data_dir", "model.factory", "resources.device", "resources.cpus_per_trial",
     "resources.gpus_per_trial", "resources.max_concurrent",
 }  # fmt: skip
-_NOT_WITH_CONFIRM = {"dry_run", "search.num_samples", "search.time_budget"}  # of those
-_NOT_WITH_FINALIZE = {"resume", "confirm", "address", "log", "search.num_samples", "search.time_budget"}
+_NOT_WITH_CONFIRM = {"dry_run", "search.num_samples", "search.time_budget", "space"}  # of those
+_NOT_WITH_FINALIZE = {"resume", "confirm", "address", "log", "search.num_samples", "search.time_budget", "space"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,6 +86,16 @@ def _domain(text: str) -> tuple[str, dict[str, float]]:
     except ValueError:
         pass
     raise argparse.ArgumentTypeError(f"{text!r} is not NAME=LOW:HIGH, as max_lr=1e-3:1e-1")
+
+
+def _space(domains: list[tuple[str, dict[str, float]]]) -> dict[str, dict[str, float]]:
+    """Tables by name; SpecError where a name comes twice."""
+    space: dict[str, dict[str, float]] = {}
+    for name, table in domains:
+        if name in space:
+            raise SpecError(f"--space names {name} twice")
+        space[name] = table
+    return space
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -132,7 +143,12 @@ def _parser() -> argparse.ArgumentParser:
         help="your own network instead; see experiments/README.md",
     )
     what.add_argument(
-        "--space", type=_domain, nargs="+", metavar="NAME=LOW:HIGH", help="what to vary, on a logarithmic scale"
+        "--space",
+        type=_domain,
+        nargs="+",
+        action="extend",
+        metavar="NAME=LOW:HIGH",
+        help="other bounds; with --resume: wider ones",
     )
     what.add_argument("--seed", type=int, dest="train.seed", metavar="N", help="for training and sampler (default 0)")
     data = parser.add_argument_group("data")
@@ -188,7 +204,7 @@ def parse_options(arguments: Sequence[str]) -> Options:
     settings = {key: value for key, value in given.items() if "." in key}
     if known_run and "resources.device" in settings:
         settings.setdefault("resources.gpus_per_trial", None)  # the run's own share is of the device it had
-    space = dict(given.get("space", []))
+    space = _space(given.get("space", []))
     spec = _resolve(_spec_file(given, known_run), settings, space, resumed=known_run is not None)
     if spec.search.name == LATEST and known_run is None:
         raise SpecError(f"a run cannot be called {LATEST}: that word means the run that was started last")
@@ -283,9 +299,27 @@ def _resolve(
         _check_factory(spec.model.factory, settings.get("model.factory"), experiment, resumed)
     if "model.factory" in settings:
         tables = {**tables, "model": {}}  # the file's network is another
+    own = spec.space if experiment else DEFAULT_SPACE
     if space:
-        tables = {**tables, "space": space}
-    return spec_from_tables(_laid_over(tables, settings))
+        tables = {**tables, "space": _with_bounds(own, space)}
+    resolved = spec_from_tables(_laid_over(tables, settings))
+    if resumed:
+        _check_grown(own, resolved.space)
+    return resolved
+
+
+def _with_bounds(space: Mapping[str, Domain], bounds: dict[str, dict[str, float]]) -> dict[str, Any]:
+    """The tables of a space with other bounds; each scale stays as it is."""
+    tables = {name: domain.to_table() for name, domain in space.items()}
+    return {**tables, **{name: {**tables.get(name, {}), **table} for name, table in bounds.items()}}
+
+
+def _check_grown(before: Mapping[str, Domain], space: Mapping[str, Domain]) -> None:
+    """SpecError where a run's space no longer holds all that its trials were drawn from."""
+    for name, domain in before.items():
+        if not space[name].contains(domain):
+            where = f"{domain.low}:{domain.high}"
+            raise SpecError(f"--space {name} must contain {where}: a run's space can only grow, with its trials inside")
 
 
 def _laid_over(tables: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any]:

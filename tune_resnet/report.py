@@ -19,6 +19,7 @@ from plotly.offline import get_plotlyjs
 
 from tune_resnet import chart_data, charts
 from tune_resnet.drawing import progress_words, run_sentences
+from tune_resnet.edges import widening_commands
 from tune_resnet.files import replacing
 from tune_resnet.findings import (
     EQUAL,
@@ -49,6 +50,7 @@ class Answer:
     headline: str
     gain: str
     sentences: list[str]
+    commands: list[str]  # that the last sentence leads to
     facts: list[tuple[str, str]]
 
 
@@ -112,7 +114,8 @@ def comparison_page(runs: Sequence[RunFrames]) -> str:
         plot = _plot("Best accuracy of each run by epochs trained", charts.runs_chart(progress))
         sections.append(Section("The best accuracy so far, by epochs trained", plots=[plot]))
     for label, run in by_label.items():
-        sections.append(Section(label, note=" ".join(run_sentences(run)), commands=_commands(run)))
+        commands = [*widening_commands(run), *_commands(run)]
+        sections.append(Section(label, note=" ".join(run_sentences(run)), commands=commands))
     return _rendered(f"{len(runs)} runs", [], sections)
 
 
@@ -134,7 +137,7 @@ def _answer(run: RunFrames) -> Answer:
     ]
     if run.env.get("wall_seconds"):
         facts.insert(-1, ("whole command", duration(run.env["wall_seconds"])))
-    return Answer(_headline(found), _gain(run, found), run_sentences(run), facts)
+    return Answer(_headline(found), _gain(run, found), run_sentences(run), widening_commands(run), facts)
 
 
 def _headline(found: Comparison) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -40,6 +41,20 @@ class Domain(Section):
             found = self.low + share * (self.high - self.low)
         return min(max(found, self.low), self.high)
 
+    def wider_bounds(self) -> tuple[float, float]:
+        """Where to move low and high to look beyond them: by a factor of ten, to 1, 2 or 5 times a power of ten; on a
+        linear scale by the domain's width, to the first of its digits."""
+        if self.log:
+            smallest, largest = sys.float_info.min, sys.float_info.max
+            return _round_number(max(self.low / 10, smallest)), _round_number(min(self.high * 10, largest))
+        width = self.high - self.low
+        digits = -math.floor(math.log10(width))
+        return round(self.low - width, digits), round(self.high + width, digits)
+
+    def contains(self, other: Domain) -> bool:
+        """Whether all of the other domain's values are in this one."""
+        return self.low <= other.low and other.high <= self.high
+
 
 DEFAULT_SPACE = {
     "max_lr": Domain(low=1e-3, high=1e-1),
@@ -75,6 +90,12 @@ def space_from_table(table: Any) -> dict[str, Domain]:
         except SpecError as error:
             raise SpecError(f"space.{name}: {error}") from None
     return space
+
+
+def _round_number(value: float) -> float:
+    """The nearest of 1, 2 and 5 times a power of ten, on a log scale."""
+    power = math.floor(math.log10(value))
+    return min((float(f"{digit}e{power}") for digit in (1, 2, 5, 10)), key=lambda near: abs(_log_ratio(near, value)))
 
 
 def _log_ratio(high: float, low: float) -> float:

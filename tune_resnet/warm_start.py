@@ -73,7 +73,9 @@ def _kept_trial(kept: Any, spec: SearchSpec) -> FrozenTrial:
 
 
 def _kept_params(kept: Any, spec: SearchSpec) -> dict[str, float]:
-    return {name: _number(kept[name], domain.low, domain.high) for name, domain in spec.space.items()}
+    """What the run has begun to vary since then was the reference's."""
+    known = {**spec.reference, **kept}
+    return {name: _number(known[name], domain.low, domain.high) for name, domain in spec.space.items()}
 
 
 def _number(value: Any, low: float, high: float) -> float:
