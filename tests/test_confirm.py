@@ -23,13 +23,12 @@ from scipy import stats
 import tune_resnet
 from tune_resnet import data
 from tune_resnet.analysis import load_run, winner
-from tune_resnet.confirm import SEED_OFFSET
 from tune_resnet.data import Dataset
 from tune_resnet.frames import CONFIRM_DTYPES, REFERENCE, WINNER
 from tune_resnet.paired import BETTER, NOT_DISTINGUISHABLE, WORSE, analyse_pairs
 from tune_resnet.search import main
 from tune_resnet.spec import TUNABLE
-from tune_resnet.verdict import Confirmation, complete_pairs, confirmation_sentence, pairs_table
+from tune_resnet.verdict import SEED_OFFSET, Confirmation, complete_pairs, confirmation_sentence, pairs_table
 
 # A reference that learns next to nothing, so that another trial wins.
 SPEC = """
@@ -127,7 +126,18 @@ def sentence(values: list[float], images: int | None = 10_000, of_winner: bool =
     result = analyse_pairs(values) if len(values) > 1 else None
     rows = pd.DataFrame(columns=list(CONFIRM_DTYPES))
     return confirmation_sentence(
-        Confirmation(trial=trial, of_winner=of_winner, rows=rows, result=result, images=images)
+        Confirmation(
+            trial=trial,
+            of_winner=of_winner,
+            size={},
+            place="",
+            rows=rows,
+            pairs=rows,
+            sequential=False,
+            goes_on=False,
+            result=result,
+            images=images,
+        )
     )
 
 
@@ -209,7 +219,7 @@ def test_the_source_mentions_the_test_set_only_where_it_belongs() -> None:
             names = {getattr(node, "attr", ""), getattr(node, "id", "")}
             if "baseline_split" in names or (isinstance(node, ast.Attribute) and node.attr == "test"):
                 users.add(path.stem)
-    assert users == {"data", "baseline", "confirm", "folder"}  # there, whether there is one
+    assert users == {"data", "baseline", "pairs", "folder"}  # there, whether there is one
 
 
 @pytest.mark.slow

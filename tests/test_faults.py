@@ -26,8 +26,8 @@ import pytest
 from faults import Broken, Fault, Injected, each_trial_is_as_alone, send, table
 
 from tune_resnet.findings import winner
-from tune_resnet.frames import load_run
-from tune_resnet.records import FAILED, FINISHED, RUNNING
+from tune_resnet.frames import load_run, own_size
+from tune_resnet.records import FAILED, FINISHED, RUNNING, RunDirectory
 
 
 def assert_like_unbroken(broken: Broken, tmp_path: Path) -> None:
@@ -219,7 +219,9 @@ def test_a_single_training_broken_inside_epochs(
 def test_a_confirmation_broken_inside_epochs(searched: Path, tmp_path: Path, matrix: list[Injected]) -> None:
     best = winner(load_run(searched))
     assert best is not None
-    trainings = [f"confirm-{trial:05d}-{seed}" for trial in (0, best["trial"]) for seed in (1000, 1001, 1002)]
+    run, frames = RunDirectory(searched), load_run(searched)
+    size, seeds = own_size(frames.spec, frames.env), (1000, 1001, 1002)
+    trainings = [run.confirmation_of(trial, seed, size).stem for trial in (0, best["trial"]) for seed in seeds]
     kinds = [*IN_PROCESS, *ON_COMMAND, "disk full"]
     faults = inside_epochs(15, 50, kinds, trainings, epochs=6, steps=STEPS_OF_ALL)
     assert_command_like_unbroken("confirm", searched, tmp_path, faults, matrix)

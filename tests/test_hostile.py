@@ -36,8 +36,8 @@ from test_analysis import SPEC, Build
 
 from tune_resnet import analysis, predict, report
 from tune_resnet.checkpoint import Checkpoint, continue_training
-from tune_resnet.confirm import _Comparison, _conclude
-from tune_resnet.data import Split, load_dataset, search_split
+from tune_resnet.confirm import _conclude
+from tune_resnet.data import ImageSet, Split, load_dataset, search_split
 from tune_resnet.errors import UserError
 from tune_resnet.findings import winner
 from tune_resnet.frames import CONFIRM_DTYPES, REFERENCE, WINNER, load_run
@@ -46,6 +46,7 @@ from tune_resnet.images import DataError, read_image
 from tune_resnet.metrics import NonFiniteLoss
 from tune_resnet.models import keep_winner
 from tune_resnet.options import parse_options
+from tune_resnet.pairs import Comparison
 from tune_resnet.recorder import Recorder
 from tune_resnet.records import FAILED, FINISHED, INTERRUPTED, NOT_FINITE, STOPPED, RunDirectory, train_spec_of
 from tune_resnet.searcher import OptunaSearcher
@@ -105,7 +106,8 @@ def make_run(path: Path, split: Split, sampler: str, ends: Sequence[float]) -> P
     warm.write(run.warm_start_json)
     rows = [
         {"seed": seed, "configuration": name, "max_lr": max_lr, "weight_decay": 1e-4, "grad_clip": 0.1, "epochs": 4,
-         "test_accuracy": accuracy + seed / 1e6, "test_loss": 0.5, "seconds": 1.5, "worker": "host:1"}
+         "test_accuracy": accuracy + seed / 1e6, "test_loss": 0.5, "seconds": 1.5, "worker": "host:1",
+         "width": 1, "train_images": 0, "of_epochs": 4}
         for seed in (1000, 1001, 1002)
         for name, max_lr, accuracy in ((WINNER, 0.03, 0.7), (REFERENCE, 0.01, 0.6))
     ]  # fmt: skip
@@ -208,7 +210,11 @@ def confirm(path: Path) -> None:
     """What --confirm does once all is trained."""
     spec = parse_options(["--resume", str(path)]).spec
     seeds, best = (1000, 1001, 1002), dataclasses.replace(spec.train, max_lr=0.03)
-    compared = _Comparison(run=RunDirectory(path), spec=spec, trial=7, winner=best, seeds=seeds, images=100)
+    none = ImageSet(np.zeros((0, 3, 32, 32), dtype=np.uint8), np.zeros(0, dtype=np.int64))
+    data = Split(none, none, (), np.zeros(3), np.ones(3))
+    compared = Comparison(
+        run=RunDirectory(path), spec=spec, trial=7, winner=best, seeds=seeds, sequential=False, data=data
+    )
     _conclude(compared, {}, Console(file=io.StringIO()))
 
 

@@ -24,7 +24,7 @@ LAYERS = (
     ("chart_data",),
     ("events",),
     ("progress", "analysis"),
-    ("plan", "drawing"),
+    ("plan", "drawing", "pairs"),
     ("outlook", "verdict", "edges"),
     ("searcher",),
     ("history",),

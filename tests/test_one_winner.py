@@ -17,11 +17,11 @@ from rich.console import Console
 
 from tune_resnet.analysis import compare_to_reference, comparison_sentence, load_run, main, winner
 from tune_resnet.conclusion import conclude
-from tune_resnet.confirm import _compared
 from tune_resnet.data import Dataset, Split, search_split
 from tune_resnet.device import ResolvedSpec, resolved
 from tune_resnet.history import read_history
 from tune_resnet.models import chosen_model, trial_to_finalize
+from tune_resnet.pairs import compared_with_reference
 from tune_resnet.predict import probabilities
 from tune_resnet.recorder import Recorder
 from tune_resnet.records import ENDED, EPOCH_COLUMNS, FAILED, REFERENCE_TRIAL, RunDirectory, ending
@@ -112,7 +112,7 @@ def winners(run: RunDirectory, dataset: Dataset, capsys: pytest.CaptureFixture[s
     assert heading is not None
     best, finalized = winner(frames), trial_to_finalize(frames, None)
     assert best is not None
-    compared = _compared(frames, frames.spec, dataset, 2)
+    compared = compared_with_reference(frames, frames.spec, dataset, 2)
     whose = re.fullmatch(r"trial (\d+), the winner", chosen_model(run.path).whose)
     assert whose is not None
     rows = re.findall(r"<td>(\d+)</td><td>(winner|reference)</td>", page)

@@ -136,7 +136,7 @@ def test_a_run_to_confirm_brings_its_spec(tmp_path: Path) -> None:
         "[search]\nnum_samples = 7\n[resources]\ndevice = 'cpu'\ngpus_per_trial = 0.0\n"
     )
     options = parse_options(["--resume", str(tmp_path), "--confirm", "5", "--max-concurrent", "1"])
-    assert (options.confirm, options.resume) == (5, tmp_path)
+    assert (options.confirm, options.pairs, options.resume) == (True, 5, tmp_path)
     assert (options.spec.search.num_samples, options.spec.resources.max_concurrent) == (7, 1)
     options = parse_options(["--resume", str(tmp_path), "--confirm", "5", "--device", "cuda"])
     assert options.spec.resources.gpus_per_trial is None

@@ -54,6 +54,16 @@ def test_a_small_training_gives_the_known_losses(split: Split) -> None:
     assert [row["epoch"] for row in epochs] == [1, 2, 3, 4]
 
 
+def test_only_the_last_epoch_is_judged_where_that_is_enough(split: Split) -> None:
+    each = TrainingRun(SPEC, split, model=WIDTH, flip=False)
+    last = TrainingRun(SPEC, split, model=WIDTH, flip=False, judge_each=False)
+    expected, found = trained(each, 4), trained(last, 4)
+    assert found[-1] == expected[-1]
+    assert [row["train_loss"] for row in found] == [row["train_loss"] for row in expected]
+    assert all(math.isnan(row[name]) for row in found[:-1] for name in ("val_loss", "val_accuracy"))
+    assert_same_weights(each, last)
+
+
 def test_it_learns(split: Split) -> None:
     run = TrainingRun(replace(SPEC, epochs=15, batch_size=20), split, model=ModelSpec(width=8), flip=False)
     last = trained(run, 15)[-1]

@@ -149,9 +149,9 @@ def _images(command: Command, fingerprint: str | None) -> Dataset:
         run = command.options.resume or command.options.finalize
         raise RecordError(f"the images are not those of {run} (env.json: dataset_fingerprint)")
     if command.options.confirm:
-        from tune_resnet.confirm import judging_images
+        from tune_resnet.pairs import check_test_set
 
-        judging_images(dataset)  # complains now, not after hours of searching
+        check_test_set(dataset)  # complains now, not after hours of searching
     return dataset
 
 
@@ -201,7 +201,7 @@ def _confirm_ended(command: Command) -> int:
 def _confirmed(command: Command, spec: SearchSpec, dataset: Dataset) -> int:
     """Confirms the run where that was asked for; the exit code."""
     options = command.options
-    if options.confirm is None:
+    if not options.confirm:
         return 0
     from tune_resnet.confirm import confirm
 

@@ -80,9 +80,9 @@ def _next_commands(run: RunDirectory, frames: RunFrames, left: int) -> list[str]
     commands += [f"widen it    {command}" for command in widening_commands(frames)]
     if best is None:
         return commands
-    confirmed = any(one.of_winner and one.result for one in confirmations(frames))
+    confirmed = any(one.of_winner and one.result and not one.goes_on for one in confirmations(frames))
     if is_search and not best["reference"] and not confirmed and frames.env.get("test_set", True):
-        commands.append(f"confirm it  {to_run('search', '--confirm', 5, '--resume', path, *model)}")
+        commands.append(f"confirm it  {to_run('search', '--confirm', '--resume', path, *model)}")
     final = final_run(frames)
     if is_search and (final is None or final.trials["trial"].item() != best["trial"]):
         commands.append(f"finalize it {to_run('search', '--finalize', path, *model)}")

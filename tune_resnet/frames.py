@@ -70,6 +70,9 @@ EPOCH_DTYPES = {
 
 WINNER, REFERENCE = "winner", "reference"  # the configurations of confirm.csv
 
+SIZE = ("width", "train_images", "of_epochs")  # what a confirmation may have larger than its search
+SEQUENTIAL = "sequential"
+
 # confirm.csv: one row per training of a confirmation
 CONFIRM_DTYPES = {
     "seed": "int64",
@@ -83,6 +86,10 @@ CONFIRM_DTYPES = {
     "seconds": "float64",  # training and evaluation
     "worker": "str",  # host:process
     "error": "str",  # why it has no accuracy
+    "width": "int64",  # of ResNet9
+    "train_images": "int64",
+    "of_epochs": "int64",  # that a whole training has
+    "rule": "str",  # of the winner's rows: sequential, looked at after each pair; or empty, a number of pairs
 }
 
 # What a resumed search relies on in env.json; anything else is only shown.
@@ -158,9 +165,20 @@ def load_run(named: Path | str) -> RunFrames:
         env=env,
         trials=trials,
         epochs=epochs,
-        confirm=_read_confirm(run.confirm_csv),
+        confirm=_read_confirm(run.confirm_csv, own_size(spec, env)),
         active=began_active or run.in_use(),
     )
+
+
+def own_size(spec: SearchSpec, env: dict[str, Any]) -> dict[str, int]:
+    """What confirms a run at its own size, see `SIZE`: on the search's validation images, too."""
+    parts = [env.get(name) for name in ("train_images", "held_out_images")]
+    known = [part for part in parts if type(part) is int and 0 <= part < 2**32]  # env.json may hold anything
+    return {
+        "width": spec.model.width,
+        "train_images": sum(known) if len(known) == len(parts) else spec.data.limit_train or 0,
+        "of_epochs": spec.train.epochs,
+    }
 
 
 def accuracy_column(frames: RunFrames) -> str:
@@ -237,13 +255,14 @@ def _read_trials(path: Path) -> pd.DataFrame:
     return trials
 
 
-def _read_confirm(path: Path) -> pd.DataFrame:
-    """The trainings of all confirmations; no rows where there is no file."""
+def _read_confirm(path: Path, size: dict[str, int]) -> pd.DataFrame:
+    """The trainings of all confirmations; no rows where there is no file. Before there were others, all had the `size`
+    of their search, and a number of pairs."""
     if not os.path.exists(path):
         return pd.DataFrame(columns=list(CONFIRM_DTYPES)).astype(CONFIRM_DTYPES)
-    rows = read_table(path, CONFIRM_DTYPES)
+    rows = read_table(path, CONFIRM_DTYPES, added={**size, "rule": ""})
     known = rows["configuration"].isin([WINNER, REFERENCE])
-    wrong = ~known | rows.duplicated(["seed", "configuration", *TUNABLE])
+    wrong = ~known | rows.duplicated(["seed", "configuration", *TUNABLE, *SIZE])
     if wrong.any():
         row = int(wrong.argmax())
         seed, configuration = rows.loc[row, ["seed", "configuration"]]

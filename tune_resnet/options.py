@@ -42,6 +42,7 @@ _WITH_RESUME = {  # a run's own spec says what it is; these say how far to go, w
     "search.time_budget", "space", "data.data_dir", "model.factory", "resources.device", "resources.cpus_per_trial",
     "resources.gpus_per_trial", "resources.max_concurrent",
 }  # fmt: skip
+_SIZE = {"model.width", "data.limit_train", "train.epochs"}  # what a confirmation may have otherwise
 _NOT_WITH_CONFIRM = {"dry_run", "search.num_samples", "search.time_budget", "space"}  # of those
 _NOT_WITH_FINALIZE = {"resume", "confirm", "address", "log", "search.num_samples", "search.time_budget", "space"}
 
@@ -53,7 +54,8 @@ class Options:
     command: str  # what a shell runs to have it done
     spec: SearchSpec
     baseline: bool
-    confirm: int | None  # paired seeds
+    confirm: bool
+    pairs: int | None  # of seeds, to confirm with; None: until the verdict is clear
     warm_start: list[Path]  # directories of earlier runs
     finalize: Path | None  # the run directory whose winner is to be trained on all images
     trial: int | None  # ... or this trial of it
@@ -98,6 +100,12 @@ def _space(domains: list[tuple[str, dict[str, float]]]) -> dict[str, dict[str, f
     return space
 
 
+def _pairs(text: str) -> int:
+    if re.fullmatch(r"-?\d{1,9}", text) is None:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seeds; a run is named by --resume")
+    return int(text)
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="python -m tune_resnet.search",
@@ -111,13 +119,18 @@ def _parser() -> argparse.ArgumentParser:
     what.add_argument("--experiment", type=Path, metavar="FILE.toml", help="settings to start from")
     what.add_argument("--baseline", action="store_true", help="one run of the reference on the full training set")
     what.add_argument(
-        "--confirm", type=int, metavar="N", help="then compare winner and reference on the test set, N fresh seeds each"
+        "--confirm",
+        type=_pairs,
+        nargs="?",
+        metavar="N",
+        help="then compare winner and reference on the test set, with fresh seeds: N each, or until it is clear",
     )
     what.add_argument(
         "--resume",
         type=Path,
         metavar="RUN",
-        help="go on with this run (its directory or --name, or latest); with --confirm: judge it",
+        help="go on with this run (its directory or --name, or latest); with --confirm: judge it, at another --width, "
+        "--limit-train or --epochs if you like",
     )
     what.add_argument(
         "--finalize", type=Path, metavar="RUN", help="train its winner on all training images; judge it on the test set"
@@ -212,7 +225,8 @@ def parse_options(arguments: Sequence[str]) -> Options:
         command=shlex.join(["python", "-m", "tune_resnet.search", *arguments]),
         spec=spec,
         baseline=given.get("baseline", False),
-        confirm=given.get("confirm"),
+        confirm="confirm" in given,
+        pairs=given.get("confirm"),
         warm_start=[_found(run, runs_dir) for run in given.get("warm_start", [])],
         finalize=given.get("finalize"),
         trial=given.get("trial"),
@@ -226,7 +240,7 @@ def parse_options(arguments: Sequence[str]) -> Options:
 
 def _check_together(given: dict[str, Any]) -> None:
     """SpecError where --confirm or --resume is wrong, or does not go with another flag."""
-    if "confirm" in given and given["confirm"] < LEAST_SEEDS:
+    if given.get("confirm") is not None and given["confirm"] < LEAST_SEEDS:
         raise SpecError(f"--confirm must be at least {LEAST_SEEDS} seeds, got {given['confirm']}")
     if "confirm" in given and "baseline" in given:
         raise SpecError("--confirm needs the winner of a search: --baseline has none")
@@ -242,7 +256,7 @@ def _check_together(given: dict[str, Any]) -> None:
     command = "finalize" if "finalize" in given else "resume"
     for key in given:
         flag = key.rpartition(".")[2].replace("_", "-")
-        if key not in _WITH_RESUME:
+        if key not in _WITH_RESUME | (_SIZE if "confirm" in given else set()):
             raise SpecError(f"--{flag} does not go with --{command}: the run's own spec.toml says what it is")
         if "finalize" in given and key in _NOT_WITH_FINALIZE:
             raise SpecError(f"--{flag} does not go with --finalize")

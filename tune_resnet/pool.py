@@ -134,7 +134,7 @@ class Trainer:
 
     def epoch(self, train: TrainSpec, path: Path) -> dict[str, Any]:
         """The next epoch of a configuration: seed, hyperparameters, epochs done, whether all are (`done`), the accuracy
-        and loss after it (None after an error), and the seconds of this epoch."""
+        and loss after the last one (None after an error, NaN before), and the seconds of this epoch."""
         started = time.perf_counter()
         resumable = self._attached(train, path)
         error = ""
@@ -160,7 +160,9 @@ class Trainer:
         spec = self.spec
         train = replace(train, precision=spec.train.precision)
         if self.resumable is None:
-            training = TrainingRun(train, self.data, spec.resources.device, spec.model, flip=spec.data.flip)
+            training = TrainingRun(
+                train, self.data, spec.resources.device, spec.model, flip=spec.data.flip, judge_each=False
+            )
             self.resumable = ResumableRun(training, path)
         elif path != self.path:
             self.resumable.restart(train, path)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,8 +33,13 @@ def read_text(path: Path) -> str:
     return _decode(path, _read(path))
 
 
-def read_table(path: Path, dtypes: dict[str, str], *, growing: bool = False) -> pd.DataFrame:
-    """A CSV file that has exactly the columns of `dtypes`; while it is `growing`, the last line may lack its end."""
+def read_table(
+    path: Path, dtypes: dict[str, str], *, growing: bool = False, added: Mapping[str, int | str] | None = None
+) -> pd.DataFrame:
+    """A CSV file that has exactly the columns of `dtypes`; while it is `growing`, the last line may lack its end.
+
+    A file from before the columns that were `added` later has their values from there.
+    """
     content = _read(path)
     lines, newline, rest = content.rpartition(b"\n")
     if rest and not growing:
@@ -44,7 +49,12 @@ def read_table(path: Path, dtypes: dict[str, str], *, growing: bool = False) -> 
     csv.field_size_limit(2**31 - 1)  # an error's text may be longer than the default 128 KiB
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     try:
-        if next(reader, []) != list(dtypes):
+        header, added = next(reader, []), added or {}
+        if header == [name for name in dtypes if name not in added]:
+            dtypes = {name: dtypes[name] for name in header}
+        else:
+            added = {}
+        if header != list(dtypes):
             raise RecordError(f"{path} line 1: the columns must be {','.join(dtypes)}")
         rows = []
         for row in reader:
@@ -54,9 +64,10 @@ def read_table(path: Path, dtypes: dict[str, str], *, growing: bool = False) -> 
     except csv.Error as error:
         raise RecordError(f"{path} line {reader.line_num}: {error}") from None
     columns = list(zip(*rows, strict=True)) or [()] * len(dtypes)
-    return pd.DataFrame(
+    table = pd.DataFrame(
         {name: _column(path, name, cells, dtype) for (name, dtype), cells in zip(dtypes.items(), columns, strict=True)}
     )
+    return table.assign(**added)
 
 
 def _read(path: Path) -> bytes:

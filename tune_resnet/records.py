@@ -14,7 +14,7 @@
       final/        with --finalize: a run directory of its own, of the winner trained on all training images
       ray/          Ray Tune's own folder, TensorBoard events included
       confirm.csv   with --confirm: one row per training of winner or reference (columns: frames.py)
-      confirm.json  the verdict on the latest winner that was confirmed, and where it was trained
+      confirm.json  the latest verdict on a winner that was confirmed, and where it was trained
 
 A trial is `running`, and ends as `finished` (all its epochs), `stopped` (early), `failed` (error or non-finite loss) or
 `interrupted` (the search ended first; --resume continues it, as it does a trial that a killed search left `running`).
@@ -327,9 +327,10 @@ class RunDirectory:
         """Where a running trial keeps what it needs to continue."""
         return self.checkpoints / f"trial-{trial:05d}.pt"
 
-    def confirmation_of(self, trial: int, seed: int) -> Path:
-        """Where a training of a confirmation keeps what it needs to continue; the reference is trial 0."""
-        return self.checkpoints / f"confirm-{trial:05d}-{seed}.pt"
+    def confirmation_of(self, trial: int, seed: int, size: Mapping[str, int]) -> Path:
+        """Where a training of a confirmation keeps what it needs to continue; the reference is trial 0. `size`: see
+        frames.py."""
+        return self.checkpoints / f"confirm-{trial:05d}-{seed}-{'-'.join(map(str, size.values()))}.pt"
 
     def keep_best(self, trial: int, spec: SearchSpec) -> None:
         """Puts a finished trial's model into best/, beside the spec that retrains it; the trial's own file stays.

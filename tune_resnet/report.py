@@ -149,12 +149,13 @@ def _headline(found: Comparison) -> str:
 
 def _gain(run: RunFrames, found: Comparison) -> str:
     """What the winner is beside the reference: as confirmed where it has been, else as measured."""
-    confirmed = next((one.result for one in confirmations(run) if one.of_winner), None)
-    if confirmed is not None:
-        return {
-            BETTER: f"{confirmed.mean:+.2f} points over the reference, confirmed",
+    confirmed = next((one for one in confirmations(run) if one.of_winner and one.result), None)
+    if confirmed is not None and (result := confirmed.result):
+        said = {
+            BETTER: f"{result.mean:+.2f} points over the reference, confirmed",
             WORSE: "worse than the reference on fresh seeds",
-        }.get(confirmed.verdict, "not distinguishable from the reference on fresh seeds")
+        }.get(result.verdict, "not distinguishable from the reference on fresh seeds")
+        return f"{said}{confirmed.place}"
     measured = {
         WON: f"{found.gain or 0:+.2f} points over the reference, not confirmed",
         EQUAL: "level with the reference, not confirmed",

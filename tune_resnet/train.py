@@ -49,6 +49,7 @@ class TrainingRun:
         device: where to train.
         model: the network.
         flip: mirror training images at random.
+        judge_each: evaluate after each epoch; else only after the last: loss and accuracy of the others are NaN.
     """
 
     def __init__(
@@ -59,11 +60,12 @@ class TrainingRun:
         model: ModelSpec | None = None,
         *,
         flip: bool = True,
+        judge_each: bool = True,
     ) -> None:
         self.device = torch.device(device)
         if self.device.type == "cpu":
             keep_freed_memory()
-        self.flip = flip
+        self.flip, self.judge_each = flip, judge_each
         self.train_images = to_device(data.train, self.device)
         self.held_out = to_device(data.held_out, self.device)
         self.normalise = Normalise(data.mean, data.std, self.device)
@@ -112,7 +114,7 @@ class TrainingRun:
         return math.ceil(len(self.train_images) / self.spec.batch_size)
 
     def run_epoch(self) -> EpochMetrics:
-        """Trains one epoch, then evaluates on the held-out images.
+        """Trains one epoch, then evaluates on the held-out images where it is to be judged.
 
         Raises:
             NonFiniteLoss: the epoch's training or held-out loss is infinite or NaN.
@@ -123,17 +125,18 @@ class TrainingRun:
         if self.epochs_done >= self.spec.epochs:
             raise IndexError(f"all {self.spec.epochs} epochs are done")
         epoch = self.epochs_done + 1
+        judged = len(self.held_out) if self.judge_each or epoch == self.spec.epochs else 0
         self.is_broken = True  # until the epoch is whole
         started = time.perf_counter()
         with self._on_stream(), full_fp32() if self.precision == "fp32" else nullcontext():
             train_loss_sum = self._train(epoch)
-            loss_sum, correct_sum = self._evaluate()
+            loss_sum, correct_sum = self._evaluate() if judged else (torch.zeros_like(train_loss_sum),) * 2
             # The epoch's one transfer that waits for the device.
             train_loss, loss, correct = torch.stack([train_loss_sum, loss_sum, correct_sum]).tolist()
         seconds = time.perf_counter() - started
         if not (math.isfinite(train_loss) and math.isfinite(loss)):
             raise NonFiniteLoss(epoch, self.last)
-        held_out = len(self.held_out) or math.nan
+        held_out = judged or math.nan
         self.epochs_done = epoch
         self.last = EpochMetrics(
             epoch=epoch,
@@ -248,8 +251,6 @@ class TrainingRun:
         size = _EVALUATION_BATCH[self.device.type]
         loss_sum = torch.zeros((), device=self.device)
         correct = torch.zeros((), device=self.device)
-        if not len(self.held_out):
-            return loss_sum, correct
         for images, labels in zip(self.held_out.images.split(size), self.held_out.labels.split(size), strict=True):
             logits = self._logits(images)
             loss_sum += functional.cross_entropy(logits, labels, reduction="sum")
