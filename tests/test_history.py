@@ -226,7 +226,7 @@ def test_a_run_that_cannot_be_continued_is_refused(tmp_path: Path) -> None:
         ),
         ("spec.toml", "epochs = 4", "epochs = 5", r"trials\.csv line 2: epochs is 4, .* can only be 5"),
         ("spec.toml", "epochs = 4", "epochs = 3", r"trials\.csv line 2: epochs is 4, .* can only be 0 to 3"),
-        ("spec.toml", "high = 0.1", "high = 0.0101", r"trials\.csv line 3: max_lr is .* can only be 0\.001 to 0\.0101"),
+        ("spec.toml", "low = 0.001", "low = 0.0099", r"trials\.csv line 3: max_lr is .* can only be 0\.0099 to 0\.1"),
         ("trials.csv", "\n0,finished,0.01", "\n0,finished,", r"line 2: max_lr is nan, .* only be 0\.001 to 0\.1"),
         ("trials.csv", "\n0,finished,0.01", "\n0,finished,0.2", r"line 2: max_lr is 0\.2, .* only be 0\.001 to"),
         ("epochs.csv", "\n0,2,", "\n0,0,", r"epochs\.csv line 3: epoch is 0, .* can only be 1 to 4"),

@@ -1,32 +1,42 @@
-"""Real searches in pairs: the usual set-up and this project's default, the same images, seeds and number of epochs.
+"""Real searches side by side: this project's default and two others, with the same images, seeds and number of epochs.
 
-    python experiments/benchmarks/paired_searches.py --data-dir DIR --out experiments/results/paired
+    python experiments/benchmarks/paired_searches.py --data-dir DIR --out experiments/results/searches --regimes gtsrb
 
-Each pair is a search with paired_plain.toml, then one with paired_ours.toml, which counts only up to as many epochs as
-the first one took. The winners, as each would name them, and the reference are then trained on all 10,000 photographs
-with seeds that no search has used, and judged on the test set. Writes
+A regime is a file of experiments/benchmarks/regimes. For each seed there is one search per set-up:
 
-    searches.csv  a row per search: epochs counted, trials, the winner and its measured accuracy
-    confirm.csv   a row per training of a winner or the reference: `search` names whose it is
-    summary.json  test accuracy per set-up: mean over pairs, and their paired difference with its 95% interval
+    ours  the defaults, with those points to evaluate that were chosen without this regime (see points.py)
+    tpe   the default sampler and stopping rule, no points to evaluate; the highest accuracy wins
+    ray   the same with ASHA as Ray Tune has it by default: validation accuracy, one in four, from epoch 1
+
+The first is whole. The others start with more trials than they need, and are ended and cut off where it was. The
+winners and the reference are then trained on all training images with seeds that no search has used, and judged on the
+test set. Writes, for each regime, in OUT/REGIME
+
+    searches.csv  a row per search: epochs counted and expected, trials, the winner and its measured accuracy
+    confirm.csv   a row per training of a configuration
+    summary.json  test accuracy per set-up, and paired differences over seeds with their 95% intervals
+    runs/         the run directories
     env.json      versions, machine, command
 
-and the run directories in OUT/runs. The same command continues where it was stopped.
+and OUT/summary.json over all pairs of all regimes there. The same command continues where it was stopped.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
+import signal
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import torch
+from search_efficiency import points_chosen_without
 
 from tune_resnet.cluster import ray_cluster
 from tune_resnet.data import baseline_split, load_dataset
@@ -37,25 +47,59 @@ from tune_resnet.frames import RunFrames, load_run
 from tune_resnet.paired import analyse_pairs
 from tune_resnet.pool import Job, train_all
 from tune_resnet.records import FINISHED, INTERRUPTED, write_whole
-from tune_resnet.spec import TUNABLE, SearchSpec
+from tune_resnet.spec import TUNABLE, ResourceSpec, SchedulerSpec, SearchSpec, load_spec
+from tune_resnet.stopping import expected_epochs
 
-HERE = Path(__file__).parent
-PLAIN, OURS, REFERENCE = "plain", "ours", "reference"
+REGIMES = Path(__file__).parent / "regimes"
+OURS, OTHERS = "ours", ("tpe", "ray")
+RAYS_ASHA = SchedulerSpec(signal="val_accuracy", grace_epochs=1, reduction_factor=4, margin=0)
+MORE_TRIALS = 5  # so many times those of ours: enough for its epochs, whatever is stopped
 EPOCH_TIMEOUT = 3600.0  # seconds
 FRESH_SEED = 2000  # the first of those that winners are trained with
 
 
-def run_search(set_up: str, seed: int, options: argparse.Namespace) -> Path:
-    """The run directory of a whole search; run if it is not there yet."""
-    path: Path = options.out / "runs" / f"{set_up}-{seed}"
+def spec_of(set_up: str, regime: str, options: argparse.Namespace) -> SearchSpec:
+    """The spec of a search; its seed is still to be given."""
+    spec = load_spec(REGIMES / f"{regime}.toml")
+    data = spec.data
+    if data.data_dir is not None:
+        spec = replace(spec, data=replace(data, data_dir=f"{options.data_dir}/{data.data_dir}"))
+    spec = replace(spec, resources=ResourceSpec(device="cpu"), points_to_evaluate=())
+    if set_up == OURS:
+        search = replace(spec.search, num_samples=options.samples)
+        return replace(spec, search=search, points_to_evaluate=points_chosen_without(regime))
+    search = replace(spec.search, num_samples=MORE_TRIALS * options.samples)
+    return replace(spec, search=search, scheduler=RAYS_ASHA if set_up == "ray" else spec.scheduler)
+
+
+def run_search(spec: SearchSpec, path: Path, seed: int, budget: int | None) -> RunFrames:
+    """A search that is ended after `budget` epochs, whole without; what is there already is not run again."""
     if not path.exists():
-        command = [
-            sys.executable, "-m", "tune_resnet.search", "--experiment", os.path.relpath(HERE / f"paired_{set_up}.toml"),
-            "--data-dir", str(options.data_dir), "--seed", str(seed), "--runs-dir", str(path.parent),
-            "--name", path.name,
-        ]  # fmt: skip
-        subprocess.run(command, check=True)
-    return path
+        file = path.with_suffix(".toml")
+        write_whole(file, spec.to_toml())
+        _watched(["--experiment", file, "--seed", seed, "--runs-dir", path.parent, "--name", path.name], path, budget)
+        file.unlink()
+    elif budget is None or _epochs(path) < budget:
+        _watched(["--resume", path], path, budget)
+    return load_run(path)
+
+
+def _watched(arguments: list[Any], path: Path, budget: int | None) -> None:
+    command = [sys.executable, "-m", "tune_resnet.search", *map(str, arguments)]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as search:
+        while search.poll() is None:
+            time.sleep(0.5)
+            if budget is not None and _epochs(path) >= budget:
+                search.send_signal(signal.SIGINT)
+                break
+        _, errors = search.communicate()
+    if search.returncode not in (0, 130) and "has ended" not in errors:
+        sys.exit(f"{path}: {errors}")
+
+
+def _epochs(path: Path) -> int:
+    table = path / "epochs.csv"
+    return max(0, len(table.read_text().splitlines()) - 1) if table.exists() else 0
 
 
 def cut_off(frames: RunFrames, budget: int) -> RunFrames:
@@ -68,93 +112,110 @@ def cut_off(frames: RunFrames, budget: int) -> RunFrames:
     return replace(frames, trials=trials, epochs=epochs)
 
 
-def found_by(set_up: str, frames: RunFrames) -> dict[Any, Any]:
-    """The winner as this set-up would name it: as measured, or as estimated."""
-    best = winner(frames) if set_up == OURS else best_trials(frames, 1).to_dict("records")[0]
-    assert best is not None
-    return best
+def highest_accuracy(frames: RunFrames) -> dict[Any, Any]:
+    """The finished trial with the highest accuracy as measured."""
+    finished = best_trials(frames, len(frames.trials)).sort_values("val_accuracy", ascending=False, kind="stable")
+    return {str(name): value for name, value in finished.iloc[0].items()}
 
 
-def search_rows(options: argparse.Namespace) -> pd.DataFrame:
-    """Runs all pairs; a row per search."""
-    rows = []
+def search_rows(regime: str, options: argparse.Namespace) -> pd.DataFrame:
+    """Runs all searches of a regime; a row per search."""
+    rows, runs = [], options.out / regime / "runs"
+    runs.mkdir(parents=True, exist_ok=True)
     for seed in range(options.pairs):
-        plain = load_run(run_search(PLAIN, seed, options))
-        budget = len(plain.epochs)
-        ours = load_run(run_search(OURS, seed, options))
-        for set_up, frames in ((PLAIN, plain), (OURS, cut_off(ours, budget))):
-            best = found_by(set_up, frames)
-            row = {"set_up": set_up, "seed": seed, "epochs": len(frames.epochs), "trials": len(frames.trials)}
-            row["finished"] = int((frames.trials["state"] == FINISHED).sum())
-            row |= {name: best[name] for name in ("trial", *TUNABLE, "val_accuracy", "estimate")}
-            rows.append(row)
-        print(pd.DataFrame(rows[-2:]).to_string(index=False), flush=True)
+        whole = run_search(spec_of(OURS, regime, options), runs / f"{OURS}-{seed}", seed, None)
+        rows.append(_row(OURS, seed, whole, winner))
+        for set_up in OTHERS:
+            frames = run_search(spec_of(set_up, regime, options), runs / f"{set_up}-{seed}", seed, len(whole.epochs))
+            rows.append(_row(set_up, seed, cut_off(frames, len(whole.epochs)), highest_accuracy))
+        print(pd.DataFrame(rows[-1 - len(OTHERS) :]).to_string(index=False), flush=True)
     return pd.DataFrame(rows)
 
 
-def confirm_rows(searches: pd.DataFrame, spec: SearchSpec, options: argparse.Namespace) -> pd.DataFrame:
-    """Trains what confirm.csv lacks, and returns all of it."""
-    path = options.out / "confirm.csv"
-    rows = pd.read_csv(path).to_dict("records") if path.exists() else []
-    contenders = {f"{row['set_up']}-{row['seed']}": row for row in searches.to_dict("records")}
-    contenders[REFERENCE] = spec.reference
-    known = {(row["search"], row["seed"]) for row in rows}
-    seeds = range(FRESH_SEED, FRESH_SEED + options.seeds)
-    jobs = [(name, seed) for seed in seeds for name in contenders if (name, seed) not in known]
-    trainings = [
-        Job(
-            replace(spec.train, seed=seed, **{key: contenders[name][key] for key in TUNABLE}),
-            options.out / f"{name}-{seed}.pt",
-        )
-        for name, seed in jobs
+def _row(set_up: str, seed: int, frames: RunFrames, chosen: Callable[[RunFrames], dict[Any, Any] | None]) -> dict[str, Any]:
+    best = chosen(frames)
+    assert best is not None
+    row = {"set_up": set_up, "seed": seed, "epochs": len(frames.epochs), "trials": len(frames.trials)}
+    row["epochs_expected"] = expected_epochs(frames.spec)
+    row["finished"] = int((frames.trials["state"] == FINISHED).sum())
+    return row | {name: best[name] for name in ("trial", *TUNABLE, "val_accuracy", "estimate")}
+
+
+def confirm_rows(regime: str, searches: pd.DataFrame, options: argparse.Namespace) -> pd.DataFrame:
+    """Trains what confirm.csv lacks, and returns all of it. A configuration that two searches found is trained once."""
+    path = options.out / regime / "confirm.csv"
+    rows = pd.read_csv(path, float_precision="round_trip").to_dict("records") if path.exists() else []
+    spec = spec_of(OURS, regime, options)
+    found = {tuple(row) for row in searches[list(TUNABLE)].to_numpy().tolist()}
+    known = {(*(row[name] for name in TUNABLE), row["seed"]) for row in rows}
+    wanted = [
+        (*values, seed)
+        for seed in range(FRESH_SEED, FRESH_SEED + options.seeds)
+        for values in sorted(found | {tuple(spec.reference.values())})
+    ]
+    missing = [one for one in wanted if one not in known]
+    jobs = [
+        Job(replace(spec.train, seed=seed, **dict(zip(TUNABLE, values, strict=True))), path.parent / f"{place}.pt")
+        for place, (*values, seed) in enumerate(missing)
     ]
     spec = resolved(spec, "cpu", choose_precision(spec.train.precision, torch.device("cpu")))
     data = baseline_split(load_dataset(spec.data), spec.data)
     with ray_cluster(None):
-        for position, outcome in train_all(spec, data, trainings, options.concurrency, EPOCH_TIMEOUT, lambda: False):
+        for place, outcome in train_all(spec, data, jobs, options.concurrency, EPOCH_TIMEOUT, lambda: False):
             if isinstance(outcome, str):
-                sys.exit(f"error: {jobs[position]}: {outcome}")
-            rows.append({"search": jobs[position][0], **outcome, "seconds": trainings[position].seconds})
+                sys.exit(f"error: {missing[place]}: {outcome}")
+            train = asdict(jobs[place].spec)
+            rows.append({name: train[name] for name in (*TUNABLE, "seed")} | {"accuracy": outcome["accuracy"]})
             write_whole(path, pd.DataFrame(rows).to_csv(index=False))
-            trainings[position].checkpoint.unlink(missing_ok=True)
-            print(f"{len(rows)} of {len(known) + len(jobs)}: {jobs[position]}: {outcome['accuracy']:.2%}", flush=True)
+            jobs[place].checkpoint.unlink(missing_ok=True)
+            print(f"{len(rows)} of {len(known) + len(missing)}: {outcome['accuracy']:.2%}", flush=True)
     return pd.DataFrame(rows)
 
 
-def summary(confirmed: pd.DataFrame, pairs: int) -> dict[str, Any]:
-    """Mean test accuracy of each winner over seeds, then figures over pairs; in percent and percentage points."""
-    means = 100 * confirmed.groupby("search")["accuracy"].mean()
-    of = {set_up: [float(means[f"{set_up}-{seed}"]) for seed in range(pairs)] for set_up in (PLAIN, OURS)}
-    differences = {
-        "ours_minus_plain": [ours - plain for ours, plain in zip(of[OURS], of[PLAIN], strict=True)],
-        "ours_minus_reference": [ours - float(means[REFERENCE]) for ours in of[OURS]],
-        "plain_minus_reference": [plain - float(means[REFERENCE]) for plain in of[PLAIN]],
-    }
+def differences(searches: pd.DataFrame, confirmed: pd.DataFrame, reference: dict[str, float]) -> pd.DataFrame:
+    """A row per seed: test accuracy of each set-up's winner, the mean over fresh seeds, and of the reference; percent."""
+    mean = 100 * confirmed.groupby(list(TUNABLE))["accuracy"].mean()
+    accuracy = searches[list(TUNABLE)].apply(lambda row: mean[tuple(row)], axis=1)
+    table = searches.assign(accuracy=accuracy).pivot(index="seed", columns="set_up", values="accuracy")
+    return table.assign(reference=mean[tuple(reference[name] for name in TUNABLE)])
+
+
+def summary(table: pd.DataFrame) -> dict[str, Any]:
+    """Mean accuracy per set-up, and how far ours is above each of the others over all pairs."""
+    against = [name for name in table if name != OURS]
     return {
-        **{f"{set_up}_winners": of[set_up] for set_up in of},
-        "reference": float(means[REFERENCE]),
-        **{name: asdict(analyse_pairs(values)) for name, values in differences.items()},
+        "accuracy": table.mean().round(3).to_dict(),
+        **{f"ours_minus_{name}": asdict(analyse_pairs((table[OURS] - table[name]).tolist())) for name in against},
     }
 
 
 def main() -> None:
+    options = _options()
+    for regime in options.regimes:
+        searches = search_rows(regime, options)
+        folder = options.out / regime
+        write_whole(folder / "searches.csv", searches.to_csv(index=False))
+        confirmed = confirm_rows(regime, searches, options)
+        table = differences(searches, confirmed, spec_of(OURS, regime, options).reference)
+        write_whole(folder / "pairs.csv", table.round(4).to_csv())
+        write_whole(folder / "summary.json", json.dumps(summary(table), indent=2) + "\n")
+        command = " ".join(["python experiments/benchmarks/paired_searches.py", *sys.argv[1:]])
+        write_whole(folder / "env.json", json.dumps(describe_environment() | {"command": command}, indent=2) + "\n")
+        print(json.dumps(summary(table), indent=2), flush=True)
+    every = pd.concat([pd.read_csv(path, index_col="seed") for path in sorted(options.out.glob("*/pairs.csv"))])
+    write_whole(options.out / "summary.json", json.dumps(summary(every), indent=2) + "\n")
+
+
+def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data-dir", type=Path, required=True, help="holds train/CLASS/* and test/CLASS/*")
-    parser.add_argument("--out", type=Path, required=True, help="folder for the tables and runs")
-    parser.add_argument("--pairs", type=int, default=5, help="pairs of searches, with seeds 0, 1, ...")
+    parser.add_argument("--data-dir", type=Path, required=True, help="folder that holds the data sets' folders")
+    parser.add_argument("--out", type=Path, required=True, help="folder for one folder a regime")
+    parser.add_argument("--regimes", nargs="+", required=True, help="names of files in experiments/benchmarks/regimes")
+    parser.add_argument("--pairs", type=int, default=8, help="searches of each set-up, with seeds 0, 1, ...")
+    parser.add_argument("--samples", type=int, default=32, help="trials of a search of ours")
     parser.add_argument("--seeds", type=int, default=3, help="trainings of each winner")
     parser.add_argument("--concurrency", type=int, default=2, help="trainings at once")
-    options = parser.parse_args()
-    options.out.mkdir(parents=True, exist_ok=True)
-    searches = search_rows(options)
-    write_whole(options.out / "searches.csv", searches.to_csv(index=False))
-    spec = load_run(options.out / "runs" / f"{OURS}-0").spec
-    confirmed = confirm_rows(searches, spec, options)
-    found = summary(confirmed, options.pairs)
-    write_whole(options.out / "summary.json", json.dumps(found, indent=2) + "\n")
-    command = " ".join(["python experiments/benchmarks/paired_searches.py", *sys.argv[1:]])
-    write_whole(options.out / "env.json", json.dumps(describe_environment() | {"command": command}, indent=2) + "\n")
-    print(json.dumps(found, indent=2))
+    return parser.parse_args()
 
 
 if __name__ == "__main__":
