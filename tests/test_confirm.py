@@ -28,7 +28,14 @@ from tune_resnet.frames import CONFIRM_DTYPES, REFERENCE, WINNER
 from tune_resnet.paired import BETTER, NOT_DISTINGUISHABLE, WORSE, analyse_pairs
 from tune_resnet.search import main
 from tune_resnet.spec import TUNABLE
-from tune_resnet.verdict import SEED_OFFSET, Confirmation, complete_pairs, confirmation_sentence, pairs_table
+from tune_resnet.verdict import (
+    SEED_OFFSET,
+    Confirmation,
+    complete_pairs,
+    confirmation_sentence,
+    confirmations,
+    pairs_table,
+)
 
 # A reference that learns next to nothing, so that another trial wins.
 SPEC = """
@@ -337,9 +344,15 @@ def test_a_search_may_end_with_its_confirmation(
 ) -> None:
     (tmp_path / "spec.toml").write_text(SPEC)
     arguments = ["--experiment", str(tmp_path / "spec.toml"), "--runs-dir", str(tmp_path), "--name", "it"]
-    assert main([*arguments, "--confirm", "2", *cluster]) == 0
-    assert "over 2 paired seeds" in capsys.readouterr().out
-    assert len(pd.read_csv(tmp_path / "it" / "confirm.csv")) == 4
+    assert main([*arguments, "--confirm", *cluster]) == 0  # as many as it takes
+    told = capsys.readouterr().out
+    (found,) = confirmations(load_run(tmp_path / "it"))
+    assert confirmation_sentence(found) in told
+    assert "looked at after each pair" in told
+    assert found.result is not None
+    assert found.result.verdict == BETTER
+    assert found.pairs.index.is_monotonic_increasing
+    assert found.result.n == len(found.pairs)
 
 
 @pytest.mark.slow

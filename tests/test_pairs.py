@@ -38,10 +38,12 @@ class Pool:
         self.broken: set[tuple[int, bool]] = set()  # seed, and whether the winner: no result
         self.diverged: set[int] = set()  # seeds of the winner
         self.trained: list[tuple[int, str]] = []  # seed and checkpoint
+        self.sizes: list[tuple[int, int, int]] = []  # width, images and epochs, of each command
 
     def __call__(
         self, spec: Any, data: Any, jobs: Sequence[Job], concurrency: int, timeout: float, stop: Any, again: Any
     ) -> Iterator[tuple[int, dict[str, Any] | str]]:
+        self.sizes.append((spec.model.width, len(data.train), jobs[0].train.epochs))
         for position in self.order(jobs):
             if stop():
                 return
@@ -146,7 +148,7 @@ def test_it_ends_with_the_last_look_where_it_is_not_clear(
     assert "at most 20 trainings of ResNet9, width 64, on 1,438 images" in told
     assert [line.split()[1] for line in told.splitlines() if line.startswith("after ")] == [*"3456789", "10"]
     assert "are not distinguishable with 10 pairs" in told
-    assert "No more pairs are looked at." in told
+    assert "No more pairs are added." in told
     assert not confirmations(load_run(run))[0].goes_on
 
 
@@ -234,6 +236,7 @@ def test_another_size_has_a_verdict_of_its_own(run: Path, pool: Pool, capsys: py
     assert rows.groupby(list(SIZE)).size().to_dict() == {(32, 900, 4): 6, (64, 1438, 4): 6}
     assert confirmed(run, 2, "--epochs", 2) == 0  # a number, at a size that has not been looked at
     assert "worse than the reference at width 64 on 1,438 training images for 2 epochs" in capsys.readouterr().out
+    assert pool.sizes == [(64, 1438, 4), (32, 900, 4), (64, 1438, 2)]
     assert len({name for _, name in pool.trained}) == len(pool.trained) == 16  # no checkpoint of two trainings
 
 

@@ -207,7 +207,7 @@ def _permutation(result: PairedResult) -> str:
 
 def _needed(confirmation: Confirmation, result: PairedResult) -> str:
     if result.sequential and not result.is_clear:
-        return f" Pairs are added up to {MOST_PAIRS}." if confirmation.goes_on else " No more pairs are looked at."
+        return f" Pairs are added up to {MOST_PAIRS}." if confirmation.goes_on else " No more pairs are added."
     if result.is_clear or result.pairs_needed is None:
         return ""
     return f" To show a difference of this size with 80% power takes about {result.pairs_needed:,} paired seeds."
