@@ -45,10 +45,10 @@ from tune_resnet.environment import describe_environment
 from tune_resnet.findings import best_trials, winner
 from tune_resnet.frames import RunFrames, load_run
 from tune_resnet.paired import analyse_pairs
+from tune_resnet.plan import expected_survival
 from tune_resnet.pool import Job, train_all
 from tune_resnet.records import FINISHED, INTERRUPTED, write_whole
 from tune_resnet.spec import TUNABLE, ResourceSpec, SchedulerSpec, SearchSpec, load_spec
-from tune_resnet.stopping import expected_epochs
 
 REGIMES = Path(__file__).parent / "regimes"
 OURS, OTHERS = "ours", ("tpe", "ray")
@@ -132,11 +132,13 @@ def search_rows(regime: str, options: argparse.Namespace) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _row(set_up: str, seed: int, frames: RunFrames, chosen: Callable[[RunFrames], dict[Any, Any] | None]) -> dict[str, Any]:
+def _row(
+    set_up: str, seed: int, frames: RunFrames, chosen: Callable[[RunFrames], dict[Any, Any] | None]
+) -> dict[str, Any]:
     best = chosen(frames)
     assert best is not None
     row = {"set_up": set_up, "seed": seed, "epochs": len(frames.epochs), "trials": len(frames.trials)}
-    row["epochs_expected"] = expected_epochs(frames.spec)
+    row["epochs_expected"] = round(frames.spec.search.num_samples * sum(expected_survival(frames.spec)))
     row["finished"] = int((frames.trials["state"] == FINISHED).sum())
     return row | {name: best[name] for name in ("trial", *TUNABLE, "val_accuracy", "estimate")}
 
@@ -164,7 +166,7 @@ def confirm_rows(regime: str, searches: pd.DataFrame, options: argparse.Namespac
         for place, outcome in train_all(spec, data, jobs, options.concurrency, EPOCH_TIMEOUT, lambda: False):
             if isinstance(outcome, str):
                 sys.exit(f"error: {missing[place]}: {outcome}")
-            train = asdict(jobs[place].spec)
+            train = asdict(jobs[place].train)
             rows.append({name: train[name] for name in (*TUNABLE, "seed")} | {"accuracy": outcome["accuracy"]})
             write_whole(path, pd.DataFrame(rows).to_csv(index=False))
             jobs[place].checkpoint.unlink(missing_ok=True)
@@ -173,7 +175,7 @@ def confirm_rows(regime: str, searches: pd.DataFrame, options: argparse.Namespac
 
 
 def differences(searches: pd.DataFrame, confirmed: pd.DataFrame, reference: dict[str, float]) -> pd.DataFrame:
-    """A row per seed: test accuracy of each set-up's winner, the mean over fresh seeds, and of the reference; percent."""
+    """A row per seed: test accuracy in percent of each set-up's winner and of the reference, means over fresh seeds."""
     mean = 100 * confirmed.groupby(list(TUNABLE))["accuracy"].mean()
     accuracy = searches[list(TUNABLE)].apply(lambda row: mean[tuple(row)], axis=1)
     table = searches.assign(accuracy=accuracy).pivot(index="seed", columns="set_up", values="accuracy")
