@@ -19,7 +19,7 @@ POWER = 0.8
 
 # The two-sided level of the t interval at each look, by the number of pairs. Of `ALPHA`, ALPHA (n / 10)^2 is spent by
 # pair n: a group-sequential design with the spending functions of Kim and DeMets (1987; Jennison and Turnbull, "Group
-# Sequential Methods", 2000, 7.2.3) for a t statistic. Levels from 100 million simulated sequences, rounded down:
+# Sequential Methods", 2000) for a t statistic. Levels from 100 million simulated sequences, rounded down:
 # tests/test_paired.py spends them again. Among such functions a power of 2 loses little to a fixed 10 pairs (72% to
 # find a difference of one standard deviation instead of 80%) and ends early where the difference is large (after 4.7
 # pairs in the mean where it is 3); a t confidence sequence, for any number of pairs, has 40%.
