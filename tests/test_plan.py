@@ -26,6 +26,7 @@ from tune_resnet.model import ModelError
 from tune_resnet.options import parse_options
 from tune_resnet.outlook import Outlook, Speed, TimingError, measure_speed
 from tune_resnet.plan import _fit, _settle_device, expected_survival, make_plan, trials_per_gpu
+from tune_resnet.settings import SpecError
 from tune_resnet.spec import BudgetSpec, ModelSpec, ResourceSpec, SchedulerSpec, SearchSpec, TrainSpec
 from tune_resnet.text import duration
 from tune_resnet.train import TrainingRun
@@ -59,6 +60,12 @@ def test_stopping_is_expected_to_save_epochs() -> None:
     usual = replace(default, scheduler=SchedulerSpec(grace_epochs=1, reduction_factor=2, margin=0))
     assert sum(expected_survival(usual)) < 0.5 * 8
     assert sum(expected_survival(default)) < 0.65 * 8
+
+
+def test_a_sampler_of_the_past_proposes_nothing_any_more(split: Split) -> None:
+    past = replace(CPU_SPEC, search=BudgetSpec(sampler="multifidelity"))
+    with pytest.raises(SpecError, match="no sampler multifidelity any more: to go on, change it to tpe"):
+        make_plan(past, split)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
 import types
@@ -16,7 +17,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tune_resnet.settings import SpecError
-from tune_resnet.space import DEFAULT_SPACE, Domain
+from tune_resnet.space import DEFAULT_SPACE, POINTS_TO_EVALUATE, Domain
 from tune_resnet.spec import (
     TUNABLE,
     BudgetSpec,
@@ -528,3 +529,35 @@ def test_very_wide_and_very_narrow_domains_have_finite_shares_within_0_and_1(dom
         assert domain.low <= value <= domain.high
         assert 0 <= domain.share(value) <= 1
     assert (domain.share(domain.low), domain.share(domain.high)) == (0, 1)
+
+
+@pytest.mark.parametrize(
+    ("points", "message"),
+    [
+        (3, "points_to_evaluate must be a list of tables, got 3"),
+        ([3], "points_to_evaluate must be a list of tables, got a list"),
+        ({"max_lr": 1}, "points_to_evaluate must be a list of tables, got a table"),
+        ([{"max_lr": "a"}], "points_to_evaluate.max_lr must be a number, got 'a'"),
+        ([{"max_lrr": 1}], "unknown hyperparameter max_lrr in points_to_evaluate (did you mean 'max_lr'?)"),
+    ],
+)
+def test_points_to_evaluate_that_are_none_are_refused(points: Any, message: str) -> None:
+    assert message_of({"points_to_evaluate": points}) == message
+
+
+def test_points_to_evaluate_come_back_from_toml(tmp_path: Path) -> None:
+    file = tmp_path / "spec.toml"
+    for points in ((), ({"max_lr": 0.02}, {"grad_clip": 1.0, "max_lr": 0.1})):
+        file.write_text(SearchSpec(points_to_evaluate=points).to_toml())
+        assert load_spec(file).points_to_evaluate == points
+
+
+def test_the_default_points_lie_in_the_default_space_and_are_those_chosen_on_all_tables() -> None:
+    assert len(SearchSpec().first_points) == 1 + len(POINTS_TO_EVALUATE)
+    chosen = Path(__file__).parents[1] / "experiments" / "results" / "points" / "points.json"
+    assert json.loads(chosen.read_text())["all"] == list(POINTS_TO_EVALUATE)
+
+
+def test_a_sampler_of_the_past_can_be_read_but_not_chosen_by_name() -> None:
+    assert spec_from_tables({"search": {"sampler": "multifidelity"}}).search.sampler == "multifidelity"
+    assert message_of({"search": {"sampler": "multi"}}) == "search.sampler must be one of tpe, gp, random; got 'multi'"

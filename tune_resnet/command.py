@@ -121,7 +121,9 @@ def _search(command: Command, fingerprint: str | None) -> int:
             warm, speed = meanwhile.result()
             from tune_resnet.plan import make_plan
 
-            plan = make_plan(options.spec, split, speed, ended=ended, growing=options.address is not None)
+            # What an earlier run has found is better to begin with than what did well elsewhere.
+            spec = replace(options.spec, points_to_evaluate=()) if options.warm_start else options.spec
+            plan = make_plan(spec, split, speed, ended=ended, growing=options.address is not None)
         say(console, "\n".join(plan.lines()))
         if options.warm_start:
             known, first = counted(len(warm.trials), "trial"), counted(len(warm.configurations), "configuration")

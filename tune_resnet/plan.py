@@ -58,6 +58,8 @@ class Plan(Outlook):
         spec, resources, most = self.spec, self.spec.resources, self.trials * self.epochs
         stops = f", rungs at epochs {', '.join(map(str, self.rungs))}" if self.rungs else ""
         share = f" and {resources.gpus_per_trial:g} GPU" if resources.gpus_per_trial else ""
+        known = min(len(spec.first_points), self.trials) - 1
+        points = f", then {known} that did well elsewhere" if known else ""
         together = trials_per_gpu(resources, self.concurrency)
         pace = ", from a few timed steps"
         if together > 1:
@@ -65,7 +67,7 @@ class Plan(Outlook):
         limit = f", ended after {duration(spec.search.time_budget)}" if spec.search.time_budget else ""
         return [
             *self.data_lines(),
-            f"search      {trials}, the first is the reference; sampler {spec.search.sampler}{limit}",
+            f"search      {trials}, the first is the reference{points}; sampler {spec.search.sampler}{limit}",
             *([f"resume      {self.ended} of {trials} ended, {self.trials - self.ended} left"] if self.ended else []),
             f"stopping    {spec.scheduler.name} on {spec.scheduler.signal}{stops}",
             f"epochs      about {self.epochs_expected:.0f} expected with early stopping, {most} at most",

@@ -49,13 +49,6 @@ def make_sampler(spec: SearchSpec, number: int) -> BaseSampler:
         return _SAMPLERS[spec.search.sampler](seed=seed)
 
 
-def first_points(spec: SearchSpec, warm: WarmStart) -> list[Params]:
-    """What a search tries before its sampler proposes. What a warm start gives takes the place of the spec's points."""
-    if warm.trials or warm.configurations:
-        return [spec.reference, *warm.configurations]
-    return spec.first_points
-
-
 class OptunaSearcher(Searcher):  # type: ignore[misc]
     """Proposes configurations; the reference first. Each is a dict of hyperparameters plus `trial`, its number.
 
@@ -85,7 +78,8 @@ class OptunaSearcher(Searcher):  # type: ignore[misc]
         self.unended = [trial for trial in known if trial.state == TrialState.RUNNING]
         self.file = StudyFile(study_db, STUDY_NAME, known) if study_db else None
         self.next_number = len(known)
-        for configuration in first_points(spec, warm)[len(history.trials) :]:
+        reference, *points = spec.first_points
+        for configuration in [reference, *warm.configurations, *points][len(history.trials) :]:
             self.study.enqueue_trial(configuration)
         self.running: dict[str, optuna.Trial] = {}
 
