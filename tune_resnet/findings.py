@@ -75,7 +75,8 @@ def estimates(frames: RunFrames) -> pd.Series:
     inside = pd.concat([trials[name].between(domain.low, domain.high) for name, domain in space.items()], axis=1)
     known = trials[inside.all(axis=1)]  # a spec edited by hand may no longer contain its trials
     if len(known) and accuracy_column(frames) == "val_accuracy":
-        early = judged_signal(frames, "train_loss", early_epoch(frames.spec)).reindex(known.index)
+        at = frames.epochs[frames.epochs["epoch"] == early_epoch(frames.spec)].set_index("trial")
+        early = at["train_loss"].reindex(known.index)
         points = unit_points(known[list(space)].to_dict("records"), space)
         final[known.index] = estimated_accuracy(points, early.to_numpy(), final[known.index].to_numpy())
     return final

@@ -68,7 +68,8 @@ Point = dict[str, float]  # a configuration: hyperparameter -> value
 # Chosen by experiments/benchmarks/points.py.
 POINTS_TO_EVALUATE: tuple[Point, ...] = (
     {"max_lr": 0.0087, "weight_decay": 0.0014, "grad_clip": 0.91},
-    {"max_lr": 0.0074, "weight_decay": 0.0054, "grad_clip": 0.014},
+    {"max_lr": 0.008, "weight_decay": 0.0081, "grad_clip": 0.023},
+    {"max_lr": 0.045, "weight_decay": 0.00019, "grad_clip": 0.95},
     {"max_lr": 0.009, "weight_decay": 0.00052, "grad_clip": 0.94},
 )
 

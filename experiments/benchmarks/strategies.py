@@ -31,7 +31,7 @@ from tune_resnet.scheduler import EarlyStopping
 from tune_resnet.searcher import OptunaSearcher
 from tune_resnet.space import Point
 from tune_resnet.spec import SAMPLERS, BudgetSpec, SchedulerSpec, SearchSpec, TrainSpec
-from tune_resnet.stopping import Signal, early_epoch
+from tune_resnet.stopping import early_epoch
 
 Configuration = Mapping[str, float]
 METRIC = "val_accuracy"
@@ -142,13 +142,12 @@ class Ours(OnRay):
             train=TrainSpec(epochs=epochs, seed=seed), search=search, scheduler=scheduler, points_to_evaluate=points
         )
         super().__init__(OptunaSearcher(spec, None), EarlyStopping(spec, lambda trial, epoch: True), epochs)
-        self.signal, self.early_epoch = Signal("train_loss"), early_epoch(spec)
+        self.early_epoch = early_epoch(spec)
         self.early: dict[int, float] = {}
 
     def report(self, number: int, result: Mapping[str, Any]) -> bool:
-        quality = self.signal.quality(number, result)
         if result["epoch"] == self.early_epoch:
-            self.early[number] = math.exp(-quality)
+            self.early[number] = result["train_loss"]
         return super().report(number, result)
 
     def learn(self, trial_id: str, row: Mapping[str, Any], ends: bool) -> None:
