@@ -66,14 +66,24 @@ class Build:
         self.recorder = Recorder(self.directory, spec)
 
     def trial(
-        self, accuracies: Sequence[float], state: str, *, on: str = "val", error: str = "", **params: float
+        self,
+        accuracies: Sequence[float],
+        state: str,
+        *,
+        on: str = "val",
+        error: str = "",
+        luck: float = 0,
+        **params: float,
     ) -> int:
-        """A trial that showed these accuracies, epoch by epoch, and is now in `state`."""
+        """A trial that showed these accuracies, epoch by epoch, and is now in `state`. `luck`: what its accuracies have
+        more than its losses tell."""
         trial = len(self.recorder.trials)
         self.recorder.start(trial, params)
         for epoch, accuracy in enumerate(accuracies, start=1):
             metrics = {"epoch": epoch, "lr": 0.1, "train_loss": 1 - accuracy, "seconds": 0.5, "images_per_second": 9.0}
-            self.recorder.epoch(trial, metrics | {f"{on}_accuracy": accuracy, f"{on}_loss": 1 - accuracy}, "host:1")
+            self.recorder.epoch(
+                trial, metrics | {f"{on}_accuracy": accuracy, f"{on}_loss": 1 - accuracy + luck}, "host:1"
+            )
         if state == INTERRUPTED:
             self.recorder.close()
         elif state != RUNNING:

@@ -149,14 +149,14 @@ def _measured(found: Comparison) -> str:
 
 
 def _expected(found: Comparison) -> str:
-    """What the winner is expected to be worth with other seeds."""
+    """What the winner is expected to be worth on other images."""
     if found.case == WON:
         chosen = f"The best of {found.finished:,} finished trials is probably a lucky one"
-        if found.estimated_gain == found.gain:  # too few have finished to smooth
+        if found.estimated_gain == found.gain:  # too few have finished, or the loss says nothing
             return f"{chosen}: expect a smaller gain."
-        return f"{chosen}: smoothed over all trials, the gain is about {found.estimated_gain:+.2f} points."
+        return f"{chosen}: by accuracy and loss together, the gain is about {found.estimated_gain:+.2f} points."
     return (
-        f"It is the winner because, smoothed over all trials, it is expected to be better by about "
+        f"It is the winner because, by accuracy and loss together, it is expected to be better by about "
         f"{found.estimated_gain:.2f} points."
     )
 

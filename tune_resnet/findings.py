@@ -11,9 +11,10 @@ from weakref import WeakKeyDictionary
 import numpy as np
 import pandas as pd
 
+from tune_resnet.estimate import estimated_accuracy
 from tune_resnet.frames import STATES, RunFrames, accuracy_column
 from tune_resnet.records import FINISHED, REFERENCE_TRIAL, STOPPED
-from tune_resnet.stopping import LEAST_LOSS, early_epoch, rung_epochs, window
+from tune_resnet.stopping import LEAST_LOSS, rung_epochs, window
 
 LEAST_FOR_IMPORTANCE = 4  # finished trials
 LEAST_FOR_AGREEMENT = 3  # finished trials
@@ -63,23 +64,24 @@ def _ranked(frames: RunFrames) -> pd.DataFrame:
 
 
 def estimates(frames: RunFrames) -> pd.Series:
-    """Of each finished trial, the accuracy in [0, 1] that its configuration is likely to have with any seed; else NaN.
+    """Of each finished trial, the accuracy in [0, 1] that it is likely to have on other images; else NaN.
 
-    `estimate.Estimate` of all the run's trials: it smooths over similar configurations and over early losses, so that
-    luck with the one seed counts less. As measured in a baseline, and for trials outside of the space.
+    See `estimate.estimated_accuracy`. As measured in a baseline, and where the number of validation images is unknown.
     """
-    from tune_resnet.estimate import estimated_accuracy, unit_points
-
-    trials, space = frames.trials.set_index("trial"), frames.spec.space
+    trials, images = frames.trials.set_index("trial"), held_out_images(frames)
     final = trials[accuracy_column(frames)].where(trials["state"] == FINISHED)
-    inside = pd.concat([trials[name].between(domain.low, domain.high) for name, domain in space.items()], axis=1)
-    known = trials[inside.all(axis=1)]  # a spec edited by hand may no longer contain its trials
-    if len(known) and accuracy_column(frames) == "val_accuracy":
-        at = frames.epochs[frames.epochs["epoch"] == early_epoch(frames.spec)].set_index("trial")
-        early = at["train_loss"].reindex(known.index)
-        points = unit_points(known[list(space)].to_dict("records"), space)
-        final[known.index] = estimated_accuracy(points, early.to_numpy(), final[known.index].to_numpy())
+    if images is not None and accuracy_column(frames) == "val_accuracy":
+        last = frames.epochs[frames.epochs["epoch"] == frames.spec.train.epochs].set_index("trial")
+        losses = last["val_loss"].reindex(final.index)
+        known = final.notna() & losses.notna()
+        final[known] = estimated_accuracy(final[known].to_numpy(), losses[known].to_numpy(), images)
     return final
+
+
+def held_out_images(frames: RunFrames) -> int | None:
+    """How many images the run's trials are judged on; None where env.json, which may hold anything, does not say."""
+    images = frames.env.get("held_out_images")
+    return images if type(images) is int and images > 0 else None
 
 
 def judged_signal(frames: RunFrames, signal: str, epoch: int) -> pd.Series:
@@ -157,8 +159,7 @@ def compare_to_reference(frames: RunFrames) -> Comparison:
     best = finished[0] if finished else None
     reference = next((row for row in finished if row["reference"]), None)
     states = frames.trials.set_index("trial")["state"]
-    images = frames.env.get("held_out_images")
-    images = images if type(images) is int and images > 0 else None  # env.json may hold anything
+    images = held_out_images(frames)
     gain = estimated_gain = error = None
     if best is not None and reference is not None:
         gain = 100 * (best[column] - reference[column])

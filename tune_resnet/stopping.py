@@ -25,11 +25,6 @@ def first_rung(scheduler: SchedulerSpec, epochs: int) -> int:
     return scheduler.grace_epochs or max(1, round(3 / 8 * epochs))
 
 
-def early_epoch(spec: SearchSpec) -> int:
-    """The epoch whose training loss tells the most about the end; see `estimate`."""
-    return min(first_rung(spec.scheduler, spec.train.epochs), spec.train.epochs)
-
-
 def rung_epochs(scheduler: SchedulerSpec, epochs: int) -> tuple[int, ...]:
     """The epochs at which ASHA compares trials, in increasing order; none for other schedulers.
 

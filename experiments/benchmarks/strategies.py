@@ -8,7 +8,6 @@ results on independent instances of a problem whose mean is wanted, which the ep
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -26,15 +25,15 @@ from ray.tune.schedulers import AsyncHyperBandScheduler, TrialScheduler
 from ray.tune.search import Searcher
 from ray.tune.search.optuna import OptunaSearch
 
-from tune_resnet.estimate import estimated_accuracy, unit_points
+from tune_resnet.estimate import estimated_accuracy
 from tune_resnet.scheduler import EarlyStopping
 from tune_resnet.searcher import OptunaSearcher
 from tune_resnet.space import Point
 from tune_resnet.spec import SAMPLERS, BudgetSpec, SchedulerSpec, SearchSpec, TrainSpec
-from tune_resnet.stopping import early_epoch
 
 Configuration = Mapping[str, float]
 METRIC = "val_accuracy"
+IMAGES = 2000  # that a trial is judged on; the surrogates know no other noise than their tables'
 
 SPACE = SearchSpec().space
 REFERENCE = SearchSpec().reference
@@ -142,27 +141,13 @@ class Ours(OnRay):
             train=TrainSpec(epochs=epochs, seed=seed), search=search, scheduler=scheduler, points_to_evaluate=points
         )
         super().__init__(OptunaSearcher(spec, None), EarlyStopping(spec, lambda trial, epoch: True), epochs)
-        self.early_epoch = early_epoch(spec)
-        self.early: dict[int, float] = {}
-
-    def report(self, number: int, result: Mapping[str, Any]) -> bool:
-        if result["epoch"] == self.early_epoch:
-            self.early[number] = result["train_loss"]
-        return super().report(number, result)
 
     def learn(self, trial_id: str, row: Mapping[str, Any], ends: bool) -> None:
         self.searcher.learn(trial_id, row)
 
     def choose(self, finished: Sequence[Finished]) -> Finished:
-        numbers = sorted(self.early)
-        final = {trial.number: trial.result[METRIC] for trial in finished}
-        estimated = estimated_accuracy(
-            unit_points([self.trials[number].config for number in numbers], SPACE),
-            np.array([self.early[number] for number in numbers]),
-            np.array([final.get(number, math.nan) for number in numbers]),
-        )
-        place = dict(zip(numbers, estimated, strict=True))
-        return max(finished, key=lambda trial: place[trial.number])
+        accuracies, losses = (np.array([trial.result[name] for trial in finished]) for name in (METRIC, "val_loss"))
+        return finished[int(estimated_accuracy(accuracies, losses, IMAGES).argmax())]
 
 
 class IEpoch(OptunaAlone):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 
 import numpy as np
@@ -16,7 +16,6 @@ from sklearn.gaussian_process.kernels import ConstantKernel, Matern, WhiteKernel
 from sklearn.model_selection import GroupKFold
 from threadpoolctl import threadpool_limits
 
-from tune_resnet.estimate import unit_points
 from tune_resnet.space import DEFAULT_SPACE
 from tune_resnet.spec import SearchSpec
 
@@ -48,7 +47,7 @@ class Surrogate:
         wide = runs.pivot(index=["configuration", "seed"], columns="epoch", values=self.outputs).dropna()
         lines = wide.apply(lambda column: _line(column.name[0], column))
         hyperparameters = runs.groupby(["configuration", "seed"])[list(DEFAULT_SPACE)].first()
-        points = unit_points(hyperparameters.loc[lines.index].to_dict("records"), DEFAULT_SPACE)
+        points = unit_points(hyperparameters.loc[lines.index].to_dict("records"))
         self._centre, self._spread = lines.mean().to_numpy(), lines.std().to_numpy()
         standard = (lines - self._centre) / self._spread
         _, strengths, directions = np.linalg.svd(standard, full_matrices=False)
@@ -167,8 +166,13 @@ def _fitted(points: np.ndarray, score: np.ndarray) -> GaussianProcessRegressor:
         return process.fit(points, score)
 
 
+def unit_points(configurations: Sequence[Mapping[str, float]]) -> np.ndarray:
+    """(configurations, hyperparameters): the default space as the unit cube, on each domain's scale."""
+    return np.array([[domain.share(row[name]) for name, domain in DEFAULT_SPACE.items()] for row in configurations])
+
+
 def _point(configuration: Mapping[str, float]) -> np.ndarray:
-    return unit_points([configuration], DEFAULT_SPACE)
+    return unit_points([configuration])
 
 
 def _line(name: str, values: pd.Series) -> pd.Series:
