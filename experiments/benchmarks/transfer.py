@@ -1,0 +1,134 @@
+"""Where the default rule and the choice of the winner hold, and where they fail: a row for each recorded table.
+
+    python experiments/benchmarks/transfer.py --out experiments/results/transfer \\
+        --curves experiments/results/curves/curves.parquet experiments/results/regimes/*/curves.parquet
+
+Writes
+
+    stopping.csv  a rule on a table, over random orders of its configurations: share of epochs spent, how often the best
+                  configuration survives, share of the true top 10% kept, regret in percentage points; 90% intervals
+                  over resampled configurations. `spearman`: rank correlation of what the rule judges by at its last
+                  rung with the final validation accuracy
+    choice.csv    for tables with images that neither trained nor judged: percentage points over the reference on those,
+                  of the winner as `estimate`, `accuracy` or `loss` chooses it, and of the `best` that has finished;
+                  means over replayed searches of 28 configurations with seed 0, 90% intervals over resampled
+                  configurations
+    env.json      versions, machine, command
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from fidelity_table import final_quality
+from stopping_rules import Rule, qualities, replay, rule_row
+
+from tune_resnet.environment import describe_environment
+from tune_resnet.estimate import estimated_accuracy
+from tune_resnet.records import write_whole
+from tune_resnet.spec import SchedulerSpec
+from tune_resnet.stopping import rung_epochs
+
+DEFAULT = SchedulerSpec()
+RAYS = SchedulerSpec(signal="val_accuracy", grace_epochs=1, reduction_factor=4, margin=0)
+JUDGED_ON = {"curves": 2000, "cifar10-2000": 2000, "sign-300": 100, "gtsrb": 980}  # else 2,000 validation images
+SEARCH = 28  # configurations, the reference among them: a search of 32 trials has few more before its winner is found
+SEARCHES = 300
+RESAMPLES, OF_EACH = 200, 20  # of the configurations, and searches among each
+
+
+def rules(epochs: int) -> dict[str, Rule]:
+    """The default, and the two usual ones, for trials of so many epochs."""
+    usual = tuple(sorted({max(1, epochs // 8), epochs // 4, epochs // 2}))
+    return {
+        "default": _rule(DEFAULT, epochs),
+        "ray": _rule(RAYS, epochs),
+        "usual": Rule("val_accuracy", usual),
+        "none": Rule("val_accuracy", ()),
+    }
+
+
+def _rule(scheduler: SchedulerSpec, epochs: int) -> Rule:
+    rungs = rung_epochs(scheduler, epochs)
+    return Rule(scheduler.signal, rungs, scheduler.reduction_factor, scheduler.margin)
+
+
+def stopping(name: str, curves: pd.DataFrame) -> pd.DataFrame:
+    """A row per rule on one table."""
+    tables, final = qualities(curves), final_quality(curves)
+    rows = []
+    for label, rule in rules(int(curves["total_epochs"].max())).items():
+        row = rule_row(rule, tables[rule.signal], np.nan_to_num(final))
+        judged = tables[rule.signal][rule.rungs[-1]] if rule.rungs else None
+        spearman = np.nan if judged is None else judged.corr(final, method="spearman")
+        rows.append({"table": name, "rule": label, "rungs": " ".join(map(str, rule.rungs)), "spearman": spearman} | {
+            key: value for key, value in row.items() if key != "rule"
+        })  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def choice(name: str, curves: pd.DataFrame) -> pd.DataFrame:
+    """A row per way to choose the winner on one table; none where there are no images to check it on."""
+    whole = curves[curves["total_epochs"] == curves["total_epochs"].max()]
+    last = whole[whole["epoch"] == whole["total_epochs"]]
+    if "unused_accuracy" not in last:
+        return pd.DataFrame()
+    truth = 100 * last.groupby("configuration")["unused_accuracy"].mean()
+    measured = last[last["seed"] == 0].set_index("configuration")
+    table = qualities(curves)[DEFAULT.signal]
+    rule, rng = rules(table.shape[1])["default"], np.random.default_rng(0)
+
+    def mean_gains(configurations: np.ndarray, searches: int) -> pd.Series:
+        """Of searches among these configurations, the reference in each."""
+        drawn = (np.array([0, *rng.choice(configurations, SEARCH - 1, replace=False)]) for _ in range(searches))
+        return pd.DataFrame(
+            [_gains(replay(rule, table, order)[1], table, measured, truth, name) for order in drawn]
+        ).mean()
+
+    others = np.arange(1, len(table))
+    gains = mean_gains(others, SEARCHES)
+    resampled = [mean_gains(rng.choice(others, len(others)), OF_EACH) for _ in range(RESAMPLES)]
+    low, high = np.quantile(resampled, [0.05, 0.95], axis=0)
+    return pd.DataFrame({"table": name, "by": gains.index, "gain": gains.to_numpy(), "low": low, "high": high})
+
+
+def _gains(
+    finished: np.ndarray, table: pd.DataFrame, measured: pd.DataFrame, truth: pd.Series, name: str
+) -> dict[str, float]:
+    """Percentage points over the reference of what each way chooses among these positions in the table."""
+    among = measured.loc[table.index[np.union1d(finished, [0])]].dropna(subset=["val_loss"])
+    accuracy, loss = among["val_accuracy"].to_numpy(), among["val_loss"].to_numpy()
+    estimate = estimated_accuracy(accuracy, loss, JUDGED_ON.get(name, 2000))
+    ways = {"estimate": estimate, "accuracy": accuracy, "loss": -loss, "best": truth[among.index].to_numpy()}
+    return {way: truth[among.index[by.argmax()]] - truth[0] for way, by in ways.items()}
+
+
+def main() -> None:
+    options = _options()
+    tables = {path.parent.name: pd.read_parquet(path) for path in options.curves}
+    found = {
+        "stopping": pd.concat([stopping(name, curves) for name, curves in tables.items()]),
+        "choice": pd.concat([choice(name, curves) for name, curves in tables.items()]),
+    }
+    options.out.mkdir(parents=True, exist_ok=True)
+    for name, table in found.items():
+        print(table.round(3).to_string(index=False), "\n")
+        write_whole(options.out / f"{name}.csv", table.to_csv(index=False, float_format="%.4f"))
+    command = " ".join(["python experiments/benchmarks/transfer.py", *sys.argv[1:]])
+    write_whole(options.out / "env.json", json.dumps(describe_environment() | {"command": command}, indent=2) + "\n")
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--curves", type=Path, nargs="+", required=True, help="each curves.parquet")
+    parser.add_argument("--out", type=Path, required=True, help="folder for the tables")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()
