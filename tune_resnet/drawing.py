@@ -151,10 +151,10 @@ def _measured(found: Comparison) -> str:
 def _expected(found: Comparison) -> str:
     """What the winner is expected to be worth on other images."""
     if found.case == WON:
-        chosen = f"The best of {found.finished:,} finished trials is probably a lucky one"
+        lucky = f"The best of {found.finished:,} finished trials is probably a lucky one: expect a smaller gain."
         if found.estimated_gain == found.gain:  # too few have finished, or the loss says nothing
-            return f"{chosen}: expect a smaller gain."
-        return f"{chosen}: by accuracy and loss together, the gain is about {found.estimated_gain:+.2f} points."
+            return lucky
+        return f"By accuracy and loss together, the gain is about {found.estimated_gain:+.2f} points. {lucky}"
     return (
         f"It is the winner because, by accuracy and loss together, it is expected to be better by about "
         f"{found.estimated_gain:.2f} points."
