@@ -99,8 +99,8 @@ NOISE = "on the same 2,000 images (one seed each; standard error from the choice
             compared(**MEASURED, gain=1.0, estimated_gain=0.4),
             WON,
             f"Trial 7 reached 76.00% validation accuracy, the reference 75.00%: +1.00 percentage points {NOISE} By "
-            "accuracy and loss together, the gain is about +0.40 points. The best of 9 finished trials is probably a lucky "
-            "one: expect a smaller gain.",
+            "accuracy and loss together, the gain is about +0.40 points. The best of 9 finished trials is probably a "
+            "lucky one: expect a smaller gain.",
         ),
         (
             compared(**MEASURED, gain=1.0, estimated_gain=1.0),
