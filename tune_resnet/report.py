@@ -187,7 +187,7 @@ def _trials(run: RunFrames) -> Section | None:
         for row in shown.to_dict("records")
     ]
     columns = ["trial", "state", "epochs", "accuracy", "estimate", *run.spec.space]
-    note = "By estimate: the accuracy with luck taken out, learnt from all trials. The winner has the highest."
+    note = "By estimate: what accuracy and loss on the held-out images say together. The winner has the highest."
     if (run.trials["state"] == RUNNING).any():
         note += f" When this page was written, the run was {progress_words(run)}."
     return Section("Best trials", note, table=Table(columns, rows)) if rows else None

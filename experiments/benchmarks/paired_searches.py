@@ -146,7 +146,7 @@ def _row(
 def confirm_rows(regime: str, searches: pd.DataFrame, options: argparse.Namespace) -> pd.DataFrame:
     """Trains what confirm.csv lacks, and returns all of it. A configuration that two searches found is trained once."""
     path = options.out / regime / "confirm.csv"
-    rows = pd.read_csv(path, float_precision="round_trip").to_dict("records") if path.exists() else []
+    rows = pd.read_csv(path).to_dict("records") if path.exists() else []
     spec = spec_of(OURS, regime, options)
     found = {tuple(row) for row in searches[list(TUNABLE)].to_numpy().tolist()}
     known = {(*(row[name] for name in TUNABLE), row["seed"]) for row in rows}

@@ -3,8 +3,7 @@
     pip install -e '.[picture]'
     python experiments/benchmarks/picture.py --results experiments/results --out experiments/results/finding.png
 
-from fidelity/fidelity.csv and the summary.csv of efficiency and efficiency-syne-tune-asha, as fidelity_table.py and
-search_efficiency.py leave them.
+from fidelity/fidelity.csv and efficiency-gtsrb/summary.csv, as fidelity_table.py and search_efficiency.py leave them.
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ def draw_signals(axes: Axes, fidelity: pd.DataFrame) -> None:
     axes.axvline(4, color="black", linewidth=0.5, linestyle=":")
     axes.annotate("learning rate\nat its peak", (4, -0.42), ha="center", fontsize=8, backgroundcolor="white")
     axes.set(xlabel="epoch", ylabel="rank correlation with the final accuracy", ylim=(-0.5, 1.02))
-    axes.set_title("What is known early (64 configurations, 90% intervals)", fontsize=10)
+    axes.set_title("What is known early (CIFAR-10, 64 configurations, 90% intervals)", fontsize=10)
     axes.legend(loc="lower right", frameon=False)
 
 
@@ -48,7 +47,7 @@ def draw_searches(axes: Axes, summary: pd.DataFrame) -> None:
         )
         axes.fill_between(rows["epochs"], rows["low"], rows["high"], color=colour, alpha=0.15, lw=0)
     axes.set(xlabel="epochs spent, all trials together", ylabel="regret, percentage points", ylim=(0, None))
-    axes.set_title("What a search makes of it (replayed, mean of 100 seeds)", fontsize=10)
+    axes.set_title("What searches find (traffic signs, replayed, mean of 100 seeds)", fontsize=10)
     axes.legend(loc="lower left", frameon=False, fontsize=8)
 
 
@@ -59,8 +58,7 @@ def main() -> None:
     options = parser.parse_args()
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4), layout="constrained")
     draw_signals(left, pd.read_csv(options.results / "fidelity" / "fidelity.csv"))
-    replays = (options.results / name / "summary.csv" for name in ("efficiency", "efficiency-syne-tune-asha"))
-    draw_searches(right, pd.concat(map(pd.read_csv, replays)))
+    draw_searches(right, pd.read_csv(options.results / "efficiency-gtsrb" / "summary.csv"))
     figure.savefig(options.out, dpi=110, metadata={"Software": None})
 
 
