@@ -83,7 +83,7 @@ def test_so_may_most_of_the_best_quarter_of_enough_trials(
 
 def test_the_best_quarter_is_two_at_least() -> None:
     frames = load_run(SEARCH)
-    assert best_quarter(frames, 8).empty  # 7 have finished
+    assert best_quarter(frames, 8).empty
     assert len(best_quarter(frames, 7)) == 2
 
 
