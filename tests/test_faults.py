@@ -180,7 +180,7 @@ def test_trials_at_once_broken_inside_epochs_each_give_what_they_give_alone(
 @pytest.fixture(scope="module")
 def searched(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished search whose winner is not the reference."""
-    search = Broken(tmp_path_factory.mktemp("searched") / "search", samples=4, epochs=6)
+    search = Broken(tmp_path_factory.mktemp("searched") / "search", samples=8, epochs=6)
     search.finish()
     best = winner(load_run(search.path))
     assert best is not None
