@@ -159,6 +159,17 @@ def test_a_run_of_a_gpu_machine_goes_on_without_a_gpu(tmp_path: Path) -> None:
         gpus_per_trial(parse_options(["--resume", str(tmp_path)]).spec.resources, "cpu")
 
 
+def test_a_sampler_of_the_past_is_refused_before_anything_starts(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "spec.toml"
+    file.write_text('[data]\ndataset = "digits"\n[search]\nsampler = "multifidelity"\n')
+    assert main(["--experiment", str(file), "--runs-dir", str(tmp_path)]) == 2
+    assert (
+        capsys.readouterr().err == "error: there is no sampler multifidelity any more: change it to tpe in the file\n"
+    )
+
+
 def test_a_folder_spec_may_leave_the_folder_to_the_command_line(tmp_path: Path) -> None:
     file = tmp_path / "a.toml"
     file.write_text("[data]\ndataset = 'folder'\n")

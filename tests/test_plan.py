@@ -28,7 +28,6 @@ from tune_resnet.model import ModelError
 from tune_resnet.options import parse_options
 from tune_resnet.outlook import Outlook, Speed, TimingError, measure_speed
 from tune_resnet.plan import _fit, _settle_device, expected_survival, make_plan, trials_per_gpu
-from tune_resnet.settings import SpecError
 from tune_resnet.spec import BudgetSpec, ModelSpec, ResourceSpec, SchedulerSpec, SearchSpec, TrainSpec, load_spec
 from tune_resnet.text import duration
 from tune_resnet.train import TrainingRun
@@ -78,12 +77,6 @@ def test_recorded_searches_trained_as_many_epochs_as_a_plan_of_today_expects() -
     assert len(recorded) >= 2
     for name, (own, epochs) in recorded.items():
         assert own.search.num_samples * sum(expected_survival(own)) == pytest.approx(epochs, rel=0.15), name
-
-
-def test_a_sampler_of_the_past_proposes_nothing_any_more(split: Split) -> None:
-    past = replace(CPU_SPEC, search=BudgetSpec(sampler="multifidelity"))
-    with pytest.raises(SpecError, match="no sampler multifidelity any more: to go on, change it to tpe"):
-        make_plan(past, split)
 
 
 @pytest.mark.parametrize(
@@ -193,6 +186,16 @@ def test_the_time_of_trials_that_share_a_gpu_is_theirs_together(
     plan = make_plan(replace(spec(16, 8, "asha"), resources=ResourceSpec(gpus_per_trial=share)), split)
     assert plan.seconds_per_epoch == pytest.approx(seconds)
     assert plan.lines()[-1].endswith(said)
+
+
+def test_a_search_of_the_past_can_be_planned_again_which_its_confirmation_does(
+    split: Split, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 2.0})
+    monkeypatch.setattr(ray, "nodes", lambda: [{"Alive": True, "Resources": {"CPU": 2.0}}])
+    speed = Speed(device_name="a CPU", precision="fp32", images_per_second=100)
+    past = replace(CPU_SPEC, search=BudgetSpec(sampler="multifidelity", num_samples=6))
+    assert make_plan(past, split, speed).trials == 6
 
 
 def test_what_pytorch_cannot_train_is_one_line(split: Split, monkeypatch: pytest.MonkeyPatch) -> None:

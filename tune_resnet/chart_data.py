@@ -90,7 +90,7 @@ def _shortfalls(frames: RunFrames) -> dict[tuple[int, int], float]:
         return {}
     for row in frames.epochs.sort_values("ended_at", kind="stable").to_dict("records"):
         trial, epoch = row["trial"], row["epoch"]
-        value = signal.quality(trial, {str(name): value for name, value in row.items()})
+        value = signal.quality(trial, row)
         if rule.should_stop(trial, epoch, value) and math.isfinite(value):
             found[trial, epoch] = rule.short_by(trial, epoch)
     return found

@@ -29,6 +29,8 @@ from tune_resnet.records import (
     train_spec_of,
     write_whole,
 )
+from tune_resnet.settings import SpecError
+from tune_resnet.spec import PAST_SAMPLERS
 from tune_resnet.text import busy, counted, say, shown_path
 
 if TYPE_CHECKING:
@@ -102,6 +104,8 @@ def _take_hold(command: Command) -> None:
 
 def _search(command: Command, fingerprint: str | None) -> int:
     options, console, history = command.options, command.console, command.history
+    if options.spec.search.sampler in PAST_SAMPLERS:
+        raise SpecError(f"there is no sampler {options.spec.search.sampler} any more: change it to tpe in the file")
     # Before Ray: where there are no data, the message comes at once.
     dataset = _images(command, fingerprint)
     from tune_resnet.data import search_split

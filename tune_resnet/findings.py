@@ -8,13 +8,12 @@ from dataclasses import dataclass
 from typing import Any
 from weakref import WeakKeyDictionary
 
-import numpy as np
 import pandas as pd
 
 from tune_resnet.estimate import estimated_accuracy
 from tune_resnet.frames import STATES, RunFrames, accuracy_column
 from tune_resnet.records import FINISHED, REFERENCE_TRIAL, STOPPED
-from tune_resnet.stopping import LEAST_LOSS, rung_epochs, window
+from tune_resnet.stopping import Signal, in_unit, rung_epochs, window
 
 LEAST_FOR_IMPORTANCE = 4  # finished trials
 LEAST_FOR_AGREEMENT = 3  # finished trials
@@ -87,12 +86,13 @@ def held_out_images(frames: RunFrames) -> int | None:
 def judged_signal(frames: RunFrames, signal: str, epoch: int) -> pd.Series:
     """What trials are judged by after an epoch, in the signal's unit, indexed by trial, of those that got so far: see
     `stopping.Signal`."""
-    epochs = frames.epochs
-    if signal != "train_loss":
-        return epochs[epochs["epoch"] == epoch].set_index("trial")[signal]
-    logs = np.log(epochs["train_loss"].clip(lower=LEAST_LOSS))[epochs["epoch"].isin(window(epoch))]
-    means: pd.Series = logs.groupby(epochs["trial"]).mean().map(math.exp)
-    return means[means.index.isin(epochs.loc[epochs["epoch"] == epoch, "trial"])]
+    judged, rows = Signal(signal), frames.epochs[frames.epochs["epoch"].isin(window(epoch))]
+    found = {
+        row["trial"]: in_unit(signal, judged.quality(row["trial"], row))
+        for row in rows[["trial", "epoch", signal]].to_dict("records")
+    }
+    reached = rows.loc[rows["epoch"] == epoch, "trial"]
+    return pd.Series(found, dtype="float64").reindex(reached)
 
 
 def best_trials(frames: RunFrames, n: int = 10) -> pd.DataFrame:

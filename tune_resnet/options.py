@@ -7,14 +7,14 @@ import importlib.util
 import os
 import re
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
 from tune_resnet.records import LATEST, RUNS, RecordError, find_run
 from tune_resnet.settings import SpecError, nearest
-from tune_resnet.space import DEFAULT_SPACE, Domain
+from tune_resnet.space import DEFAULT_SPACE, check_grown, with_bounds
 from tune_resnet.spec import (
     DATASETS,
     DEVICES,
@@ -315,25 +315,11 @@ def _resolve(
         tables = {**tables, "model": {}}  # the file's network is another
     own = spec.space if experiment else DEFAULT_SPACE
     if space:
-        tables = {**tables, "space": _with_bounds(own, space)}
+        tables = {**tables, "space": with_bounds(own, space)}
     resolved = spec_from_tables(_laid_over(tables, settings))
     if resumed:
-        _check_grown(own, resolved.space)
+        check_grown(own, resolved.space)
     return resolved
-
-
-def _with_bounds(space: Mapping[str, Domain], bounds: dict[str, dict[str, float]]) -> dict[str, Any]:
-    """The tables of a space with other bounds; each scale stays as it is."""
-    tables = {name: domain.to_table() for name, domain in space.items()}
-    return {**tables, **{name: {**tables.get(name, {}), **table} for name, table in bounds.items()}}
-
-
-def _check_grown(before: Mapping[str, Domain], space: Mapping[str, Domain]) -> None:
-    """SpecError where a run's space no longer holds all that its trials were drawn from."""
-    for name, domain in before.items():
-        if not space[name].contains(domain):
-            where = f"{domain.low}:{domain.high}"
-            raise SpecError(f"--space {name} must contain {where}: a run's space can only grow, with its trials inside")
 
 
 def _laid_over(tables: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any]:

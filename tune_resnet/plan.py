@@ -16,8 +16,7 @@ from tune_resnet.device import DeviceError, gpus_per_trial, resolved
 from tune_resnet.errors import UserError
 from tune_resnet.outlook import Outlook, Speed, TimingError, measure_here
 from tune_resnet.records import REFERENCE_TRIAL
-from tune_resnet.settings import SpecError
-from tune_resnet.spec import SAMPLERS, ResourceSpec, SearchSpec
+from tune_resnet.spec import ResourceSpec, SearchSpec
 from tune_resnet.stopping import rung_epochs, stopping_rule
 from tune_resnet.text import counted, duration
 
@@ -93,8 +92,6 @@ def make_plan(
         ModelError, TimingError: the steps that were to be timed failed.
     """
     expected = spec.resources.max_concurrent if growing else None
-    if spec.search.sampler not in SAMPLERS:
-        raise SpecError(f"there is no sampler {spec.search.sampler} any more: to go on, change it to tpe in spec.toml")
     spec = _settle_device(spec, expected is not None)
     concurrency = _concurrency(spec, spec.search.num_samples - ended, expected)
     if speed is None or spec.resources.device != "cpu":

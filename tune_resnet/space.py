@@ -63,6 +63,20 @@ DEFAULT_SPACE = {
 }
 
 
+def with_bounds(space: Mapping[str, Domain], bounds: Mapping[str, Mapping[str, float]]) -> dict[str, Any]:
+    """The tables of a space with other bounds; each scale stays as it is."""
+    tables = {name: domain.to_table() for name, domain in space.items()}
+    return {**tables, **{name: {**tables.get(name, {}), **table} for name, table in bounds.items()}}
+
+
+def check_grown(before: Mapping[str, Domain], space: Mapping[str, Domain]) -> None:
+    """SpecError where a run's space no longer holds all that its trials were drawn from."""
+    for name, domain in before.items():
+        if not space[name].contains(domain):
+            where = f"{domain.low}:{domain.high}"
+            raise SpecError(f"--space {name} must contain {where}: a run's space can only grow, with its trials inside")
+
+
 Point = dict[str, float]  # a configuration: hyperparameter -> value
 
 # Chosen by experiments/benchmarks/points.py.

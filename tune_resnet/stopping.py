@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 from tune_resnet.spec import SchedulerSpec, SearchSpec
 
-LEAST_LOSS = 1e-12  # a loss may be 0, its logarithm may not
+_LEAST_LOSS = 1e-12  # a loss may be 0, its logarithm may not
 
 
 def first_rung(scheduler: SchedulerSpec, epochs: int) -> int:
@@ -50,8 +50,13 @@ def quality(signal: str, value: float) -> float:
     """A signal's value on the scale that rules compare: higher is better, and of a loss it is the logarithm, so that a
     margin is a share of it whatever its size."""
     if signal.endswith("loss"):
-        return -math.log(max(value, LEAST_LOSS)) if value == value else value
+        return -math.log(max(value, _LEAST_LOSS)) if value == value else value
     return value
+
+
+def in_unit(signal: str, found: float) -> float:
+    """A `quality` in the signal's own unit again."""
+    return math.exp(-found) if signal.endswith("loss") else found
 
 
 class Signal:
@@ -66,7 +71,7 @@ class Signal:
         self.name = name
         self._seen: defaultdict[int, dict[int, float]] = defaultdict(dict)
 
-    def quality(self, trial: int, result: Mapping[str, Any]) -> float:
+    def quality(self, trial: int, result: Mapping[Any, Any]) -> float:
         """Takes note of an epoch's result; how good the trial is after it, NaN or infinite where its loss is that."""
         epoch, found = result["epoch"], quality(self.name, float(result[self.name]))
         if self.name != "train_loss":

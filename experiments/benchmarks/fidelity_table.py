@@ -21,16 +21,15 @@ configuration that failed with any of them has none: it ranks last.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from recorded import environment, write_environment
 from stopping_rules import rules_table, signal_names
 
-from tune_resnet.environment import describe_environment
 from tune_resnet.errors import UserError
 from tune_resnet.fidelity import fidelity, signs
 from tune_resnet.records import write_whole
@@ -110,7 +109,7 @@ def all_tables(curves: pd.DataFrame) -> dict[str, pd.DataFrame]:
 
 
 def main() -> None:
-    options = _options()
+    options, env = _options(), environment()
     try:
         curves = _read(options.curves)
     except UserError as error:
@@ -119,9 +118,7 @@ def main() -> None:
     for name, table in all_tables(curves).items():
         write_whole(options.out / f"{name}.csv", table.to_csv(index=False, float_format="%.5g"))
         print(f"\n{name}\n{table.round(3).to_string(index=False)}")
-    command = " ".join(["python experiments/benchmarks/fidelity_table.py", *sys.argv[1:]])
-    env = describe_environment() | {"command": command}
-    write_whole(options.out / "env.json", json.dumps(env, indent=2) + "\n")
+    write_environment(options.out, env)
 
 
 def _read(path: Path) -> pd.DataFrame:

@@ -36,23 +36,23 @@ from typing import Any
 
 import pandas as pd
 import torch
+from recorded import environment, write_environment
 from search_efficiency import points_chosen_without
+from stopping_rules import RAYS_ASHA
 
 from tune_resnet.cluster import ray_cluster
 from tune_resnet.data import baseline_split, load_dataset
 from tune_resnet.device import choose_precision, resolved
-from tune_resnet.environment import describe_environment
 from tune_resnet.findings import best_trials, winner
 from tune_resnet.frames import RunFrames, load_run
 from tune_resnet.paired import analyse_pairs
 from tune_resnet.plan import expected_survival
 from tune_resnet.pool import Job, train_all
 from tune_resnet.records import FINISHED, INTERRUPTED, write_whole
-from tune_resnet.spec import TUNABLE, ResourceSpec, SchedulerSpec, SearchSpec, load_spec
+from tune_resnet.spec import TUNABLE, ResourceSpec, SearchSpec, load_spec
 
 REGIMES = Path(__file__).parent / "regimes"
 OURS, OTHERS = "ours", ("tpe", "ray")
-RAYS_ASHA = SchedulerSpec(signal="val_accuracy", grace_epochs=1, reduction_factor=4, margin=0)
 MORE_TRIALS = 5  # so many times those of ours: enough for its epochs, whatever is stopped
 EPOCH_TIMEOUT = 3600.0  # seconds
 FRESH_SEED = 2000  # the first of those that winners are trained with
@@ -192,7 +192,7 @@ def summary(table: pd.DataFrame) -> dict[str, Any]:
 
 
 def main() -> None:
-    options = _options()
+    options, env = _options(), environment()
     for regime in options.regimes:
         searches = search_rows(regime, options)
         folder = options.out / regime
@@ -201,8 +201,7 @@ def main() -> None:
         table = differences(searches, confirmed, spec_of(OURS, regime, options).reference)
         write_whole(folder / "pairs.csv", table.round(4).to_csv())
         write_whole(folder / "summary.json", json.dumps(summary(table), indent=2) + "\n")
-        command = " ".join(["python experiments/benchmarks/paired_searches.py", *sys.argv[1:]])
-        write_whole(folder / "env.json", json.dumps(describe_environment() | {"command": command}, indent=2) + "\n")
+        write_environment(folder, env)
         print(json.dumps(summary(table), indent=2), flush=True)
     every = pd.concat([pd.read_csv(path, index_col="seed") for path in sorted(options.out.glob("*/pairs.csv"))])
     write_whole(options.out / "summary.json", json.dumps(summary(every), indent=2) + "\n")

@@ -15,18 +15,15 @@ those of each table's surrogate, without seed noise, over the reference. Writes
 
 from __future__ import annotations
 
-import argparse
 import json
-import sys
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from recorded import environment, options_of, tables, write_environment
 from scipy.stats import qmc
 from surrogate import Surrogate, comparable_runs
 
-from tune_resnet.environment import describe_environment
 from tune_resnet.records import write_whole
 from tune_resnet.space import DEFAULT_SPACE, Point
 from tune_resnet.spec import SearchSpec
@@ -63,8 +60,8 @@ def candidates() -> list[Point]:
 
 
 def main() -> None:
-    options = _options()
-    surrogates = {path.parent.name: Surrogate(comparable_runs(pd.read_parquet(path))) for path in options.curves}
+    options, env = options_of(__doc__), environment()
+    surrogates = {name: Surrogate(comparable_runs(runs)) for name, runs in tables(options.curves).items()}
     points = candidates()
     gained = {name: gains(surrogate, points) for name, surrogate in surrogates.items()}
     found, rows = {"all": portfolio(gained, points)}, []
@@ -77,18 +74,9 @@ def main() -> None:
         ]
     table = pd.DataFrame(rows).round({"gain": 2, "best_so_far": 2, "best_of_all": 2})
     print(table.to_string(index=False), "", *found["all"], sep="\n")
-    options.out.mkdir(parents=True, exist_ok=True)
     write_whole(options.out / "points.json", json.dumps(found, indent=1) + "\n")
     write_whole(options.out / "gains.csv", table.to_csv(index=False))
-    command = " ".join(["python experiments/benchmarks/points.py", *sys.argv[1:]])
-    write_whole(options.out / "env.json", json.dumps(describe_environment() | {"command": command}, indent=2) + "\n")
-
-
-def _options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--curves", type=Path, nargs="+", required=True, help="each curves.parquet")
-    parser.add_argument("--out", type=Path, required=True, help="folder for what is found")
-    return parser.parse_args()
+    write_environment(options.out, env)
 
 
 if __name__ == "__main__":

@@ -27,7 +27,6 @@ import json
 import logging
 import multiprocessing
 import os
-import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -40,11 +39,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from peers import PACKAGES, PEERS
+from recorded import environment, judged_on, write_environment
 from replay import simulate
-from strategies import STRATEGIES, ours
+from strategies import STRATEGIES, Make, ours
 from surrogate import Surrogate, comparable_runs, cross_validate
 
-from tune_resnet.environment import describe_environment
 from tune_resnet.records import write_whole
 from tune_resnet.space import Point
 from tune_resnet.spec import SearchSpec
@@ -54,7 +53,7 @@ FIRST_BUDGET, BUDGET_STEP = 2, 1  # epochs spent, in those of a whole trial, whe
 BUDGET = 32  # likewise
 RESAMPLES = 2000
 OURS, RANDOM = "ours", "random"
-ALL = (*ours(()), *STRATEGIES, *PEERS)
+ALL = (*ours((), 1), *STRATEGIES, *PEERS)
 POINTS = Path(__file__).parents[1] / "results/points/points.json"  # made by points.py
 
 
@@ -80,9 +79,10 @@ def searches(
     Yields:
         Each strategy with a table that has a row for each seed, with the settings, and see `_search`.
     """
-    points = points_chosen_without(Path(settings["curves"]).parent.name)
+    table = Path(settings["curves"]).parent.name
+    strategies = ours(points_chosen_without(table), judged_on(table)) | STRATEGIES | PEERS
     search = functools.partial(
-        _search, surrogate=surrogate, points=points, budget=settings["epochs"], workers=settings["workers"]
+        _search, strategies=strategies, surrogate=surrogate, budget=settings["epochs"], workers=settings["workers"]
     )
     tables = {name: _stored(folder / f"{name}.parquet", settings) for name in names}
     missing = {name: [seed for seed in range(seeds) if seed not in set(tables[name]["seed"])] for name in names}
@@ -118,11 +118,10 @@ def points_chosen_without(table: str) -> tuple[Point, ...]:
 
 
 def _search(
-    name: str, seed: int, surrogate: Surrogate, points: tuple[Point, ...], budget: int, workers: int
+    name: str, seed: int, strategies: Mapping[str, Make], surrogate: Surrogate, budget: int, workers: int
 ) -> dict[str, Any]:
     started = time.perf_counter()
-    strategy = (ours(points) | STRATEGIES | PEERS)[name](seed, surrogate.epochs)
-    history = simulate(strategy, surrogate, seed, budget, workers)
+    history = simulate(strategies[name](seed, surrogate.epochs), surrogate, seed, budget, workers)
     seconds = time.perf_counter() - started
     counts = {"trials": history.started, "finished": len(history.finished)}
     return {"seed": seed, **counts, "seconds": seconds, "regret": history.regret}
@@ -224,14 +223,14 @@ def regrets(folder: Path, seeds: int) -> dict[str, np.ndarray]:
 def _write(tables: Mapping[str, pd.DataFrame], env: Mapping[str, Any], out: Path) -> None:
     for name, table in tables.items():
         write_whole(out / f"{name}.csv", table.to_csv(index=False, float_format="%.5g"))
-    write_whole(out / "env.json", json.dumps(env, indent=2) + "\n")
+    write_environment(out, env)
 
 
 def _environment() -> dict[str, Any]:
-    env = describe_environment()
+    env = environment()
     installed = {package.name.replace("_", "-") for package in metadata.distributions()}
     env["versions"] |= {name: metadata.version(name) for name in PACKAGES if name in installed}
-    return env | {"command": " ".join(["python experiments/benchmarks/search_efficiency.py", *sys.argv[1:]])}
+    return env
 
 
 def _options() -> argparse.Namespace:

@@ -31,7 +31,13 @@ class Rule:
         return f"{self.signal}, rungs {rungs}, 1 in {self.factor:g}" + (f", margin {self.margin:g}" * bool(self.margin))
 
 
+def rule_of(scheduler: SchedulerSpec, epochs: int) -> Rule:
+    """What a spec's scheduler does with trials of so many epochs."""
+    return Rule(scheduler.signal, rung_epochs(scheduler, epochs), scheduler.reduction_factor, scheduler.margin)
+
+
 DEFAULT = SchedulerSpec()
+RAYS_ASHA = SchedulerSpec(signal="val_accuracy", grace_epochs=1, reduction_factor=4, margin=0)  # Ray Tune's defaults
 RULES = (
     Rule("val_accuracy", ()),  # stops nothing
     Rule("val_accuracy", (1, 2, 4)),  # the usual
@@ -42,7 +48,7 @@ RULES = (
     Rule("train_loss", (3,)),
     Rule("train_loss", (3,), 3),
     Rule("train_loss", (3,), 4, DEFAULT.margin),
-    Rule(DEFAULT.signal, rung_epochs(DEFAULT, 8), DEFAULT.reduction_factor, DEFAULT.margin),
+    rule_of(DEFAULT, 8),
     Rule("train_loss", (3, 6)),
     Rule("train_loss", (4,)),
     Rule("batch_stats_val_loss", (2,)),

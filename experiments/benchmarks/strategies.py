@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from types import SimpleNamespace
 from typing import Any
@@ -33,7 +33,6 @@ from tune_resnet.spec import SAMPLERS, BudgetSpec, SchedulerSpec, SearchSpec, Tr
 
 Configuration = Mapping[str, float]
 METRIC = "val_accuracy"
-IMAGES = 2000  # that a trial is judged on; the surrogates know no other noise than their tables'
 
 SPACE = SearchSpec().space
 REFERENCE = SearchSpec().reference
@@ -131,15 +130,12 @@ class Ours(OnRay):
     """This project's search, as tuning.py sets it up; the winner is chosen as `findings.winner` does.
 
     Args:
-        points: what is tried first, after the reference.
+        images: that trials are judged on.
     """
 
-    def __init__(
-        self, search: BudgetSpec, scheduler: SchedulerSpec, points: tuple[Point, ...], seed: int, epochs: int
-    ) -> None:
-        spec = SearchSpec(
-            train=TrainSpec(epochs=epochs, seed=seed), search=search, scheduler=scheduler, points_to_evaluate=points
-        )
+    def __init__(self, spec: SearchSpec, images: int, seed: int, epochs: int) -> None:
+        self.images = images
+        spec = replace(spec, train=TrainSpec(epochs=epochs, seed=seed))
         super().__init__(OptunaSearcher(spec, None), EarlyStopping(spec, lambda trial, epoch: True), epochs)
 
     def learn(self, trial_id: str, row: Mapping[str, Any], ends: bool) -> None:
@@ -147,7 +143,7 @@ class Ours(OnRay):
 
     def choose(self, finished: Sequence[Finished]) -> Finished:
         accuracies, losses = (np.array([trial.result[name] for trial in finished]) for name in (METRIC, "val_loss"))
-        return finished[int(estimated_accuracy(accuracies, losses, IMAGES).argmax())]
+        return finished[int(estimated_accuracy(accuracies, losses, self.images).argmax())]
 
 
 class IEpoch(OptunaAlone):
@@ -182,11 +178,14 @@ class IEpoch(OptunaAlone):
 Make = Callable[[int, int], Strategy]  # (seed, epochs of a whole trial) -> a fresh search
 
 
-def ours(points: tuple[Point, ...]) -> dict[str, Make]:
-    """This project's search as it is by default, with these points tried first, and with parts of it replaced."""
-    default = {"ours": partial(Ours, BudgetSpec(), SchedulerSpec(), points)}
-    return default | {
-        f"ours-{sampler}-{stopping}": partial(Ours, BudgetSpec(sampler=sampler), scheduler, ())
+def ours(points: tuple[Point, ...], images: int) -> dict[str, Make]:
+    """This project's search as it is by default, with these points tried first, and with parts of it replaced; for
+    trials that are judged on so many images."""
+    plain = SearchSpec(points_to_evaluate=())
+    return {"ours": partial(Ours, replace(plain, points_to_evaluate=points), images)} | {
+        f"ours-{sampler}-{stopping}": partial(
+            Ours, replace(plain, search=BudgetSpec(sampler=sampler), scheduler=scheduler), images
+        )
         for sampler in SAMPLERS
         for stopping, scheduler in STOPPING.items()
     }

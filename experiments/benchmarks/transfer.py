@@ -18,25 +18,17 @@ Writes
 
 from __future__ import annotations
 
-import argparse
-import json
-import sys
-from pathlib import Path
-
 import numpy as np
 import pandas as pd
 from fidelity_table import final_quality
-from stopping_rules import Rule, qualities, replay, rule_row
+from recorded import environment, judged_on, options_of, tables, write_environment
+from stopping_rules import RAYS_ASHA, Rule, qualities, replay, rule_of, rule_row
 
-from tune_resnet.environment import describe_environment
 from tune_resnet.estimate import estimated_accuracy
 from tune_resnet.records import write_whole
 from tune_resnet.spec import SchedulerSpec
-from tune_resnet.stopping import rung_epochs
 
 DEFAULT = SchedulerSpec()
-RAYS = SchedulerSpec(signal="val_accuracy", grace_epochs=1, reduction_factor=4, margin=0)
-JUDGED_ON = {"curves": 2000, "cifar10-2000": 2000, "sign-300": 100, "gtsrb": 980}  # else 2,000 validation images
 SEARCH = 28  # configurations, the reference among them: a search of 32 trials has few more before its winner is found
 SEARCHES = 300
 RESAMPLES, OF_EACH = 200, 20  # of the configurations, and searches among each
@@ -46,16 +38,11 @@ def rules(epochs: int) -> dict[str, Rule]:
     """The default, and the two usual ones, for trials of so many epochs."""
     usual = tuple(sorted({max(1, epochs // 8), epochs // 4, epochs // 2}))
     return {
-        "default": _rule(DEFAULT, epochs),
-        "ray": _rule(RAYS, epochs),
+        "default": rule_of(DEFAULT, epochs),
+        "ray": rule_of(RAYS_ASHA, epochs),
         "usual": Rule("val_accuracy", usual),
         "none": Rule("val_accuracy", ()),
     }
-
-
-def _rule(scheduler: SchedulerSpec, epochs: int) -> Rule:
-    rungs = rung_epochs(scheduler, epochs)
-    return Rule(scheduler.signal, rungs, scheduler.reduction_factor, scheduler.margin)
 
 
 def stopping(name: str, curves: pd.DataFrame) -> pd.DataFrame:
@@ -103,31 +90,22 @@ def _gains(
     """Percentage points over the reference of what each way chooses among these positions in the table."""
     among = measured.loc[table.index[np.union1d(finished, [0])]].dropna(subset=["val_loss"])
     accuracy, loss = among["val_accuracy"].to_numpy(), among["val_loss"].to_numpy()
-    estimate = estimated_accuracy(accuracy, loss, JUDGED_ON.get(name, 2000))
+    estimate = estimated_accuracy(accuracy, loss, judged_on(name))
     ways = {"estimate": estimate, "accuracy": accuracy, "loss": -loss, "best": truth[among.index].to_numpy()}
     return {way: truth[among.index[by.argmax()]] - truth[0] for way, by in ways.items()}
 
 
 def main() -> None:
-    options = _options()
-    tables = {path.parent.name: pd.read_parquet(path) for path in options.curves}
+    options, env = options_of(__doc__), environment()
+    every = tables(options.curves)
     found = {
-        "stopping": pd.concat([stopping(name, curves) for name, curves in tables.items()]),
-        "choice": pd.concat([choice(name, curves) for name, curves in tables.items()]),
+        "stopping": pd.concat([stopping(name, curves) for name, curves in every.items()]),
+        "choice": pd.concat([choice(name, curves) for name, curves in every.items()]),
     }
-    options.out.mkdir(parents=True, exist_ok=True)
     for name, table in found.items():
         print(table.round(3).to_string(index=False), "\n")
         write_whole(options.out / f"{name}.csv", table.to_csv(index=False, float_format="%.4f"))
-    command = " ".join(["python experiments/benchmarks/transfer.py", *sys.argv[1:]])
-    write_whole(options.out / "env.json", json.dumps(describe_environment() | {"command": command}, indent=2) + "\n")
-
-
-def _options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--curves", type=Path, nargs="+", required=True, help="each curves.parquet")
-    parser.add_argument("--out", type=Path, required=True, help="folder for the tables")
-    return parser.parse_args()
+    write_environment(options.out, env)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,47 @@
+"""What benchmarks on recorded tables have in common: their arguments, and what env.json says of them."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from tune_resnet.environment import describe_environment
+from tune_resnet.records import write_whole
+
+_JUDGED_ON = {"gtsrb": 980, "sign-300": 100}  # validation images; of all other tables 2,000
+
+
+def judged_on(table: str) -> int:
+    """How many validation images the runs of a table were judged on."""
+    return _JUDGED_ON.get(table, 2000)
+
+
+def tables(paths: list[Path]) -> dict[str, pd.DataFrame]:
+    """The tables in these files, by the names of their folders."""
+    return {path.parent.name: pd.read_parquet(path) for path in paths}
+
+
+def options_of(document: str | None) -> argparse.Namespace:
+    """`curves`, one file or more, and `out`, a folder, which is made."""
+    parser = argparse.ArgumentParser(description=document, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--curves", type=Path, nargs="+", required=True, help="each curves.parquet")
+    parser.add_argument("--out", type=Path, required=True, help="folder for the tables")
+    options = parser.parse_args()
+    options.out.mkdir(parents=True, exist_ok=True)
+    return options
+
+
+def environment() -> dict[str, Any]:
+    """Machine, versions, commit and this process's command; to be called before results change the checkout."""
+    script = Path(sys.argv[0]).name
+    return describe_environment() | {"command": " ".join([f"python experiments/benchmarks/{script}", *sys.argv[1:]])}
+
+
+def write_environment(folder: Path, env: dict[str, Any]) -> None:
+    """Writes env.json."""
+    write_whole(folder / "env.json", json.dumps(env, indent=2) + "\n")
