@@ -16,6 +16,7 @@ test: $(VENV)/installed
 	$(PYTHON) -m ruff format --check .
 	$(PYTHON) -m ruff check .
 	$(PYTHON) -m mypy
+	$(VENV)/bin/lint-imports
 	$(PYTHON) -m pytest
 
 # Nothing else should run meanwhile.

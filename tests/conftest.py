@@ -11,9 +11,11 @@ from pathlib import Path
 import pytest
 from faults import FAULTS, Injected, add_to_record, recorded_tests, summary
 
-from tune_resnet.cluster import set_ray_up
-from tune_resnet.data import Dataset, Split, load_dataset, search_split
-from tune_resnet.spec import DataSpec
+from tune_resnet.config.spec import DataSpec
+from tune_resnet.data.load import load_dataset
+from tune_resnet.data.split import search_split
+from tune_resnet.data.types import Dataset, Split
+from tune_resnet.execution.cluster import set_ray_up
 
 
 @pytest.fixture(autouse=True)
@@ -38,10 +40,12 @@ def cluster() -> Iterator[list[str]]:
     """The flags with which a command joins a Ray with 2 CPUs: half as long as one that starts a Ray of its own."""
     set_ray_up("")
     from ray._private.authentication import authentication_token_setup as authentication
+    from ray._private.utils import get_ray_address_file
     from ray.cluster_utils import Cluster
 
     authentication.enable_token_auth_by_default()  # as a local Ray does it
     authentication.ensure_token_if_auth_enabled(None, create_token_if_missing=True)
+    Path(get_ray_address_file(None)).parent.mkdir(parents=True, exist_ok=True)  # the fixture may be Ray's first here
     folder = tempfile.mkdtemp(prefix="r", dir="/tmp")  # its name must be short enough for a socket's path
     head = {"num_cpus": 2, "num_gpus": 0, "include_dashboard": False, "temp_dir": folder}
     cluster = Cluster(initialize_head=True, head_node_args=head, shutdown_at_exit=False)

@@ -2,14 +2,31 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
 import numpy as np
+from hypothesis import strategies as st
+from rich.console import Console
 from torch import nn
 
-from tune_resnet.data import ImageSet, Split
-from tune_resnet.metrics import EpochMetrics
-from tune_resnet.records import RunDirectory, TrialRow, train_spec_of
-from tune_resnet.spec import ModelSpec, TrainSpec
-from tune_resnet.weights import Outcome, save_model
+from tune_resnet.config.space import Domain
+from tune_resnet.config.spec import DataSpec, ModelSpec, SchedulerSpec, SearchSpec, TrainSpec
+from tune_resnet.data.types import ImageSet, Split
+from tune_resnet.results.tables import ranked_table
+from tune_resnet.runs.directory import RunDirectory
+from tune_resnet.runs.load import RunFrames, load_run
+from tune_resnet.runs.recorder import Recorder
+from tune_resnet.runs.tables import INTERRUPTED, RUNNING, TrialRow, train_spec_of
+from tune_resnet.training.metrics import EpochMetrics
+from tune_resnet.training.saved_model import Outcome, save_model
+
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "experiments" / "results"
+SEARCH = RESULTS / "cifar10-jpeg-search"
 
 _NONE = ImageSet(np.zeros((0, 3, 32, 32), dtype=np.uint8), np.zeros(0, dtype=np.int64))
 _SPLIT = Split(_NONE, _NONE, ("a", "b"), np.zeros(3, dtype=np.float32), np.ones(3, dtype=np.float32))
@@ -24,3 +41,88 @@ def leave_model(run: RunDirectory, row: TrialRow, train: TrainSpec, **last: floa
         last=EpochMetrics(epoch=train.epochs, **{**metrics, **last}),  # type: ignore[arg-type]
     )
     save_model(run.model_of(row.trial), nn.Linear(1, 1), _SPLIT, ModelSpec(width=1), outcome)
+
+
+EPOCHS = 4
+PLAIN = SchedulerSpec(grace_epochs=1, reduction_factor=2, signal="val_accuracy", margin=0)
+SPEC = SearchSpec(data=DataSpec(dataset="digits"), train=TrainSpec(epochs=EPOCHS), scheduler=PLAIN)
+
+
+class Build:
+    """A run directory under construction, through the classes that a search uses."""
+
+    def __init__(self, path: Path, spec: SearchSpec = SPEC) -> None:
+        self.directory = RunDirectory.create(path, spec)
+        self.recorder = Recorder(self.directory, spec)
+
+    def trial(
+        self,
+        accuracies: Sequence[float],
+        state: str,
+        *,
+        on: str = "val",
+        error: str = "",
+        luck: float = 0,
+        **params: float,
+    ) -> int:
+        """A trial that showed these accuracies, epoch by epoch, and is now in `state`. `luck`: what its accuracies have
+        more than its losses tell."""
+        trial = len(self.recorder.trials)
+        self.recorder.start(trial, params)
+        for epoch, accuracy in enumerate(accuracies, start=1):
+            metrics = {"epoch": epoch, "lr": 0.1, "train_loss": 1 - accuracy, "seconds": 0.5, "images_per_second": 9.0}
+            self.recorder.epoch(
+                trial, metrics | {f"{on}_accuracy": accuracy, f"{on}_loss": 1 - accuracy + luck}, "host:1"
+            )
+        if state == INTERRUPTED:
+            self.recorder.close()
+        elif state != RUNNING:
+            self.directory.model_of(trial).touch()
+            self.recorder.end(trial, state, error)
+        return trial
+
+    def load(self) -> RunFrames:
+        return load_run(self.directory.path)
+
+
+def plain(frames: RunFrames, top: int = 100, width: int = 300) -> str:
+    console = Console(width=width, color_system=None)
+    with console.capture() as capture:
+        console.print(ranked_table(frames, top))
+    return capture.get()
+
+
+class Page(HTMLParser):
+    """What a browser would make of a page: its text, what it would fetch, its figures."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.text = ""
+        self.links: list[str | None] = []
+        self.figures: dict[str, dict[str, Any]] = {}
+        self.tags: list[str] = []
+        self.inside: str | None = ""  # the name of a figure; None in any other script or style
+        self.feed(path.read_text())
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        values = dict(attrs)
+        self.tags.append(tag)
+        self.links += [values[name] for name in ("src", "href") if name in values]
+        self.inside = values.get("data-plot") if tag in ("script", "style") else ""
+
+    def handle_endtag(self, tag: str) -> None:
+        self.inside = ""
+
+    def handle_data(self, data: str) -> None:
+        if self.inside:
+            self.figures[self.inside] = json.loads(data)
+        elif self.inside == "":
+            self.text += data
+
+
+@st.composite
+def searchable(draw: st.DrawFn) -> Domain:
+    """A domain of any hyperparameter whose bounds differ by more than rounding."""
+    log = draw(st.booleans())
+    low = draw(st.floats(1e-12 if log else 0, 100))
+    return Domain(low=low, high=draw(st.floats(low * 1.001 + 1e-12, 1e6)), log=log)

@@ -17,11 +17,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from tune_resnet.data import load_dataset, search_split
-from tune_resnet.environment import describe_environment
-from tune_resnet.frames import load_run
-from tune_resnet.records import ENDED, FINISHED, train_spec_of
-from tune_resnet.train import TrainingRun
+from tune_resnet.data.load import load_dataset
+from tune_resnet.data.split import search_split
+from tune_resnet.runs.environment import describe_environment
+from tune_resnet.runs.load import load_run
+from tune_resnet.runs.tables import ENDED, FINISHED, train_spec_of
+from tune_resnet.training.loop import TrainingRun
 
 FAULTY_SEARCH = Path(__file__).with_name("faulty_search.py")
 LONGEST = 240.0  # seconds of one command

@@ -20,8 +20,11 @@ from typing import Any
 
 from torch import Tensor
 
-from tune_resnet import baseline, checkpoint, confirm, pool, search, trainable, tuning
-from tune_resnet.train import TrainingRun
+from tune_resnet import search
+from tune_resnet.commands import baseline, confirm
+from tune_resnet.execution import trainable, training_pool, tuner
+from tune_resnet.training import checkpoint
+from tune_resnet.training.loop import TrainingRun
 
 FILE = Path(os.environ["FAULTS"])
 
@@ -53,9 +56,9 @@ class FaultyTrainable(trainable.TrialTrainable):
         return super().reset_config(new_config)
 
 
-class FaultyTrainer(pool.Trainer):
+class FaultyTrainer(training_pool.Trainer):
     def __init__(self, *arguments: Any) -> None:
-        break_trainings(pool)
+        break_trainings(training_pool)
         super().__init__(*arguments)
 
     def epoch(self, train: Any, path: Path) -> dict[str, Any]:
@@ -97,9 +100,9 @@ def happen(kind: str) -> None:
 if __name__ == "__main__":
     os.environ["COMMAND"] = str(os.getpid())
     break_trainings(baseline)
-    tuning.run_search = partial(tuning.run_search, trainable=FaultyTrainable)
-    pool.Trainer = FaultyTrainer  # type: ignore[misc]
-    confirm.train_all = pool.train_all
+    tuner.run_search = partial(tuner.run_search, trainable=FaultyTrainable)
+    training_pool.Trainer = FaultyTrainer  # type: ignore[misc]
+    confirm.train_all = training_pool.train_all
     code = search.main()
     sys.stdout.flush()
     os._exit(code)

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from tune_resnet.text import as_json, busy, counted, say, to_install, to_run
+from tune_resnet._text import as_json, busy, counted, say, to_install, to_run
 
 
 def test_a_command_names_the_python_that_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,29 +13,17 @@ from pathlib import Path
 
 from rich.console import Console
 
-from tune_resnet.drawing import comparison_sentence, print_fidelity, print_overview, print_run, ranked_table
-from tune_resnet.fidelity import fidelity, run_fidelity
-from tune_resnet.findings import (
-    Comparison,
-    best_trials,
-    compare_to_reference,
-    estimates,
-    importance,
-    ranked_trials,
-    rung_table,
-    winner,
-)
-from tune_resnet.frames import (
-    RunFrames,
-    accuracy_column,
-    export_csv,
-    export_parquet,
-    load_run,
-    merge_runs,
-    run_labels,
-)
-from tune_resnet.records import RecordError
-from tune_resnet.text import printable, say
+from tune_resnet._text import printable, say
+from tune_resnet.errors import RecordError
+from tune_resnet.hpo.ranking import best_trials, estimates, ranked_trials, winner
+from tune_resnet.results.comparison import Comparison, compare_to_reference
+from tune_resnet.results.early_stopping import rung_table
+from tune_resnet.results.fidelity import fidelity, run_fidelity
+from tune_resnet.results.importance import importance
+from tune_resnet.results.sentences import comparison_sentence
+from tune_resnet.results.tables import print_fidelity, print_overview, print_run, ranked_table
+from tune_resnet.runs.load import RunFrames, accuracy_column, load_run
+from tune_resnet.runs.merge import export_csv, export_parquet, merge_runs, run_labels
 
 __all__ = [
     "Comparison",

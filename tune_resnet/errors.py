@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tune_resnet.text import printable
+from tune_resnet._text import printable
 
 
 class UserError(Exception):
@@ -18,3 +18,7 @@ class SearchError(UserError):
     """A search that could not go on: the disk is full, say. What is recorded stays, and --resume continues it."""
 
     exit_code = 1
+
+
+class RecordError(UserError):
+    """A run directory that cannot be made, written or read."""

@@ -1,8 +1,8 @@
 """A run's best model for other programs: `python -m tune_resnet.export RUN --format onnx` (or torch).
 
-The model takes uint8 images (N, 3, 32, 32), as `images.read_image` makes them, and gives class probabilities, float32
-(N, classes), for any N. The file holds the classes' names as JSON: in ONNX's metadata or, from torch.export, in the
-extra file `classes.json`.
+The model takes uint8 images (N, 3, 32, 32), as `image_file.read_image` makes them, and gives class probabilities,
+float32 (N, classes), for any N. The file holds the classes' names as JSON: in ONNX's metadata or, from torch.export, in
+the extra file `classes.json`.
 """
 
 from __future__ import annotations
@@ -20,12 +20,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from tune_resnet._text import one_line, printable, to_install
 from tune_resnet.errors import UserError
-from tune_resnet.models import chosen_model
-from tune_resnet.predict import probabilities
-from tune_resnet.records import find_run
-from tune_resnet.text import one_line, printable, to_install
-from tune_resnet.weights import TrainedModel, load_model
+from tune_resnet.hpo.models import chosen_model
+from tune_resnet.runs.directory import find_run
+from tune_resnet.training.saved_model import TrainedModel, load_model, probabilities
 
 TOLERANCE = 1e-4  # of a probability
 _IMAGES = 100  # random ones, to compare on

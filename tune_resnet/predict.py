@@ -10,35 +10,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import torch
 
+from tune_resnet._text import as_json, percent, printable
+from tune_resnet.data.image_file import image_files, read_image
 from tune_resnet.errors import UserError
-from tune_resnet.images import image_files, read_image
-from tune_resnet.models import chosen_model
-from tune_resnet.records import find_run
-from tune_resnet.text import as_json, percent, printable
-from tune_resnet.weights import TrainedModel, load_model
+from tune_resnet.hpo.models import chosen_model
+from tune_resnet.runs.directory import find_run
+from tune_resnet.training.saved_model import TrainedModel, load_model, probabilities
 
-_BATCH = 500  # images
 _TOP = 3  # classes shown of an image to a person
-
-
-def probabilities(model: TrainedModel, images: np.ndarray) -> np.ndarray:
-    """Softmax class probabilities.
-
-    Args:
-        model: as `load_model` gives it.
-        images: uint8 (N, 3, 32, 32).
-
-    Returns:
-        float32 (N, classes); each row adds up to 1.
-    """
-    parts = [np.empty((0, len(model.classes)), dtype=np.float32)]
-    with torch.inference_mode():
-        for start in range(0, len(images), _BATCH):
-            batch = torch.from_numpy(images[start : start + _BATCH])
-            parts.append(model.network(model.normalise(batch)).softmax(1).numpy())
-    return np.concatenate(parts)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -10,11 +10,11 @@ from collections.abc import Sequence
 
 from rich.console import Console
 
-from tune_resnet.command import run_options
+from tune_resnet._text import printable
+from tune_resnet.commands.options import parse_options
+from tune_resnet.commands.run import run_options
 from tune_resnet.errors import UserError
-from tune_resnet.interrupts import end_by, lasting_output, on_ending_signal, signal_of
-from tune_resnet.options import parse_options
-from tune_resnet.text import printable
+from tune_resnet.execution.interrupts import end_by, lasting_output, on_ending_signal, signal_of
 
 _PIPE_WIDTH = 1000  # characters, so that no column is cut where output is not a terminal
 

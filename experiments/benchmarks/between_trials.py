@@ -33,10 +33,11 @@ import pandas as pd
 from goals import Benchmark, Goal, alone, options, paired
 from tutorial import TutorialRun
 
-from tune_resnet.cluster import ray_cluster
-from tune_resnet.data import load_dataset, search_split
-from tune_resnet.frames import RunFrames, load_run
-from tune_resnet.spec import SearchSpec, load_spec
+from tune_resnet.config.spec import SearchSpec, load_spec
+from tune_resnet.data.load import load_dataset
+from tune_resnet.data.split import search_split
+from tune_resnet.execution.cluster import ray_cluster
+from tune_resnet.runs.load import RunFrames, load_run
 
 EXPERIMENT = Path(__file__).parent.parent / "quickstart.toml"
 CONCURRENCY = 2
@@ -58,10 +59,10 @@ def search_ours(spec: SearchSpec, path: Path) -> float:
     """Seconds of this project's search."""
     from rich.console import Console
 
-    from tune_resnet.plan import make_plan
-    from tune_resnet.records import RunDirectory
-    from tune_resnet.tuning import run_search
-    from tune_resnet.warm_start import WarmStart
+    from tune_resnet.execution.resources import make_plan
+    from tune_resnet.execution.tuner import run_search
+    from tune_resnet.hpo.warm_start import WarmStart
+    from tune_resnet.runs.directory import RunDirectory
 
     split = search_split(load_dataset(spec.data), spec.data)
     with ray_cluster(None):

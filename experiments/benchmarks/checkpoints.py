@@ -18,9 +18,9 @@ import torch
 from goals import Benchmark, Goal, alone, options, paired
 from measures import digits
 
-from tune_resnet.checkpoint import LOSS_SECONDS, Checkpoint
-from tune_resnet.spec import TrainSpec
-from tune_resnet.train import TrainingRun
+from tune_resnet.config.spec import TrainSpec
+from tune_resnet.training.checkpoint import LOSS_SECONDS, Checkpoint
+from tune_resnet.training.loop import TrainingRun
 
 PAIRS = 7
 

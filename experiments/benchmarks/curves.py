@@ -31,15 +31,17 @@ import torch
 from scipy.stats import qmc
 from signals import WatchedRun
 
-from tune_resnet.data import Split, load_dataset, search_split
-from tune_resnet.device import choose_precision, device_name
-from tune_resnet.environment import describe_environment
+from tune_resnet._text import duration, percent
+from tune_resnet.config.space import DEFAULT_SPACE
+from tune_resnet.config.spec import DataSpec, ModelSpec, SearchSpec, TrainSpec
+from tune_resnet.data.load import load_dataset
+from tune_resnet.data.split import search_split
+from tune_resnet.data.types import Split
 from tune_resnet.errors import UserError
-from tune_resnet.metrics import NonFiniteLoss
-from tune_resnet.records import write_whole
-from tune_resnet.space import DEFAULT_SPACE
-from tune_resnet.spec import DataSpec, ModelSpec, SearchSpec, TrainSpec
-from tune_resnet.text import duration, percent
+from tune_resnet.runs.directory import write_whole
+from tune_resnet.runs.environment import describe_environment
+from tune_resnet.training.device import choose_precision, device_name
+from tune_resnet.training.metrics import NonFiniteLoss
 
 DESIGN_SEED = 0
 SEEDS = (0, 1, 2)

@@ -17,11 +17,11 @@ from typing import Any
 import pandas as pd
 from rich.console import Console
 
-from tune_resnet.chart_data import most_at_once, timeline
-from tune_resnet.frames import RunFrames, load_run
-from tune_resnet.plan import expected_survival
-from tune_resnet.progress import Progress
-from tune_resnet.records import RUNNING, TrialRow
+from tune_resnet.execution.progress import Progress
+from tune_resnet.hpo.plan import expected_survival
+from tune_resnet.results.chart_data import most_at_once, timeline
+from tune_resnet.runs.load import RunFrames, load_run
+from tune_resnet.runs.tables import RUNNING, TrialRow
 
 PARTS = [0, 0.25, 0.5, 0.75, 1]  # of the trials
 

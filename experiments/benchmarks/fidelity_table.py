@@ -30,10 +30,10 @@ import pandas as pd
 from recorded import environment, write_environment
 from stopping_rules import rules_table, signal_names
 
+from tune_resnet._text import one_line
 from tune_resnet.errors import UserError
-from tune_resnet.fidelity import fidelity, signs
-from tune_resnet.records import write_whole
-from tune_resnet.text import one_line
+from tune_resnet.results.fidelity import fidelity, signs
+from tune_resnet.runs.directory import write_whole
 
 CYCLE = "cycle_val_accuracy"
 

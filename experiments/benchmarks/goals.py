@@ -25,9 +25,9 @@ from typing import Any, Self
 
 import pandas as pd
 
-from tune_resnet.environment import describe_environment
-from tune_resnet.paired import analyse_pairs
-from tune_resnet.records import write_whole
+from tune_resnet.results.paired_test import analyse_pairs
+from tune_resnet.runs.directory import write_whole
+from tune_resnet.runs.environment import describe_environment
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,8 +19,8 @@ import torch
 from goals import Benchmark, Goal, alone, options, paired
 from measures import digits, flops_per_image, matmul_flops, synchronise
 
-from tune_resnet.spec import TrainSpec
-from tune_resnet.train import TrainingRun
+from tune_resnet.config.spec import TrainSpec
+from tune_resnet.training.loop import TrainingRun
 
 TRAIN_IMAGES, HELD_OUT_IMAGES = 50_000, 10_000
 PAIRS = 5

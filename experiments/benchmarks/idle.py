@@ -9,8 +9,8 @@ from typing import Any
 
 from ray import tune
 
-from tune_resnet.records import RunDirectory
-from tune_resnet.spec import SearchSpec
+from tune_resnet.config.spec import SearchSpec
+from tune_resnet.runs.directory import RunDirectory
 
 EPOCHS = 4
 

@@ -10,9 +10,11 @@ import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from tune_resnet.data import ImageSet, Split, load_dataset, search_split
-from tune_resnet.model import ResNet9
-from tune_resnet.spec import DataSpec
+from tune_resnet.config.spec import DataSpec
+from tune_resnet.data.load import load_dataset
+from tune_resnet.data.split import search_split
+from tune_resnet.data.types import ImageSet, Split
+from tune_resnet.training.model import ResNet9
 
 MATMUL = 4096  # rows and columns
 MATMULS = 5  # timed at a time

@@ -16,11 +16,11 @@ from goals import Benchmark, Goal, options, paired
 from measures import digits
 from torch import Tensor
 
-from tune_resnet.augment import DeviceImages
-from tune_resnet.cluster import ray_cluster
-from tune_resnet.data import Split
-from tune_resnet.spec import TrainSpec
-from tune_resnet.train import TrainingRun
+from tune_resnet.config.spec import TrainSpec
+from tune_resnet.data.types import Split
+from tune_resnet.execution.cluster import ray_cluster
+from tune_resnet.training.augmentation import DeviceImages
+from tune_resnet.training.loop import TrainingRun
 
 PAIRS = 3  # of trials that run at once
 IMAGES = 50_000

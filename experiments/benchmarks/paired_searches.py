@@ -40,16 +40,18 @@ from recorded import environment, write_environment
 from search_efficiency import points_chosen_without
 from stopping_rules import RAYS_ASHA
 
-from tune_resnet.cluster import ray_cluster
-from tune_resnet.data import baseline_split, load_dataset
-from tune_resnet.device import choose_precision, resolved
-from tune_resnet.findings import best_trials, winner
-from tune_resnet.frames import RunFrames, load_run
-from tune_resnet.paired import analyse_pairs
-from tune_resnet.plan import expected_survival
-from tune_resnet.pool import Job, train_all
-from tune_resnet.records import FINISHED, INTERRUPTED, write_whole
-from tune_resnet.spec import TUNABLE, ResourceSpec, SearchSpec, load_spec
+from tune_resnet.config.spec import TUNABLE, ResourceSpec, SearchSpec, load_spec
+from tune_resnet.data.load import load_dataset
+from tune_resnet.data.split import baseline_split
+from tune_resnet.execution.cluster import ray_cluster
+from tune_resnet.execution.training_pool import Job, train_all
+from tune_resnet.hpo.plan import expected_survival
+from tune_resnet.hpo.ranking import best_trials, winner
+from tune_resnet.results.paired_test import analyse_pairs
+from tune_resnet.runs.directory import write_whole
+from tune_resnet.runs.load import RunFrames, load_run
+from tune_resnet.runs.tables import FINISHED, INTERRUPTED
+from tune_resnet.training.device import choose_precision, resolved
 
 REGIMES = Path(__file__).parent / "regimes"
 OURS, OTHERS = "ours", ("tpe", "ray")

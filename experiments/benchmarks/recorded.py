@@ -10,8 +10,8 @@ from typing import Any
 
 import pandas as pd
 
-from tune_resnet.environment import describe_environment
-from tune_resnet.records import write_whole
+from tune_resnet.runs.directory import write_whole
+from tune_resnet.runs.environment import describe_environment
 
 _JUDGED_ON = {"gtsrb": 980, "sign-300": 100}  # validation images; of all other tables 2,000
 

@@ -20,11 +20,13 @@ import numpy as np
 import torch
 from curves import planned, record_all
 
-from tune_resnet.augment import to_device
-from tune_resnet.data import ImageSet, Split, load_dataset, search_split
+from tune_resnet.config.spec import DataSpec, SearchSpec, TrainSpec, load_spec
+from tune_resnet.data.load import load_dataset
+from tune_resnet.data.split import search_split
+from tune_resnet.data.types import ImageSet, Split
 from tune_resnet.errors import UserError
-from tune_resnet.spec import DataSpec, SearchSpec, TrainSpec, load_spec
-from tune_resnet.train import TrainingRun
+from tune_resnet.training.augmentation import to_device
+from tune_resnet.training.loop import TrainingRun
 
 REGIMES = Path(__file__).parent / "regimes"
 ORDER = ("gtsrb", "sign-300", "cifar10-2000", "cifar10-width8", "cifar10-width8-cosine", "cifar10-width16")

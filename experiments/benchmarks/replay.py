@@ -10,7 +10,7 @@ import numpy as np
 from strategies import Configuration, Finished, Strategy
 from surrogate import Surrogate
 
-from tune_resnet.spec import SearchSpec
+from tune_resnet.config.spec import SearchSpec
 
 
 @dataclass

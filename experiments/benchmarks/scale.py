@@ -37,16 +37,18 @@ from ray.tune.schedulers import AsyncHyperBandScheduler
 from ray.tune.search.optuna import OptunaSearch
 from rich.console import Console
 
-from tune_resnet.cluster import ray_cluster
-from tune_resnet.data import load_dataset, search_split
-from tune_resnet.frames import load_run
-from tune_resnet.plan import Plan
-from tune_resnet.records import EPOCH_COLUMNS, FINISHED, REFERENCE_TRIAL, STOPPED, RunDirectory, TrialRow
-from tune_resnet.searcher import OptunaSearcher
-from tune_resnet.spec import BudgetSpec, DataSpec, ResourceSpec, SchedulerSpec, SearchSpec, TrainSpec
-from tune_resnet.stopping import rung_epochs
-from tune_resnet.tuning import run_search
-from tune_resnet.warm_start import WarmStart
+from tune_resnet.config.spec import BudgetSpec, DataSpec, ResourceSpec, SchedulerSpec, SearchSpec, TrainSpec
+from tune_resnet.data.load import load_dataset
+from tune_resnet.data.split import search_split
+from tune_resnet.execution.cluster import ray_cluster
+from tune_resnet.execution.searcher import OptunaSearcher
+from tune_resnet.execution.tuner import run_search
+from tune_resnet.hpo.plan import Plan
+from tune_resnet.hpo.stopping import rung_epochs
+from tune_resnet.hpo.warm_start import WarmStart
+from tune_resnet.runs.directory import RunDirectory
+from tune_resnet.runs.load import load_run
+from tune_resnet.runs.tables import EPOCH_COLUMNS, FINISHED, REFERENCE_TRIAL, STOPPED, TrialRow
 
 TRIALS, CONCURRENT, RUNG, KEPT = 1000, 2, 2, 4  # one in KEPT goes on from epoch RUNG
 SAMPLERS = ("random", "tpe")

@@ -15,7 +15,7 @@ from typing import Any
 
 from playwright.sync_api import Playwright, sync_playwright
 
-from tune_resnet.report import write_report
+from tune_resnet.results.page import write_report
 
 # Without them Chromium asks the network for things of its own; it has no sandbox where its user is root.
 FLAGS = [

@@ -44,9 +44,9 @@ from replay import simulate
 from strategies import STRATEGIES, Make, ours
 from surrogate import Surrogate, comparable_runs, cross_validate
 
-from tune_resnet.records import write_whole
-from tune_resnet.space import Point
-from tune_resnet.spec import SearchSpec
+from tune_resnet.config.space import Point
+from tune_resnet.config.spec import SearchSpec
+from tune_resnet.runs.directory import write_whole
 
 TARGET = 0.5  # percentage points of regret
 FIRST_BUDGET, BUDGET_STEP = 2, 1  # epochs spent, in those of a whole trial, where regret is written down

@@ -16,10 +16,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from tune_resnet.data import ImageSet, Split
-from tune_resnet.model import ResNet9
-from tune_resnet.spec import ModelSpec, TrainSpec
-from tune_resnet.train import TrainingRun
+from tune_resnet.config.spec import ModelSpec, TrainSpec
+from tune_resnet.data.types import ImageSet, Split
+from tune_resnet.training.loop import TrainingRun
+from tune_resnet.training.model import ResNet9
 
 HORIZONS = (8, 33, 100)  # optimizer steps that an average of the weights looks back
 REESTIMATED_HORIZON = 33  # also judged with batch-norm statistics measured for its weights

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from tune_resnet.spec import SchedulerSpec
-from tune_resnet.stopping import Asha, Signal, rung_epochs
+from tune_resnet.config.spec import SchedulerSpec
+from tune_resnet.hpo.stopping import Asha, Signal, rung_epochs
 
 ORDERS = 1000  # random orders of the configurations, per rule
 RESAMPLES = 500  # bootstrap samples of the configurations

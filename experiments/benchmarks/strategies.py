@@ -25,11 +25,11 @@ from ray.tune.schedulers import AsyncHyperBandScheduler, TrialScheduler
 from ray.tune.search import Searcher
 from ray.tune.search.optuna import OptunaSearch
 
-from tune_resnet.estimate import estimated_accuracy
-from tune_resnet.scheduler import EarlyStopping
-from tune_resnet.searcher import OptunaSearcher
-from tune_resnet.space import Point
-from tune_resnet.spec import SAMPLERS, BudgetSpec, SchedulerSpec, SearchSpec, TrainSpec
+from tune_resnet.config.space import Point
+from tune_resnet.config.spec import SAMPLERS, BudgetSpec, SchedulerSpec, SearchSpec, TrainSpec
+from tune_resnet.execution.scheduler import EarlyStopping
+from tune_resnet.execution.searcher import OptunaSearcher
+from tune_resnet.hpo.estimate import estimated_accuracy
 
 Configuration = Mapping[str, float]
 METRIC = "val_accuracy"

@@ -16,8 +16,8 @@ from sklearn.gaussian_process.kernels import ConstantKernel, Matern, WhiteKernel
 from sklearn.model_selection import GroupKFold
 from threadpoolctl import threadpool_limits
 
-from tune_resnet.space import DEFAULT_SPACE
-from tune_resnet.spec import SearchSpec
+from tune_resnet.config.space import DEFAULT_SPACE
+from tune_resnet.config.spec import SearchSpec
 
 OUTPUTS = ("val_accuracy", "val_loss", "train_loss", "ema33_val_accuracy")  # those of them that a table has
 COMPONENTS = 8  # 4 to 12 are equally good; a process per output and epoch predicts the worst corners less well

@@ -22,10 +22,10 @@ from goals import Benchmark, Goal, alone, no_difference, options, paired
 from measures import digits, flops_per_image, matmul_flops
 from tutorial import TutorialRun
 
-from tune_resnet.augment import crop_and_flip, draw_crops
-from tune_resnet.data import Split
-from tune_resnet.spec import ModelSpec, TrainSpec, load_spec
-from tune_resnet.train import TrainingRun
+from tune_resnet.config.spec import ModelSpec, TrainSpec, load_spec
+from tune_resnet.data.types import Split
+from tune_resnet.training.augmentation import crop_and_flip, draw_crops
+from tune_resnet.training.loop import TrainingRun
 
 PAIRS = 5
 SEEDS = 5  # of the trainings whose accuracies are compared

@@ -24,9 +24,9 @@ from fidelity_table import final_quality
 from recorded import environment, judged_on, options_of, tables, write_environment
 from stopping_rules import RAYS_ASHA, Rule, qualities, replay, rule_of, rule_row
 
-from tune_resnet.estimate import estimated_accuracy
-from tune_resnet.records import write_whole
-from tune_resnet.spec import SchedulerSpec
+from tune_resnet.config.spec import SchedulerSpec
+from tune_resnet.hpo.estimate import estimated_accuracy
+from tune_resnet.runs.directory import write_whole
 
 DEFAULT = SchedulerSpec()
 SEARCH = 28  # configurations, the reference among them: a search of 32 trials has few more before its winner is found

@@ -18,10 +18,10 @@ from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
-from tune_resnet.data import ImageSet, Split
-from tune_resnet.model import ResNet9
-from tune_resnet.schedule import one_cycle
-from tune_resnet.spec import TrainSpec
+from tune_resnet.config.spec import TrainSpec
+from tune_resnet.data.types import ImageSet, Split
+from tune_resnet.training.model import ResNet9
+from tune_resnet.training.schedule import one_cycle
 
 Batches = Iterable[tuple[Tensor, Tensor]]
 

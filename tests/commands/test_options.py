@@ -1,0 +1,289 @@
+"""The command line: what it accepts, and how it refuses."""
+
+from __future__ import annotations
+
+import contextlib
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from factories import ROOT
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tune_resnet.commands.options import parse_options
+from tune_resnet.config.space import DEFAULT_SPACE, Domain
+from tune_resnet.config.spec import SearchSpec
+from tune_resnet.config.validation import SpecError
+from tune_resnet.runs.directory import RunDirectory
+from tune_resnet.search import main
+from tune_resnet.training.device import DeviceError, gpus_per_trial
+
+EXPERIMENTS = sorted((ROOT / "experiments").glob("*.toml"))
+
+
+def test_no_flags_give_the_defaults() -> None:
+    options = parse_options([])
+    assert options.spec == SearchSpec()
+    assert (options.baseline, options.dry_run, options.runs_dir, options.address) == (False, False, Path("runs"), None)
+
+
+def test_every_flag_reaches_its_setting() -> None:
+    line = (
+        "--num-samples 5 --dataset digits --data-dir d --limit-train 500 --width 8 --epochs 3 --batch-size 5 "
+        "--scheduler median --sampler gp --cpus-per-trial 2 --gpus-per-trial 0.25 --max-concurrent 3 "
+        "--time-budget 1.5h --seed 9 --device cpu --precision fp32 --name n --runs-dir r --address a:1 "
+        "--dry-run --baseline"
+    )
+    options = parse_options(line.split())
+    spec = options.spec
+    assert (spec.search.num_samples, spec.search.sampler, spec.search.time_budget, spec.search.name) == (
+        5, "gp", 5400.0, "n",
+    )  # fmt: skip
+    assert (spec.data.dataset, spec.data.data_dir, spec.data.limit_train) == ("digits", "d", 500)
+    assert (spec.model.width, spec.scheduler.name) == (8, "median")
+    assert (spec.train.epochs, spec.train.batch_size, spec.train.seed, spec.train.precision) == (3, 5, 9, "fp32")
+    resources = spec.resources
+    assert (resources.cpus_per_trial, resources.gpus_per_trial) == (2, 0.25)
+    assert (resources.max_concurrent, resources.device) == (3, "cpu")
+    assert (options.baseline, options.dry_run, options.runs_dir, options.address) == (True, True, Path("r"), "a:1")
+
+
+def test_flags_override_the_file(tmp_path: Path) -> None:
+    file = tmp_path / "a.toml"
+    file.write_text("[search]\nnum_samples = 7\nsampler = 'gp'\n[train]\nmax_lr = 0.02\n")
+    spec = parse_options(["--experiment", str(file), "--num-samples", "9"]).spec
+    assert (spec.search.num_samples, spec.search.sampler, spec.train.max_lr) == (9, "gp", 0.02)
+
+
+def test_bounds_may_be_given_instead_of_the_files(tmp_path: Path) -> None:
+    file = tmp_path / "a.toml"
+    file.write_text(
+        "[space]\nweight_decay = { low = 1e-5, high = 1e-3 }\nmax_lr = { low = 1e-3, high = 0.1, log = false }\n"
+    )
+    spec = parse_options(["--experiment", str(file), "--space", "max_lr=1e-4:1", "grad_clip=0.05:0.5"]).spec
+    assert spec.space == {
+        "weight_decay": Domain(low=1e-5, high=1e-3),
+        "max_lr": Domain(low=1e-4, high=1.0, log=False),
+        "grad_clip": Domain(low=0.05, high=0.5),
+    }
+    spec = parse_options(["--space", "grad_clip=0.05:0.5"]).spec
+    assert spec.space == {**DEFAULT_SPACE, "grad_clip": Domain(low=0.05, high=0.5)}
+
+
+@pytest.fixture
+def old_run(tmp_path: Path) -> Path:
+    """A run over two hyperparameters, one of them on a linear scale."""
+    clip, decay = Domain(low=0.01, high=1.0), Domain(low=0.0, high=1e-3, log=False)
+    RunDirectory.create(tmp_path / "old", SearchSpec(space={"grad_clip": clip, "weight_decay": decay}))
+    return tmp_path / "old"
+
+
+def test_the_space_of_a_run_can_grow(old_run: Path) -> None:
+    def space_with(*bounds: str) -> dict[str, Domain]:
+        return parse_options(["--resume", str(old_run), "--space", *bounds]).spec.space
+
+    clip, decay = Domain(low=0.01, high=1.0), Domain(low=0.0, high=1e-3, log=False)
+    assert space_with("grad_clip=1e-3:1") == {"grad_clip": Domain(low=1e-3, high=1.0), "weight_decay": decay}
+    assert space_with("weight_decay=0:0.01") == {"grad_clip": clip, "weight_decay": replace(decay, high=0.01)}
+    grown = space_with("max_lr=1e-3:0.1")  # it was the reference's in every trial
+    assert grown == {"grad_clip": clip, "weight_decay": decay, "max_lr": Domain(low=1e-3, high=0.1)}
+    assert parse_options(["--resume", str(old_run)]).spec.space == {"grad_clip": clip, "weight_decay": decay}
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ("--space grad_clip=0.02:1", "--space grad_clip must contain 0.01:1.0: a run's space can only grow, with its"),
+        ("--space grad_clip=1e-3:0.9", "--space grad_clip must contain 0.01:1.0: a run's space can only grow"),
+        ("--space weight_decay=1e-6:1e-2", "--space weight_decay must contain 0.0:0.001: a run's space can only grow"),
+        ("--space grad_clip=1:1e-3", "space.grad_clip: space low must be below high, got 1.0 and 0.001"),
+        ("--space grad_clip=-1:1", "space.grad_clip: space low must be greater than 0 on a log scale, got -1.0"),
+        ("--space grad_clip=nan:1", "space.grad_clip: space.low must be a finite number, got nan"),
+        ("--space grad_clip=1e-3:1e7", "space.grad_clip: train.grad_clip must be at most 1000000.0, got 10000000.0"),
+        ("--space max_lr=1:2", "space.max_lr = [1.0, 2.0] must contain the reference train.max_lr = 0.01"),
+        ("--space grad_cilp=1e-3:1", "unknown hyperparameter space.grad_cilp (did you mean 'grad_clip'?); known: "),
+        ("--space grad_clip=1e-3:1 grad_clip=1e-4:1", "--space names grad_clip twice"),
+        ("--space grad_clip=1e-3:1 --space grad_clip=1e-4:1", "--space names grad_clip twice"),
+        ("--space grad_clip=1e-3:1 --confirm 3", "--space does not go with --resume and --confirm: go on first, then"),
+    ],
+)
+def test_a_space_that_a_run_cannot_have_is_one_line(flags: str, message: str, old_run: Path) -> None:
+    with pytest.raises(SpecError) as caught:
+        parse_options(["--resume", str(old_run), *flags.split()])
+    assert str(caught.value).startswith(message)
+
+
+@settings(derandomize=True, deadline=None, max_examples=60)
+@given(low=st.floats(1e-12, 0.01), high=st.floats(1, 1e6))
+def test_a_space_is_read_as_it_is_written_to_the_last_digit(low: float, high: float) -> None:
+    space = parse_options(["--space", f"grad_clip={low!r}:{high!r}"]).spec.space
+    assert space["grad_clip"] == Domain(low=low, high=high)
+
+
+def test_wrong_tables_are_errors_with_a_folder_from_the_command_line_too(tmp_path: Path) -> None:
+    file = tmp_path / "a.toml"
+    for text in ("data = 3", "data = { dataset = 'folder' }\nmodel = 3"):
+        file.write_text(text)
+        with pytest.raises(SpecError, match=r"a\.toml: (data|model) must be a table, got 3"):
+            parse_options(["--experiment", str(file), "--data-dir", "d"])
+
+
+def test_a_run_to_confirm_brings_its_spec(tmp_path: Path) -> None:
+    (tmp_path / "spec.toml").write_text(
+        "[search]\nnum_samples = 7\n[resources]\ndevice = 'cpu'\ngpus_per_trial = 0.0\n"
+    )
+    options = parse_options(["--resume", str(tmp_path), "--confirm", "5", "--max-concurrent", "1"])
+    assert (options.confirm, options.pairs, options.resume) == (True, 5, tmp_path)
+    assert (options.spec.search.num_samples, options.spec.resources.max_concurrent) == (7, 1)
+    options = parse_options(["--resume", str(tmp_path), "--confirm", "5", "--device", "cuda"])
+    assert options.spec.resources.gpus_per_trial is None
+
+
+def test_runs_are_found_by_name_or_as_the_latest(tmp_path: Path) -> None:
+    for name, start in (("new", 2.0), ("old", 1.0)):
+        RunDirectory.create(tmp_path / name, SearchSpec(), {"started_at": start})
+    where = ["--runs-dir", str(tmp_path)]
+    assert parse_options(["--resume", "latest", *where]).resume == tmp_path / "new"
+    assert parse_options(["--resume", "old", "--confirm", "5", *where]).resume == tmp_path / "old"
+    assert parse_options(["--warm-start", "old", "latest", *where]).warm_start == [tmp_path / "old", tmp_path / "new"]
+
+
+def test_a_run_of_a_gpu_machine_goes_on_without_a_gpu(tmp_path: Path) -> None:
+    (tmp_path / "spec.toml").write_text("[resources]\ndevice = 'cuda'\ngpus_per_trial = 0.5\n")
+    resources = parse_options(["--resume", str(tmp_path), "--device", "cpu"]).spec.resources
+    assert gpus_per_trial(resources, "cpu") == 0
+    with pytest.raises(DeviceError, match=r"gpus_per_trial = 0\.5, but trials run on the CPU"):
+        gpus_per_trial(parse_options(["--resume", str(tmp_path)]).spec.resources, "cpu")
+
+
+def test_a_sampler_of_the_past_is_refused_before_anything_starts(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "spec.toml"
+    file.write_text('[data]\ndataset = "digits"\n[search]\nsampler = "multifidelity"\n')
+    assert main(["--experiment", str(file), "--runs-dir", str(tmp_path)]) == 2
+    assert (
+        capsys.readouterr().err == "error: there is no sampler multifidelity any more: change it to tpe in the file\n"
+    )
+
+
+def test_a_folder_spec_may_leave_the_folder_to_the_command_line(tmp_path: Path) -> None:
+    file = tmp_path / "a.toml"
+    file.write_text("[data]\ndataset = 'folder'\n")
+    assert parse_options(["--experiment", str(file), "--data-dir", "d"]).spec.data.data_dir == "d"
+    with pytest.raises(SpecError, match=r"a\.toml: .*needs data\.data_dir"):
+        parse_options(["--experiment", str(file)])
+
+
+@pytest.mark.parametrize("file", EXPERIMENTS, ids=lambda file: file.stem)
+def test_the_experiments_are_valid(file: Path) -> None:
+    spec = parse_options(["--experiment", str(file)]).spec
+    assert spec.reference == {"max_lr": 0.01, "weight_decay": 1e-4, "grad_clip": 0.1}
+    assert spec.train.epochs == 8
+
+
+def test_cifar10_toml_spells_out_the_defaults() -> None:
+    assert parse_options(["--experiment", str(EXPERIMENTS[0])]).spec == SearchSpec()
+    assert EXPERIMENTS[0].name == "cifar10.toml"
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("90", 90), ("90s", 90), ("30m", 1800), ("1.5h", 5400), (".5m", 30)])
+def test_a_time_budget_may_have_a_unit(text: str, seconds: float) -> None:
+    assert parse_options(["--time-budget", text]).spec.search.time_budget == seconds
+
+
+BAD = [
+    (["--num-sample", "3"], "unknown argument '--num-sample' (did you mean '--num-samples'?)"),
+    (["--lr=3"], "unknown argument '--lr=3'"),
+    (["--max-lr", "1"], "there is no --max-lr: set train.max_lr and space.max_lr in a TOML file (--experiment)"),
+    (["runs/x"], "unknown argument 'runs/x'"),
+    (["--num-samples", "0"], "search.num_samples must be at least 1, got 0"),
+    (["--num-samples", "x"], "argument --num-samples: invalid int value: 'x'"),
+    (["--num-samples"], "argument --num-samples: expected one argument"),
+    (["--device", "gpu"], "resources.device must be one of auto, cpu, cuda; got 'gpu'"),
+    (["--sampler", "tbe"], "search.sampler must be one of tpe, gp, random; got 'tbe'"),
+    (["--time-budget", "soon"], "argument --time-budget: 'soon' is not a duration such as 90s, 30m or 1.5h"),
+    (["--time-budget", "0"], "search.time_budget must be greater than 0, got 0.0"),
+    (["--width", "-1"], "model.width must be at least 1, got -1"),
+    (["--epochs", "0"], "train.epochs must be at least 1, got 0"),
+    (["--seed", "-1"], "train.seed must be at least 0, got -1"),
+    (["--cpus-per-trial", "nan"], "resources.cpus_per_trial must be a finite number, got nan"),
+    (["--gpus-per-trial", "-0.5"], "resources.gpus_per_trial must be at least 0, got -0.5"),
+    (["--dataset", "folder"], "data.dataset = 'folder' needs data.data_dir (--data-dir), the folder that holds train/"),
+    (["--name", "a/b"], "search.name must be one folder's name (see --runs-dir for its place), got 'a/b'"),
+    (["--name", ".."], "search.name must be one folder's name (see --runs-dir for its place), got '..'"),
+    (["--name", ""], "search.name must not be empty or hold NUL, got ''"),
+    (["--confirm", "1"], "--confirm must be at least 2 seeds, got 1"),
+    (["--confirm", "2", "--baseline"], "--confirm needs the winner of a search: --baseline has none"),
+    (["--resume", "x"], "there is no run x, nor runs/x"),
+    (["--warm-start", "x", "y"], "there is no run x, nor runs/x"),
+    (["--name", "latest"], "a run cannot be called latest: that word means the run that was started last"),
+    (["--resume", "x", "--epochs", "3"], "--epochs does not go with --resume: the run's own spec.toml says what it is"),
+    (["--resume", "x", "--baseline"], "--baseline does not go with --resume: the run's own spec.toml says what it is"),
+    (["--resume", "x", "--confirm", "2"], "there is no run x, nor runs/x"),
+    (
+        ["--resume", "x", "--confirm", "2", "--num-samples", "3"],
+        "--num-samples does not go with --resume and --confirm: go on first, then confirm",
+    ),
+    (["--model", "nets"], "model.factory must look like package.module:function, got 'nets'"),
+    (["--space", "max_lr=1"], "argument --space: 'max_lr=1' is not NAME=LOW:HIGH, as max_lr=1e-3:1e-1"),
+    (["--space", "max_lr=a:b"], "argument --space: 'max_lr=a:b' is not NAME=LOW:HIGH, as max_lr=1e-3:1e-1"),
+    (["--space", "max_lr=0.1:1e-3"], "space.max_lr: space low must be below high, got 0.1 and 0.001"),
+    (["--space", "max_lr=1e-3:inf"], "space.max_lr: space.high must be a finite number, got inf"),
+    (["--finalize", "x", "--space", "max_lr=1e-3:1"], "--space does not go with --finalize"),
+    (["--space", "max_lr=2:3"], "space.max_lr = [2.0, 3.0] must contain the reference train.max_lr = 0.01"),
+    (["--space", "momentum=2:3"], "unknown hyperparameter space.momentum; known: max_lr, weight_decay, grad_clip"),
+    (["--experiment", "/none.toml"], "cannot read /none.toml: No such file or directory"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"), BAD, ids=lambda value: " ".join(value) if list is type(value) else ""
+)
+def test_bad_input_is_one_line_and_exit_code_2(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(arguments) == 2
+    output = capsys.readouterr()
+    assert output.out == ""
+    assert output.err == f"error: {message}\n"
+
+
+words = st.one_of(st.text(max_size=8), st.sampled_from([word for arguments, _ in BAD for word in arguments]))
+
+
+@settings(derandomize=True, deadline=None, max_examples=500)
+@given(arguments=st.lists(words.filter(lambda word: word not in ("-h", "--help")), max_size=6))
+def test_any_command_line_is_options_or_a_one_line_error(arguments: list[str]) -> None:
+    with contextlib.suppress(SpecError):
+        parse_options(arguments)
+
+
+def test_help_is_quick_and_names_every_flag() -> None:
+    command = [sys.executable, "-m", "tune_resnet.search", "--help"]
+    started = time.monotonic()
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    assert time.monotonic() - started < 10  # a loaded machine; the goal of one second is in the benchmarks
+    flags = (
+        "experiment num-samples baseline dataset data-dir limit-train width epochs batch-size scheduler sampler "
+        "cpus-per-trial gpus-per-trial max-concurrent time-budget seed device precision name runs-dir address dry-run "
+        "confirm resume model space"
+    )
+    for flag in flags.split():
+        assert f"--{flag} " in done.stdout or f"--{flag}\n" in done.stdout, flag
+
+
+@pytest.mark.parametrize("command", ["search", "analysis", "predict"])
+def test_every_command_explains_itself(command: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", f"tune_resnet.{command}", "--help"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    assert done.stdout.startswith(f"usage: python -m tune_resnet.{command}")

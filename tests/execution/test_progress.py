@@ -1,0 +1,130 @@
+"""What a person watches while a search runs."""
+
+from __future__ import annotations
+
+import io
+import itertools
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from tune_resnet.config.spec import BudgetSpec, SearchSpec, TrainSpec
+from tune_resnet.execution.progress import Progress
+from tune_resnet.hpo.plan import Plan
+from tune_resnet.runs.directory import RunDirectory
+from tune_resnet.runs.recorder import Recorder
+from tune_resnet.runs.tables import FAILED, FINISHED, STOPPED
+
+SPEC = SearchSpec(train=TrainSpec(epochs=4), search=BudgetSpec(num_samples=5))
+PLAN = Plan(
+    spec=SPEC, device_name="a device", seconds_per_epoch=10, concurrency=2, train_images=90, held_out_images=10,
+    held_out="validation", trials=5, epochs=4, rungs=(1, 2), survival=(1, 0.6, 0.4, 0.4),
+)  # fmt: skip
+
+
+@pytest.fixture
+def recorder(tmp_path: Path) -> Recorder:
+    return Recorder(RunDirectory.create(tmp_path / "run", SPEC), SPEC)
+
+
+def run_trial(recorder: Recorder, trial: int, accuracies: list[float], state: str | None, error: str = "") -> None:
+    recorder.start(trial, {"max_lr": 0.01 + trial / 100})
+    for epoch, accuracy in enumerate(accuracies, start=1):
+        recorder.epoch(trial, {"epoch": epoch, "val_accuracy": accuracy, "seconds": 10.0})
+    if state:
+        recorder.run.model_of(trial).write_bytes(b"")
+        recorder.end(trial, state, error)
+
+
+def progress(recorder: Recorder, *, terminal: bool) -> Progress:
+    return Progress(recorder, PLAN, Console(file=io.StringIO(), force_terminal=terminal, width=100, color_system=None))
+
+
+def printed(watching: Progress) -> str:
+    assert isinstance(watching.console.file, io.StringIO)
+    return watching.console.file.getvalue()
+
+
+def test_a_trial_may_finish_before_the_reference_has_started(recorder: Recorder) -> None:
+    watching = progress(recorder, terminal=False)
+    run_trial(recorder, 1, [0.1, 0.2, 0.3, 0.4], FINISHED)
+    watching.trial_ended(1)
+    beginning = "[1/5] trial 1 finished after 4 of 4 epochs, 40.00%; highest 40.00% (trial 1); "
+    assert printed(watching).startswith(beginning)
+    assert watching.seconds_left() > 0
+
+
+def test_each_ended_trial_is_one_line(recorder: Recorder) -> None:
+    watching = progress(recorder, terminal=False)
+    run_trial(recorder, 0, [0.1, 0.2, 0.3, 0.5], FINISHED)
+    run_trial(recorder, 1, [0.1], STOPPED)
+    run_trial(recorder, 2, [], FAILED, "the loss was not finite in epoch 1")
+    for trial in range(3):
+        watching.trial_ended(trial)
+    lines = printed(watching).splitlines()
+    assert len(lines) == 3
+    assert "reference finished after 4 of 4 epochs, 50.00%; highest 50.00% (trial 0), reference 50.00%" in lines[0]
+    assert "trial 1 stopped after 1 of 4 epochs, 10.00%" in lines[1]
+    assert "trial 2 failed after 0 of 4 epochs, - (the loss was not finite in epoch 1)" in lines[2]
+
+
+def test_a_trial_that_goes_on_says_after_which_epoch(recorder: Recorder) -> None:
+    """A checkpoint may lie behind the record, or an epoch ahead of it."""
+    watching = progress(recorder, terminal=False)
+    run_trial(recorder, 0, [0.1, 0.2, 0.3], None)
+    run_trial(recorder, 1, [0.1], None)
+    for trial, epoch in ((0, 2), (0, 3), (0, 4), (0, 0), (1, 0)):
+        watching.trial_goes_on(trial, epoch)
+    assert printed(watching).splitlines() == [
+        "reference goes on after epoch 2 of the 3 on record",
+        "reference goes on after epoch 3 of the 3 on record",
+        "reference goes on after epoch 4, which was saved but is not on record yet",
+        "reference starts over: it has 3 epochs on record, but no checkpoint to go on from",
+        "trial 1 starts over: it has 1 epoch on record, but no checkpoint to go on from",
+    ]
+
+
+def test_the_time_left_starts_as_planned_and_ends_at_zero(recorder: Recorder) -> None:
+    watching = progress(recorder, terminal=False)
+    assert watching.seconds_left() == pytest.approx(12 * 10 / 2)
+    estimates = []
+    for trial in range(5):
+        run_trial(recorder, trial, [0.1] * 4, FINISHED)
+        estimates.append(watching.seconds_left())
+    assert all(after <= before + 1e-6 for before, after in itertools.pairwise(estimates))
+    assert estimates[-1] == 0
+
+
+def test_trials_that_went_on_make_the_time_longer_than_trials_that_were_stopped(recorder: Recorder) -> None:
+    watching = progress(recorder, terminal=False)
+    for trial in range(1, 4):
+        run_trial(recorder, trial, [0.1], STOPPED)
+    mostly_stopped = watching.seconds_left()
+    # Of seven trials at the first rung, the plan's four among them, 2.4 went on, at the second 0.4 of 0.6.
+    each = 1 + 2.4 / 7 * (1 + 0.4 / 0.6 * (1 + 1))
+    assert mostly_stopped == pytest.approx(2 * each * 10 / 2)
+    run_trial(recorder, 4, [0.1, 0.2, 0.3, 0.4], FINISHED)
+    run_trial(recorder, 0, [], None)
+    assert watching.seconds_left() == pytest.approx(4 * 10)  # the reference is never stopped
+
+
+def test_the_table_shows_the_best_and_the_running(recorder: Recorder) -> None:
+    watching = progress(recorder, terminal=True)
+    run_trial(recorder, 0, [0.1, 0.2, 0.3, 0.5], FINISHED)
+    run_trial(recorder, 1, [0.1], STOPPED)
+    run_trial(recorder, 2, [0.3, 0.4, 0.5, 0.6], FINISHED)
+    run_trial(recorder, 3, [0.2], None)
+    with watching:
+        watching.trial_ended(2)
+        watching.live.refresh()
+    text = printed(watching)
+    rows = [line.split() for line in text.splitlines() if line.startswith(("2 ", "reference", "3 ", "1 "))]
+    assert [row[:4] for row in rows[:3]] == [
+        ["2", "finished", "4/4", "60.00%"],
+        ["reference", "finished", "4/4", "50.00%"],
+        ["3", "running", "1/4", "20.00%"],
+    ]
+    assert [row[4] for row in rows[:3]] == ["0.0300", "0.0100", "2.1e-02"]  # a running one has a rate now
+    assert "3 of 5 trials ended; highest 60.00% (trial 2), reference 50.00%" in text
+    assert "[1/5]" not in text

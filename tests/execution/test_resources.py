@@ -1,0 +1,278 @@
+"""What a plan promises before a search starts."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import os
+import re
+import time
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import ray
+import torch
+from factories import ROOT
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from rich.console import Console
+
+from tune_resnet._text import duration
+from tune_resnet.commands.options import parse_options
+from tune_resnet.commands.run import Command, _prepare
+from tune_resnet.config.spec import BudgetSpec, ModelSpec, ResourceSpec, SchedulerSpec, SearchSpec, TrainSpec, load_spec
+from tune_resnet.data.types import Dataset, Split
+from tune_resnet.execution.cluster import ray_cluster
+from tune_resnet.execution.resources import _fit, _settle_device, make_plan
+from tune_resnet.hpo.plan import Outlook, expected_survival, trials_per_gpu
+from tune_resnet.runs.load import load_run
+from tune_resnet.training.device import DeviceError
+from tune_resnet.training.loop import TrainingRun
+from tune_resnet.training.model import ModelError
+from tune_resnet.training.speed import Speed, TimingError, measure_speed
+
+
+def spec(trials: int, epochs: int, scheduler: str) -> SearchSpec:
+    return SearchSpec(
+        train=TrainSpec(epochs=epochs),
+        search=BudgetSpec(num_samples=trials),
+        scheduler=SchedulerSpec(name=scheduler),
+    )
+
+
+EXPERIMENTS = ROOT / "experiments"
+RESULTS, REGIMES = EXPERIMENTS / "results", EXPERIMENTS / "benchmarks" / "regimes"
+
+CPU_SPEC = replace(spec(4, 2, "none"), resources=ResourceSpec(device="cpu"))
+
+
+@settings(derandomize=True, deadline=None, max_examples=20)
+@given(trials=st.integers(1, 40), epochs=st.integers(1, 12), scheduler=st.sampled_from(["asha", "median", "none"]))
+def test_trials_are_expected_to_end_but_the_reference_to_go_on(trials: int, epochs: int, scheduler: str) -> None:
+    survival = expected_survival(spec(trials, epochs, scheduler))
+    assert len(survival) == epochs
+    assert survival[0] == 1
+    assert all(after <= before for before, after in itertools.pairwise(survival))
+    assert survival[-1] >= 1 / trials - 1e-9  # the reference is never stopped
+    if scheduler == "none" or trials == 1:
+        assert survival == (1,) * epochs
+
+
+def test_stopping_is_expected_to_save_epochs() -> None:
+    default = spec(200, 8, "asha")
+    usual = replace(default, scheduler=SchedulerSpec(grace_epochs=1, reduction_factor=2, margin=0))
+    assert sum(expected_survival(usual)) < 0.5 * 8
+    assert sum(expected_survival(default)) < 0.7 * 8
+
+
+def test_recorded_searches_trained_as_many_epochs_as_a_plan_of_today_expects() -> None:
+    recorded = {}
+    for path in sorted((RESULTS / "searches").glob("*/searches.csv")):
+        searches = pd.read_csv(path)
+        own = load_spec(REGIMES / f"{path.parent.name}.toml")
+        recorded[path.parent.name] = own, searches.loc[searches["set_up"] == "ours", "epochs"].mean()
+    run = load_run(RESULTS / "cifar10-jpeg-search")
+    recorded[run.name] = run.spec, len(run.epochs)
+    assert len(recorded) >= 2
+    for name, (own, epochs) in recorded.items():
+        assert own.search.num_samples * sum(expected_survival(own)) == pytest.approx(epochs, rel=0.15), name
+
+
+@pytest.mark.parametrize(
+    ("node", "cpus", "gpus", "trials"),
+    [
+        ({"CPU": 2}, 1, 0, 2),
+        ({"CPU": 2}, 0.3, 0, 6),
+        ({"CPU": 1}, 2, 0, 0),
+        ({"CPU": 16, "GPU": 2}, 1, 1, 2),
+        ({"CPU": 16, "GPU": 2}, 1, 0.5, 4),
+        ({"CPU": 16, "GPU": 2}, 1, 0.4, 4),  # 0.2 of each GPU stays free: no trial spans two
+        ({"CPU": 16, "GPU": 3}, 1, 2, 1),
+        ({"CPU": 3, "GPU": 2}, 1, 0.25, 3),
+        ({"CPU": 16}, 1, 1, 0),
+    ],
+)
+def test_how_many_trials_fit_on_a_node(node: dict[str, float], cpus: float, gpus: float, trials: int) -> None:
+    assert _fit(node, cpus, gpus) == trials
+
+
+@pytest.mark.parametrize("device", ["auto", "cpu"])
+def test_a_share_of_a_gpu_is_refused_where_trials_run_on_the_cpu(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 2.0})
+    resources = ResourceSpec(device=device, gpus_per_trial=0.5)
+    with pytest.raises(DeviceError, match=r"gpus_per_trial = 0\.5, but trials run on the CPU"):
+        _settle_device(SearchSpec(resources=resources), growing=False)
+    settled = _settle_device(SearchSpec(resources=replace(resources, gpus_per_trial=None)), growing=False)
+    assert (settled.resources.device, settled.resources.gpus_per_trial) == ("cpu", 0)
+
+
+def outlook(images: int, batch: int, note: str = "") -> Outlook:
+    return Outlook(
+        spec=SearchSpec(train=TrainSpec(batch_size=batch, epochs=1)),
+        device_name="a CPU",
+        seconds_per_epoch=1,
+        concurrency=1,
+        train_images=images,
+        held_out_images=20,
+        held_out="validation",
+        note=note,
+    )
+
+
+def test_a_plan_says_how_many_steps_an_epoch_has_and_warns_of_few() -> None:
+    assert outlook(4000, 400, "; the validation set is the folder's own").data_lines() == [
+        "data        cifar10: 4,000 training, 20 validation images; the validation set is the folder's own",
+        "model       ResNet9, width 64; 1 epoch of 10 steps, batch 400, linear-exponential",
+    ]
+    assert outlook(216, 400).data_lines()[1:] == [
+        "model       ResNet9, width 64; 1 epoch of 1 step, batch 400, linear-exponential",
+        "warning     only 1 optimizer step an epoch, too few to learn much: "
+        "choose a smaller --batch-size (21 gives 11 steps)",
+    ]
+    assert len(outlook(8, 1).data_lines()) == 2  # there is no smaller one
+
+
+@given(images=st.integers(1, 100_000), batch=st.integers(2, 100_000))
+@settings(derandomize=True, deadline=None, max_examples=200)
+def test_the_batch_size_that_a_warning_names_gives_no_warning(images: int, batch: int) -> None:
+    for line in outlook(images, batch).data_lines()[2:]:
+        named = int(line.partition("(")[2].split()[0])
+        assert 1 <= named < batch
+        assert len(outlook(images, named).data_lines()) == 2
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(-3, "0s"), (0.4, "0s"), (59.4, "59s"), (59.6, "1m 00s"), (185, "3m 05s"), (3599.7, "1h 00m"), (7800, "2h 10m")],
+)
+def test_durations_read_well(seconds: float, text: str) -> None:
+    assert duration(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("device", "share", "concurrency", "together"),
+    [
+        ("cuda", 1.0, 4, 1),
+        ("cuda", 2.0, 2, 1),
+        ("cuda", 0.5, 4, 2),
+        ("cuda", 0.4, 4, 2),
+        ("cuda", 0.1, 16, 10),
+        ("cuda", 0.1, 3, 3),
+        ("cuda", 0.0, 5, 5),  # Ray counts none, and all see the first
+        ("cpu", 0.0, 4, 1),
+    ],
+)
+def test_trials_that_share_a_gpu_are_counted(device: str, share: float, concurrency: int, together: int) -> None:
+    assert trials_per_gpu(ResourceSpec(device=device, gpus_per_trial=share), concurrency) == together
+
+
+@pytest.mark.parametrize(
+    ("share", "seconds", "said"),
+    [
+        (None, 2.0, "(2.0 s an epoch, from a few timed steps)"),
+        (0.25, 8.0, "(8.0 s an epoch: a few steps timed alone, times the 4 trials on one GPU)"),
+    ],
+)
+def test_the_time_of_trials_that_share_a_gpu_is_theirs_together(
+    share: float | None, seconds: float, said: str, split: Split, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An upper bound: together they may be faster than one after the other, never slower."""
+    node = {"CPU": 16.0, "GPU": 1.0}
+    monkeypatch.setattr(ray, "cluster_resources", lambda: node)
+    monkeypatch.setattr(ray, "nodes", lambda: [{"Alive": True, "Resources": node}])
+    speed = Speed(device_name="a GPU", precision="bf16", images_per_second=len(split.train) / 2)
+    monkeypatch.setattr("tune_resnet.execution.resources._measure", lambda *_: speed)
+    plan = make_plan(replace(spec(16, 8, "asha"), resources=ResourceSpec(gpus_per_trial=share)), split)
+    assert plan.seconds_per_epoch == pytest.approx(seconds)
+    assert plan.lines()[-1].endswith(said)
+
+
+def test_a_search_of_the_past_can_be_planned_again_which_its_confirmation_does(
+    split: Split, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 2.0})
+    monkeypatch.setattr(ray, "nodes", lambda: [{"Alive": True, "Resources": {"CPU": 2.0}}])
+    speed = Speed(device_name="a CPU", precision="fp32", images_per_second=100)
+    past = replace(CPU_SPEC, search=BudgetSpec(sampler="multifidelity", num_samples=6))
+    assert make_plan(past, split, speed).trials == 6
+
+
+def test_what_pytorch_cannot_train_is_one_line(split: Split, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_memory(run: TrainingRun) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory.\nTried to allocate 2.00 GiB.")
+
+    monkeypatch.setattr(TrainingRun, "run_epoch", no_memory)
+    with pytest.raises(TimingError) as caught:
+        measure_speed(TrainSpec(), split, torch.device("cpu"), ModelSpec(width=4))
+    expected = "timing a few steps: OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB."
+    assert (str(caught.value), caught.value.exit_code) == (expected, 2)
+
+
+@pytest.mark.parametrize("device", ["cpu", "auto", "cuda"])
+def test_what_trains_on_the_cpu_is_timed_in_this_process_on_a_machine_with_a_gpu_too(
+    device: str, digits: Dataset, split: Split, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    options = parse_options(["--dataset", "digits", "--width", "4", "--epochs", "2", "--device", device])
+    _, speed = _prepare(Command(options, Console(), 0.0, ExitStack(), Path("it")), digits, split)
+    assert (speed is not None) is (device == "cpu")
+
+
+DYING = """
+import os, pathlib, signal
+from torch import nn
+
+class Net(nn.Module):
+    def __init__(self, num_classes, signal_number):
+        super().__init__()
+        self.linear, self.signal_number = nn.Linear(3072, num_classes), signal_number
+
+    def forward(self, images):
+        pathlib.Path("{folder}", str(os.getpid())).touch()
+        if self.signal_number:
+            os.kill(os.getpid(), self.signal_number)
+        raise LookupError("nothing here")
+
+def raises(num_classes):
+    return Net(num_classes, 0)
+
+def dies(num_classes):
+    return Net(num_classes, signal.SIGKILL)
+"""
+
+
+@pytest.mark.slow
+def test_a_process_of_ray_that_times_steps_says_what_went_wrong_and_ends(
+    split: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would keep the memory of a GPU."""
+    started = tmp_path / "started"
+    started.mkdir()
+    (tmp_path / "dying_nets.py").write_text(DYING.format(folder=started))
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)  # of Ray's processes
+    own = {name: replace(CPU_SPEC, model=ModelSpec(factory=f"dying_nets:{name}")) for name in ("raises", "dies")}
+    with ray_cluster(None):
+        with pytest.raises(ModelError) as raised:
+            make_plan(own["raises"], split)
+        with pytest.raises(TimingError) as died:
+            make_plan(own["dies"], split)
+        deadline = time.monotonic() + 20
+        while any(Path("/proc", number.name).exists() for number in started.iterdir()):
+            assert time.monotonic() < deadline, "a process is left"
+            time.sleep(0.05)
+    assert len(list(started.iterdir())) == 2
+    assert re.fullmatch(
+        r"--model dying_nets:raises, while a few steps were timed: LookupError: nothing here "
+        rf"\({tmp_path}/dying_nets.py, line \d+, in forward\)",
+        str(raised.value),
+    )
+    assert str(died.value) == "the process that timed a few steps died (killed, or out of memory)"
+
+
+def test_steps_are_timed_until_they_last_or_the_images_end(split: Split) -> None:
+    speed = measure_speed(TrainSpec(batch_size=50, precision="fp32"), split, torch.device("cpu"), ModelSpec(width=4))
+    assert speed.precision == "fp32"
+    assert 0 < speed.images_per_second < math.inf

@@ -1,0 +1,113 @@
+"""What a search learns from earlier runs."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from factories import EPOCHS, SPEC, Build
+from optuna.trial import TrialState
+
+from tune_resnet.config.space import Domain
+from tune_resnet.config.spec import ModelSpec
+from tune_resnet.errors import UserError
+from tune_resnet.execution.searcher import OptunaSearcher
+from tune_resnet.hpo.warm_start import WarmStart, warm_start
+from tune_resnet.runs.tables import FAILED, FINISHED, STOPPED
+
+
+@pytest.fixture
+def earlier(tmp_path: Path) -> Build:
+    build = Build(tmp_path / "earlier")
+    build.trial([0.3, 0.4, 0.5, 0.6], FINISHED)
+    for number in range(5):
+        build.trial([0.3, 0.4, 0.5, 0.6 + number / 100], FINISHED, max_lr=0.01 + number / 100)
+    build.trial([0.2, 0.3], STOPPED, max_lr=0.002)
+    build.trial([0.2], STOPPED, max_lr=0.09)
+    build.trial([0.2], FAILED, error="no")
+    build.directory.write_env({"dataset_fingerprint": "these images"})
+    return build
+
+
+def test_trials_of_the_same_task_are_known(earlier: Build) -> None:
+    spec = replace(SPEC, train=replace(SPEC.train, seed=7))  # another seed is no other task
+    warm = warm_start([earlier.directory.path], spec, "these images")
+    states = [TrialState.COMPLETE] * 6 + [TrialState.PRUNED] * 2
+    assert [trial.state for trial in warm.trials] == states
+    assert warm.configurations == []
+    assert warm.trials[5].value == 0.64
+
+    searcher = OptunaSearcher(spec, None, warm)
+    configs = [searcher.suggest(str(number)) for number in range(3)]
+    assert configs[0] == {"trial": 0, **spec.reference}
+    assert [config["trial"] for config in configs] == [0, 1, 2]
+
+
+@pytest.mark.parametrize("change", ["images", "width", "epochs"])
+def test_of_another_task_the_best_are_tried_first(earlier: Build, change: str) -> None:
+    spec = SPEC
+    if change == "width":
+        spec = replace(spec, model=ModelSpec(width=spec.model.width + 1))
+    if change == "epochs":
+        spec = replace(spec, train=replace(spec.train, epochs=EPOCHS + 1))
+    warm = warm_start([earlier.directory.path], spec, "others" if change == "images" else "these images")
+    assert warm.trials == []
+    assert len(warm.configurations) == 3
+    assert all(configuration["max_lr"] > 0.01 for configuration in warm.configurations)
+
+    searcher = OptunaSearcher(spec, None, warm)
+    configs = [searcher.suggest(str(number)) for number in range(5)]
+    assert configs[0] == {"trial": 0, **spec.reference}
+    assert configs[1:4] == [{"trial": n, **c} for n, c in enumerate(warm.configurations, start=1)]
+    assert configs[4]["trial"] == 4
+
+
+@pytest.mark.parametrize("fingerprint", ["these images", "others"])
+def test_a_resumed_search_knows_what_it_began_with(earlier: Build, tmp_path: Path, fingerprint: str) -> None:
+    warm = warm_start([earlier.directory.path], SPEC, fingerprint)
+    kept = tmp_path / "warm_start.json"
+    warm.write(kept)
+    again = WarmStart.read(kept, SPEC)
+    assert again.configurations == warm.configurations
+    assert [(t.state, t.params, t.value, t.intermediate_values) for t in again.trials] == [
+        (t.state, t.params, t.value, t.intermediate_values) for t in warm.trials
+    ]
+    assert WarmStart.read(tmp_path / "no file", SPEC) == WarmStart()
+
+
+def test_what_it_began_with_stays_known_in_a_wider_space(earlier: Build, tmp_path: Path) -> None:
+    first = replace(SPEC, space={"max_lr": SPEC.space["max_lr"], "grad_clip": SPEC.space["grad_clip"]})
+    warm_start([earlier.directory.path], first, "others").write(tmp_path / "kept.json")
+    wider = {**SPEC.space, "max_lr": Domain(low=1e-4, high=1.0)}
+    again = WarmStart.read(tmp_path / "kept.json", replace(SPEC, space=wider))
+    assert sorted(one["max_lr"] for one in again.configurations) == pytest.approx([0.03, 0.04, 0.05])
+    assert {one["weight_decay"] for one in again.configurations} == {SPEC.train.weight_decay}  # not varied then
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "[]", '{"trials": [{}]}', '{"trials": 3}', '{"trials": [], "configurations": [{"max_lr": "a"}]}', "[" * 10**5],
+)
+def test_a_damaged_memory_of_it_is_refused(text: str, tmp_path: Path) -> None:
+    (tmp_path / "warm_start.json").write_text(text)
+    with pytest.raises(UserError, match=r"warm_start\.json is damaged"):
+        WarmStart.read(tmp_path / "warm_start.json", SPEC)
+
+
+def test_what_lies_outside_of_the_space_is_left_out(earlier: Build) -> None:
+    space = {**SPEC.space, "max_lr": Domain(low=0.009, high=0.035)}
+    warm = warm_start([earlier.directory.path], replace(SPEC, space=space), "these images")
+    assert [trial.params["max_lr"] for trial in warm.trials] == pytest.approx([0.01, 0.01, 0.02, 0.03])
+
+
+def test_a_run_without_anything_to_learn_from_is_refused(tmp_path: Path) -> None:
+    build = Build(tmp_path / "empty")
+    build.trial([math.nan], FAILED, error="no")
+    with pytest.raises(UserError, match="empty has no trial in this search's space to start from"):
+        warm_start([build.directory.path], SPEC, "")
+
+
+def test_no_earlier_run_is_no_warm_start(earlier: Build) -> None:
+    assert warm_start([], SPEC, "") == WarmStart()

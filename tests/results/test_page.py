@@ -1,0 +1,300 @@
+"""The report: what its plots are drawn from, and the page."""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+import re
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from factories import RESULTS, SEARCH, SPEC, Build, Page
+
+from tune_resnet.config.spec import SchedulerSpec
+from tune_resnet.errors import RecordError
+from tune_resnet.hpo.stopping import Signal, stopping_rule
+from tune_resnet.report import main
+from tune_resnet.results.chart_data import (
+    configurations,
+    cost,
+    good_region,
+    judged,
+    learning_curves,
+    positions,
+    rate_curves,
+    roles,
+    runs_side_by_side,
+    timeline,
+)
+from tune_resnet.results.page import write_report
+from tune_resnet.runs.load import load_run
+from tune_resnet.runs.tables import FAILED, FINISHED, INTERRUPTED, RUNNING, STOPPED
+from tune_resnet.training.schedule import one_cycle
+
+EVERY_RUN = sorted(path.parent for path in RESULTS.glob("*/trials.csv"))
+
+
+@pytest.fixture
+def mixed(tmp_path: Path) -> Build:
+    build = Build(tmp_path / "run")
+    build.trial([0.5, 0.6, 0.7, 0.80], FINISHED)
+    build.trial([0.6, 0.8, 0.95, 0.9], FINISHED, max_lr=0.0123)
+    build.trial([0.3], STOPPED, weight_decay=1e-3)
+    build.trial([0.45, 0.5], STOPPED, weight_decay=1e-5)
+    build.trial([0.35, 0.4, 0.99], INTERRUPTED)
+    build.trial([0.55, 0.65], RUNNING, grad_clip=0.5)
+    build.trial([], FAILED, error="<b>no</b> \x1b[31mspace")
+    return build
+
+
+def test_a_trial_s_role_is_its_state_unless_it_is_the_reference_or_has_won(mixed: Build) -> None:
+    expected = ["reference", "winner", STOPPED, STOPPED, INTERRUPTED, RUNNING, FAILED]
+    assert roles(mixed.load()).sort_index().tolist() == expected
+
+
+def test_a_reference_that_has_won_is_the_reference(tmp_path: Path) -> None:
+    build = Build(tmp_path / "run")
+    build.trial([0.5, 0.6, 0.7, 0.8], FINISHED)
+    build.trial([0.4, 0.5, 0.6, 0.7], FINISHED, max_lr=0.02)
+    assert roles(build.load()).tolist() == ["reference", FINISHED]
+
+
+def test_curves_have_every_epoch_of_every_trial(mixed: Build) -> None:
+    curves = learning_curves(mixed.load())
+    assert curves.groupby("trial")["accuracy"].apply(list).to_dict() == {
+        0: [0.5, 0.6, 0.7, 0.8], 1: [0.6, 0.8, 0.95, 0.9], 2: [0.3], 3: [0.45, 0.5], 4: [0.35, 0.4, 0.99],
+        5: [0.55, 0.65],
+    }  # fmt: skip
+    assert set(curves.loc[curves["trial"] == 1, "role"]) == {"winner"}
+
+
+def test_configurations_have_the_last_accuracy(mixed: Build) -> None:
+    rows = configurations(mixed.load()).set_index("trial")
+    assert rows.loc[3, ["role", "weight_decay", "epochs", "accuracy"]].tolist() == [STOPPED, 1e-5, 2, 0.5]
+    assert math.isnan(rows.loc[6, "accuracy"])
+
+
+def test_the_good_region_is_where_the_best_quarter_is(tmp_path: Path) -> None:
+    build = Build(tmp_path / "run")
+    for number in range(3):
+        build.trial([0.5] * 4, FINISHED, max_lr=0.01 + number / 1000)
+    assert good_region(build.load()).empty
+    for number in range(3, 8):
+        build.trial([0.5, 0.6, 0.7, 0.5 + number / 20], FINISHED, max_lr=0.01 + number / 1000)
+    region = good_region(build.load())
+    assert region.loc["max_lr"].tolist() == pytest.approx([0.016, 0.017])
+    assert region.loc["grad_clip"].tolist() == [0.1, 0.1]
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [([1e-4, 1e-2, 1e-3], [0, 1, 0.5]), ([0.1, 0.1], [0.5, 0.5]), ([0.0, 1.0, 10.0], [math.nan, 0, 1])],
+)
+def test_positions_are_those_on_a_logarithmic_axis(values: list[float], expected: list[float]) -> None:
+    assert positions(pd.Series(values)).tolist() == pytest.approx(expected, nan_ok=True)
+
+
+def test_judged_says_by_how_little_a_trial_was_stopped(tmp_path: Path) -> None:
+    build = Build(tmp_path / "run")
+    build.trial([0.1, 0.65, 0.65, 0.65], FINISHED)  # the reference goes on whatever its signal
+    build.trial([0.5, 0.6, 0.7, 0.80], FINISHED)
+    build.trial([0.7, 0.5], STOPPED)
+    build.trial([0.45], STOPPED)
+    build.trial([0.55], STOPPED)
+    build.trial([0.2], RUNNING)  # not judged yet
+    rows = judged(build.load())
+    assert [tuple(row) for row in rows[["trial", "epoch", "fate"]].itertuples(index=False)] == [
+        (1, 1, "went on"), (1, 2, "went on"), (2, 1, "went on"), (2, 2, "stopped"), (3, 1, "stopped"),
+        (4, 1, "stopped"),
+    ]  # fmt: skip
+    # By this spec's rule trial 4 would have gone on: nothing can be said of it.
+    assert rows["short_by"].tolist() == pytest.approx([math.nan] * 3 + [0.1, 0.05, math.nan], nan_ok=True)
+
+
+def test_a_stopped_trial_is_short_of_the_cut_as_it_was_then(tmp_path: Path) -> None:
+    scheduler = SchedulerSpec(grace_epochs=1, reduction_factor=2, signal="train_loss", margin=0.01)
+    build = Build(tmp_path / "run", replace(SPEC, scheduler=scheduler))
+    build.trial([0.1, 0.1, 0.1, 0.1], FINISHED)  # losses are 1 minus these
+    build.trial([0.5, 0.6, 0.7, 0.80], FINISHED)
+    build.trial([0.8, 0.8, 0.8, 0.8], FINISHED)
+    build.trial([0.48], STOPPED)  # a loss of 0.52; the second best of four then had 0.5, less the margin of 1%
+    build.trial([0.2, 0.2, 0.2, 0.2], FINISHED)  # a weak one, which an earlier spec let go on
+    rows = judged(build.load())
+    assert rows.loc[rows["fate"] == "stopped", "short_by"].tolist() == pytest.approx([math.log(0.52 / 0.5) - 0.01])
+
+
+def test_every_trial_that_the_rule_stops_is_short_of_its_cut(tmp_path: Path) -> None:
+    spec = replace(SPEC, scheduler=SchedulerSpec(grace_epochs=1, reduction_factor=3, signal="train_loss", margin=0.02))
+    build, rule, draw = Build(tmp_path / "run", spec), stopping_rule(spec), random.Random(1)
+    signal = Signal("train_loss")
+    for trial in range(30):
+        accuracies: list[float] = []
+        while len(accuracies) < spec.train.epochs:
+            accuracies.append(draw.random())
+            row = {"epoch": len(accuracies), "train_loss": 1 - accuracies[-1]}
+            if rule.should_stop(trial, row["epoch"], signal.quality(trial, row)) and trial != 0:
+                break
+        build.trial(accuracies, FINISHED if len(accuracies) == spec.train.epochs else STOPPED)
+    rows = judged(build.load())
+    stopped = rows["fate"] == "stopped"
+    assert stopped.sum() > 10
+    assert (rows.loc[stopped, "short_by"] > 0).all()
+    assert rows.loc[~stopped, "short_by"].isna().all()
+
+
+@pytest.mark.parametrize("path", EVERY_RUN, ids=lambda path: path.name)
+def test_no_recorded_trial_is_short_of_the_cut_by_less_than_nothing(path: Path) -> None:
+    assert not (judged(load_run(path))["short_by"] <= 0).any()
+
+
+def test_rate_curves_are_the_schedule_s(mixed: Build) -> None:
+    rates = rate_curves(mixed.load())
+    peaks = rates.groupby("role")["lr"].max()
+    assert peaks.to_dict() == pytest.approx({"reference": 0.01, "winner": 0.0123})
+    first = rates[rates["role"] == "winner"].iloc[20]
+    assert (first["epoch"], first["lr"]) == (1.0, one_cycle(20, 80, 0.0123, shape=SPEC.train.schedule))
+
+
+def run_at(build: Build, times: dict[int, tuple[float, float, str]]) -> None:
+    """Sets when and where trials ran, and the ends of their epochs."""
+    trials = pd.read_csv(build.directory.trials_csv)
+    for trial, (start, end, worker) in times.items():
+        trials.loc[trials["trial"] == trial, ["started_at", "ended_at", "worker"]] = [start, end, worker]
+    trials.to_csv(build.directory.trials_csv, index=False)
+
+
+def test_the_timeline_and_what_was_idle(tmp_path: Path) -> None:
+    build = Build(tmp_path / "run")
+    for state, accuracies in ((FINISHED, [0.5] * 4), (STOPPED, [0.4] * 2), (FINISHED, [0.6] * 4)):
+        build.trial(accuracies, state)
+    run_at(build, {0: (100.0, 102.0, "a:1"), 1: (100.0, 101.0, "a:2"), 2: (102.0, 104.0, "a:1")})
+    frames = build.load()
+    rows = timeline(frames)
+    assert rows[["trial", "start", "end"]].to_numpy().tolist() == [[0, 0, 2], [1, 0, 1], [2, 2, 4]]
+    spent = cost(frames)
+    # 10 epochs of half a second by two processes within 4 seconds; a stopped trial had two epochs left
+    assert spent == pytest.approx(
+        {"epochs": 10, "epochs_saved": 2, "training_seconds": 5, "span_seconds": 4, "utilisation": 5 / 8}
+    )
+
+
+def test_runs_side_by_side_count_the_epochs_of_all_trials(tmp_path: Path) -> None:
+    build = Build(tmp_path / "run")
+    build.trial([0.5, 0.6, 0.7, 0.8], FINISHED)
+    build.trial([0.4], STOPPED)
+    build.trial([0.4, 0.5, 0.6, 0.7], FINISHED)
+    build.trial([0.4, 0.5, 0.6, 0.9], FINISHED)
+    rows = runs_side_by_side({"it": build.load()})
+    assert rows.to_dict("list") == {"run": ["it"] * 3, "epochs": [4, 9, 13], "best": [0.8, 0.8, 0.9]}
+
+
+@pytest.mark.parametrize("run", EVERY_RUN, ids=lambda path: path.name)
+def test_every_recorded_run_has_a_page(run: Path, tmp_path: Path) -> None:
+    path = write_report([run], tmp_path / "page.html")
+    page = Page(path)
+    assert path.stat().st_size < 6_000_000
+    assert page.links == ["data:,"]  # no icon is asked for
+    assert page.figures
+    assert all(figure["data"] for figure in page.figures.values())
+    assert json.loads((run / "env.json").read_text())["command"] in page.text
+
+
+def test_the_answer_comes_first_and_what_was_proved_before_what_was_measured(tmp_path: Path) -> None:
+    page = Page(write_report([SEARCH], tmp_path / "page.html"))
+    text = " ".join(page.text.split())
+    found = [
+        text.index(words)
+        for words in (
+            "Trial 19: 76.60%",
+            "+1.58 points over",
+            "Confirmed with fresh seeds",
+            "+1.55 percent",
+            "Learning",
+        )
+    ]
+    assert found == sorted(found)
+    titles = ["Best trials", "Hyperparameters together", "Hyperparameters one by one", "Importance", "Early stopping"]
+    titles += ["One-cycle learning rates", "Time", "Environment, and how to repeat it"]
+    assert all(title in text for title in titles)
+
+
+def test_a_name_or_text_from_a_run_is_only_text(mixed: Build, tmp_path: Path) -> None:
+    evil = "<script>alert(1)</script><img src=x onerror=alert(2)>"
+    trials = mixed.directory.trials_csv
+    trials.write_text(trials.read_text().replace("host:1", f'"{evil}"'))
+    mixed.directory.write_env({"command": f"</script>{evil}", evil: {evil: evil}, "device_name": evil})
+    (mixed.directory.path / "confirm.json").write_text(json.dumps({"sentence": evil}))
+    path = mixed.directory.path.rename(tmp_path / "<img src=y>")
+    page = Page(write_report([path]))
+    assert page.tags.count("script") == 2 + len(page.figures)
+    assert "img" not in page.tags
+    workers = [worker for figure in page.figures.values() for bar in figure["data"] for worker in bar.get("y", [])]
+    assert any("&lt;script&gt;" in str(worker) for worker in workers)  # Plotly would read the tags
+    assert not any("<script" in str(worker) for worker in workers)
+
+
+@pytest.mark.parametrize("states", [[], [RUNNING], [FAILED], [FINISHED], [RUNNING, STOPPED, INTERRUPTED]])
+def test_a_run_has_a_page_at_any_time(states: list[str], tmp_path: Path) -> None:
+    build = Build(tmp_path / "run")
+    for state in states:
+        build.trial({FAILED: [], FINISHED: [0.5] * 4}.get(state, [0.5]), state, error="broken" * (state == FAILED))
+    path = write_report([build.directory.path])
+    assert path == build.directory.path / "report.html"
+    text = Page(path).text
+    assert ("No trial has finished yet" in text) == (FINISHED not in states)
+    assert ("broken" in text) == (FAILED in states)
+
+
+def test_a_baseline_judged_on_the_test_set_has_a_page(tmp_path: Path) -> None:
+    build = Build(tmp_path / "run")
+    build.trial([0.5, 0.6, 0.7, 0.8], FINISHED, on="test")
+    assert "The reference: 80.00% test accuracy" in Page(write_report([build.directory.path])).text
+
+
+def test_several_runs_are_compared(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    baseline = RESULTS / "cifar10-jpeg-baseline"
+    assert main([str(SEARCH), str(baseline), str(SEARCH), "--out", str(tmp_path / "two.html")]) == 0
+    assert capsys.readouterr().out == f"wrote {tmp_path / 'two.html'}\n"
+    page = Page(tmp_path / "two.html")
+    assert "2 runs" in page.text
+    assert [trace["name"] for trace in page.figures["plot-1-1"]["data"]] == [SEARCH.name, baseline.name]
+    commands = [load_run(run).env["command"] for run in (SEARCH, baseline)]
+    assert all(command in page.text for command in commands)
+
+
+def test_what_is_wrong_is_said_in_a_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([str(tmp_path)]) == 2
+    assert main([str(SEARCH), "--out", str(tmp_path / "no" / "page.html")]) == 2
+    run = Path(shutil.copytree(SEARCH, tmp_path / "run"))
+    (run / "confirm.json").write_text("[]")
+    assert main([str(run)]) == 2
+    errors = capsys.readouterr().err.splitlines()
+    assert len(errors) == 3
+    assert all(error.startswith("error: ") for error in errors)
+    assert not (tmp_path / "no").exists()
+    with pytest.raises(RecordError, match="is not a run directory"):
+        write_report([tmp_path])
+
+
+def test_damaged_figures_make_a_page_all_the_same(mixed: Build) -> None:
+    """A run that somebody sends: figures that no search writes."""
+    original = mixed.directory.trials_csv.read_text()
+    for old, new in (("0.0123", "0"), ("0.0123", "1e38"), ("0.0123", ""), ("host:1", "")):
+        mixed.directory.trials_csv.write_text(original.replace(old, new))
+        write_report([mixed.directory.path])
+    mixed.directory.trials_csv.write_text(re.sub(r"1[0-9]{9}\.[0-9]+", "1e30", original))
+    mixed.directory.write_env({"started_at": 1e300, "wall_seconds": 1e300, "resumed": [1, {"command": []}]})
+    write_report([mixed.directory.path])
+
+
+def test_the_page_says_whether_a_run_with_running_trials_goes_on(mixed: Build) -> None:
+    path = mixed.directory.path
+    assert "the run was not running (it ended without saying so" in Page(write_report([path])).text
+    with mixed.directory.lock():
+        assert "the run was still running, last epoch " in Page(write_report([path])).text
+        mixed.recorder.close()
+        assert "the run was" not in Page(write_report([path])).text

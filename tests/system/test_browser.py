@@ -1,0 +1,133 @@
+"""The report in a real browser, as somebody sees it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from factories import RESULTS, Build
+
+from tune_resnet.results.page import write_report
+from tune_resnet.runs.tables import FINISHED, STOPPED
+
+LEAST_CONTRAST = 4.5  # WCAG 2.2, level AA, text of normal size
+
+CONTRASTS = """() => {
+  const linear = value => (value /= 255) <= 0.04045 ? value / 12.92 : ((value + 0.055) / 1.055) ** 2.4;
+  const numbers = colour => colour.match(/[\\d.]+/g).map(Number);
+  const luminance = ([red, green, blue]) => 0.2126 * linear(red) + 0.7152 * linear(green) + 0.0722 * linear(blue);
+  const opaque = element => {
+    for (let at = element; at; at = at.parentElement) {
+      const colour = numbers(getComputedStyle(at).backgroundColor);
+      if (colour.length === 3 || colour[3] === 1) return colour;
+    }
+  };
+  const texts = [...document.querySelectorAll("main h1, main h2, main p, dt, dd, th, td, pre, .gain, svg text")];
+  return texts.filter(element => element.textContent.trim()).map(element => {
+    const style = getComputedStyle(element);
+    const text = luminance(numbers(element instanceof SVGElement ? style.fill : style.color));
+    const back = luminance(opaque(element));
+    const contrast = (Math.max(text, back) + 0.05) / (Math.min(text, back) + 0.05);
+    return [element.textContent.slice(0, 40), contrast];
+  });
+}"""
+
+pytestmark = pytest.mark.browser
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[object]:
+    pytest.importorskip("playwright", reason="Playwright is not installed")
+    from playwright.sync_api import sync_playwright
+    from screenshots import start_chromium
+
+    with sync_playwright() as playwright:
+        browser = start_chromium(playwright)
+        if browser is None:
+            pytest.skip("there is no chromium")
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="module", params=["one run", "several runs", "a thousand trials"])
+def page_file(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("pages")
+    runs = [RESULTS / "cifar10-jpeg-search", RESULTS / "cifar10-jpeg-baseline"]
+    if request.param == "a thousand trials":
+        build = Build(folder / "run")
+        for number in range(1000):
+            last = 0.5 + number % 97 / 400
+            build.trial([0.3, 0.4, 0.5, last], FINISHED) if number % 9 == 0 else build.trial([0.2 + last / 9], STOPPED)
+        runs = [build.directory.path]
+    return write_report(runs[:1] if request.param == "one run" else runs, folder / "report.html")
+
+
+class View:
+    """A page as a browser shows it, and what went wrong meanwhile."""
+
+    def __init__(self, browser: object, file: Path, width: int, scheme: str) -> None:
+        self.context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)  # type: ignore[attr-defined]
+        self.page = self.context.new_page()
+        self.wrong: list[str] = []
+        self.requests: list[str] = []
+        self.page.on("console", lambda message: self.wrong.append(message.text))
+        self.page.on("pageerror", lambda error: self.wrong.append(str(error)))
+        self.page.on("requestfailed", lambda request: self.wrong.append(request.url))
+        self.page.on("request", lambda request: self.requests.append(request.url))
+        self.page.goto(file.as_uri())
+        self.page.wait_for_function("[...document.querySelectorAll('.plot')].every(plot => plot.querySelector('svg'))")
+
+
+@pytest.fixture(params=[(1200, "light"), (380, "dark")], ids=["desktop", "phone"])
+def view(request: pytest.FixtureRequest, browser: object, page_file: Path) -> Iterator[View]:
+    view = View(browser, page_file, *request.param)
+    yield view
+    view.context.close()
+
+
+def test_a_page_is_whole_fits_and_reads_well(view: View) -> None:
+    page = view.page
+    assert view.wrong == []
+    assert len(view.requests) == 1  # the file itself
+    marks = "plot => plot.querySelectorAll('.trace path, .trace .point, .bars .point, .shapelayer path').length"
+    drawn = page.evaluate(f"[...document.querySelectorAll('.plot')].map({marks})")
+    assert drawn
+    assert min(drawn) > 0
+    assert page.evaluate("document.documentElement.scrollWidth") <= page.viewport_size["width"]
+    poor = [(text, contrast) for text, contrast in page.evaluate(CONTRASTS) if contrast < LEAST_CONTRAST]
+    assert poor == []
+
+
+def test_a_page_can_be_heard_and_used_by_keyboard(view: View) -> None:
+    found = Axe().run(view.page)
+    assert found.violations_count == 0, found.generate_report()
+    assert view.page.evaluate("[...document.querySelectorAll('figure')].every(part => part.ariaLabel)")
+    view.page.keyboard.press("Tab")  # what scrolls sideways can be reached
+    assert view.page.evaluate("document.activeElement.getAttribute('role')") == "region"
+
+
+def test_hovering_tells_what_a_mark_is(browser: object, tmp_path: Path) -> None:
+    view = View(browser, write_report([RESULTS / "cifar10-jpeg-search"], tmp_path / "report.html"), 1200, "light")
+    plot = view.page.locator(".plot").first
+    plot.scroll_into_view_if_needed()
+    point = plot.locator(".trace").last.locator(".point").last
+    box = point.bounding_box()
+    assert box is not None
+    view.page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    told = plot.locator(".hoverlayer .hovertext")
+    told.wait_for()
+    assert re.match(r"trial \d+ \(\w+\)epoch 8: 7\d\.\d%", told.text_content() or "")
+    view.context.close()
+
+
+def test_the_colours_follow_when_night_falls(browser: object, tmp_path: Path) -> None:
+    view = View(browser, write_report([RESULTS / "cifar10-jpeg-search"], tmp_path / "report.html"), 1200, "light")
+    fill = "getComputedStyle(document.querySelector('.plot .xtick text')).fill"
+    before = view.page.evaluate(fill)
+    view.page.emulate_media(color_scheme="dark")
+    view.page.wait_for_function(f"{fill} !== '{before}'")
+    assert [text for text, contrast in view.page.evaluate(CONTRASTS) if contrast < LEAST_CONTRAST] == []
+    view.context.close()

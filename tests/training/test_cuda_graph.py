@@ -1,0 +1,97 @@
+"""Steps recorded as a CUDA graph: the training is the same, recorded or not."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+
+from tune_resnet.config.spec import ModelSpec, TrainSpec
+from tune_resnet.data.types import Split
+from tune_resnet.training.cuda_graph import RecordedStep
+from tune_resnet.training.loop import TrainingRun
+
+SPEC = TrainSpec(epochs=3, batch_size=25, precision="fp32")  # 7 batches of 25 and one of 5
+WIDTH = ModelSpec(width=4)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="recording fails only where there is no GPU")
+def test_where_recording_fails_a_warning_says_so_and_training_goes_on(split: Split) -> None:
+    torch.set_num_threads(1)
+    direct, recorded = TrainingRun(SPEC, split, model=WIDTH), TrainingRun(SPEC, split, model=WIDTH)
+    recorded.recording = RecordedStep()
+    expected = direct.run_epoch()
+    with pytest.warns(UserWarning, match="training without a CUDA graph"):
+        metrics = recorded.run_epoch()
+    assert (metrics.train_loss, metrics.loss) == (expected.train_loss, expected.loss)
+    assert recorded.run_epoch().train_loss == direct.run_epoch().train_loss  # it does not try again
+
+
+def test_a_batch_of_another_shape_is_run_directly() -> None:
+    seen: list[int] = []
+
+    def step(images: Tensor, labels: Tensor) -> Tensor:
+        seen.append(len(images))
+        return images.sum()
+
+    recorded = RecordedStep()
+    for count in (4, 2, 2, 2, 2, 2):
+        recorded(step, torch.ones(count), torch.ones(count))
+    assert seen == [4, 2, 2, 2, 2, 2]
+
+
+@pytest.fixture
+def no_collector() -> Iterator[None]:
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
+
+
+@pytest.mark.usefixtures("no_collector")
+@pytest.mark.parametrize("recorded", [False, True])
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_a_run_is_freed_with_its_last_name(split: Split, recorded: bool, precision: str) -> None:
+    """A graph that waits for the collector may be collected while another is recorded, and break that."""
+    run = TrainingRun(replace(SPEC, precision=precision), split, model=WIDTH)
+    if recorded:
+        run.recording = RecordedStep()
+        run.recording.direct_steps = -SPEC.epochs * run.steps_per_epoch  # none is recorded where there is no GPU
+    run.run_epoch()
+    run.reset(replace(SPEC, precision=precision, seed=1))
+    run.run_epoch()
+    run.load_state_dict(run.state_dict())
+    kept = [
+        weakref.ref(run),
+        weakref.ref(run.model),
+        weakref.ref(run.optimizer),
+        *map(weakref.ref, run.model.parameters()),
+    ]
+    if run.recording is not None:
+        kept.append(weakref.ref(run.recording))
+    del run
+    assert [ref() for ref in kept if ref() is not None] == []
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA GPU here")
+def test_a_recorded_training_equals_a_direct_one_for_every_configuration(split: Split) -> None:
+    recorded, direct = TrainingRun(SPEC, split, "cuda", WIDTH), TrainingRun(SPEC, split, "cuda", WIDTH)
+    assert recorded.recording is not None
+    graph = None
+    for spec in (SPEC, replace(SPEC, max_lr=0.003, weight_decay=0.01, grad_clip=0.01, seed=1)):
+        recorded.reset(spec)
+        direct.reset(spec)
+        direct.recording = None
+        for _ in range(spec.epochs):
+            ours, theirs = recorded.run_epoch(), direct.run_epoch()
+            assert ours.train_loss == pytest.approx(theirs.train_loss, rel=1e-3)
+            assert ours.loss == pytest.approx(theirs.loss, rel=1e-2)
+        assert recorded.recording.graph is not None
+        assert graph in (None, recorded.recording.graph)  # recorded once
+        graph = recorded.recording.graph

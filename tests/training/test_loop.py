@@ -1,0 +1,209 @@
+"""The training loop: fixed numbers, continued and reused runs, what may go wrong."""
+
+from __future__ import annotations
+
+import io
+import math
+import pickle
+from dataclasses import replace
+
+import pytest
+import torch
+
+from tune_resnet.config.spec import ModelSpec, TrainSpec
+from tune_resnet.data.types import Split
+from tune_resnet.training.loop import TrainingRun, epoch_seed
+from tune_resnet.training.metrics import EpochMetrics, NonFiniteLoss
+from tune_resnet.training.model import ResNet9
+
+SPEC = TrainSpec(epochs=4, batch_size=50, precision="fp32", seed=7)
+WIDTH = ModelSpec(width=4)
+TIMINGS = ("seconds", "images_per_second")
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> None:
+    """Sums are then added up in one order."""
+    torch.set_num_threads(1)
+
+
+def numbers(metrics: EpochMetrics) -> dict[str, float]:
+    return {name: value for name, value in metrics.columns("val").items() if name not in TIMINGS}
+
+
+def trained(run: TrainingRun, epochs: int) -> list[dict[str, float]]:
+    return [numbers(run.run_epoch()) for _ in range(epochs)]
+
+
+def weights(run: TrainingRun) -> dict[str, torch.Tensor]:
+    return {name: tensor.clone() for name, tensor in run.model.state_dict().items()}
+
+
+def assert_same_weights(first: TrainingRun, second: TrainingRun) -> None:
+    for name, tensor in first.model.state_dict().items():
+        assert torch.equal(tensor, second.model.state_dict()[name]), name
+
+
+def test_a_small_training_gives_the_known_losses(split: Split) -> None:
+    """Had with torch 2.14.1 on a Zen 4; other instruction sets add in another order and move the later epochs most."""
+    run = TrainingRun(replace(SPEC, max_lr=1e-3), split, model=WIDTH, flip=False)
+    epochs = trained(run, 4)
+    assert [row["train_loss"] for row in epochs] == pytest.approx([3.1228, 2.8471, 2.5725, 2.4887], abs=0.015)
+    assert [row["val_loss"] for row in epochs] == pytest.approx([2.3043, 2.3069, 2.3167, 2.3368], abs=0.003)
+    assert [row["lr"] for row in epochs] == [run.lr_at(step) for step in (3, 7, 11, 15)]
+    assert [row["epoch"] for row in epochs] == [1, 2, 3, 4]
+
+
+def test_only_the_last_epoch_is_judged_where_that_is_enough(split: Split) -> None:
+    each = TrainingRun(SPEC, split, model=WIDTH, flip=False)
+    last = TrainingRun(SPEC, split, model=WIDTH, flip=False, judge_each=False)
+    expected, found = trained(each, 4), trained(last, 4)
+    assert found[-1] == expected[-1]
+    assert [row["train_loss"] for row in found] == [row["train_loss"] for row in expected]
+    assert all(math.isnan(row[name]) for row in found[:-1] for name in ("val_loss", "val_accuracy"))
+    assert_same_weights(each, last)
+
+
+def test_it_learns(split: Split) -> None:
+    run = TrainingRun(replace(SPEC, epochs=15, batch_size=20), split, model=ModelSpec(width=8), flip=False)
+    last = trained(run, 15)[-1]
+    assert last["val_accuracy"] >= 0.7  # chance is 0.1
+    assert last["train_loss"] < 0.7
+
+
+def test_the_last_batch_may_be_smaller_and_every_image_counts_once(split: Split) -> None:
+    run = TrainingRun(replace(SPEC, batch_size=70), split, model=WIDTH)
+    assert run.steps_per_epoch == 3  # 70 + 70 + 40
+    assert math.isfinite(run.run_epoch().train_loss)
+
+
+@pytest.mark.parametrize("stop_after", [0, 1, 3])
+def test_a_continued_run_equals_an_unbroken_one(split: Split, stop_after: int) -> None:
+    unbroken = TrainingRun(SPEC, split, model=WIDTH)
+    expected = trained(unbroken, 4)
+
+    broken = TrainingRun(SPEC, split, model=WIDTH)
+    before = trained(broken, stop_after)
+    file = io.BytesIO()
+    torch.save(broken.state_dict(), file)
+    file.seek(0)
+
+    continued = TrainingRun(replace(SPEC, max_lr=0.5, seed=1), split, model=WIDTH)
+    continued.run_epoch()
+    continued.load_state_dict(torch.load(file, weights_only=True))
+    assert continued.epochs_done == stop_after
+    assert before + trained(continued, 4 - stop_after) == expected
+    assert_same_weights(continued, unbroken)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_a_reset_run_equals_a_fresh_one(split: Split, precision: str) -> None:
+    first = replace(SPEC, precision=precision)
+    other = replace(first, max_lr=0.003, weight_decay=0.0, grad_clip=1.0, seed=3)
+    fresh = TrainingRun(other, split, model=WIDTH)
+    reused = TrainingRun(first, split, model=WIDTH)
+    reused.scaler = torch.amp.GradScaler("cpu", init_scale=8.0, enabled=precision == "fp16")  # as if it had adapted
+    trained(reused, 2)
+    reused.reset(other)
+    assert trained(reused, 4) == trained(fresh, 4)
+    assert_same_weights(reused, fresh)
+
+
+def test_training_leaves_the_callers_random_numbers_alone(split: Split) -> None:
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    TrainingRun(SPEC, split, model=WIDTH).run_epoch()
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_seed_changes_everything_random(split: Split) -> None:
+    first, second = (TrainingRun(replace(SPEC, seed=seed), split, model=WIDTH) for seed in (0, 1))
+    assert not torch.equal(first.model.conv1[0].weight, second.model.conv1[0].weight)
+    assert len({epoch_seed(seed, epoch) for seed in range(30) for epoch in range(30)}) == 900
+
+
+def test_gradients_are_clipped_by_value_and_decay_is_l2_in_the_gradient(
+    split: Split, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One step of ours against Adam on clipped gradients with decay added, written out."""
+    decay = 0.1
+    spec = replace(SPEC, epochs=1, batch_size=len(split.train), grad_clip=1e-3, weight_decay=decay)
+    run = TrainingRun(spec, split, model=WIDTH, flip=False)
+    before = weights(run)
+    gradients: dict[str, torch.Tensor] = {}
+
+    step = run.optimizer.step
+
+    def noted_step() -> None:
+        gradients.update({name: p.grad.clone() for name, p in run.model.named_parameters() if p.grad is not None})
+        step()
+
+    monkeypatch.setattr(run.optimizer, "step", noted_step)
+    run.run_epoch()
+    lr = run.lr_at(0)
+    clipped = [gradient - decay * before[name] for name, gradient in gradients.items()]
+    assert max(gradient.abs().max().item() for gradient in clipped) == pytest.approx(1e-3, rel=1e-4)
+    for name, parameter in run.model.named_parameters():
+        total = gradients[name]
+        # Adam's first step, bias corrected: lr * g / (|g| + eps)
+        expected = before[name] - lr * total / (total.abs() + 1e-8)
+        torch.testing.assert_close(parameter.detach(), expected, atol=1e-6, rtol=1e-4)
+
+
+def test_a_loss_that_is_not_finite_carries_the_last_good_epoch(split: Split) -> None:
+    run = TrainingRun(SPEC, split, model=WIDTH)
+    good = run.run_epoch()
+    with torch.no_grad():
+        run.model.classifier[3].weight.fill_(math.nan)
+    with pytest.raises(NonFiniteLoss, match="not finite in epoch 2") as caught:
+        run.run_epoch()
+    assert caught.value.last_good == good
+    assert pickle.loads(pickle.dumps(caught.value)).last_good == good
+    run.reset(SPEC)
+    assert numbers(run.run_epoch()) == numbers(good)
+
+
+def test_a_first_epoch_that_is_not_finite_has_no_good_one(split: Split) -> None:
+    run = TrainingRun(SPEC, split, model=WIDTH)
+    with torch.no_grad():
+        run.model.classifier[3].weight.fill_(math.inf)
+    with pytest.raises(NonFiniteLoss) as caught:
+        run.run_epoch()
+    assert (caught.value.epoch, caught.value.last_good) == (1, None)
+
+
+def test_there_is_no_epoch_after_the_last(split: Split) -> None:
+    run = TrainingRun(replace(SPEC, epochs=1), split, model=WIDTH)
+    run.run_epoch()
+    with pytest.raises(IndexError, match="all 1 epochs are done"):
+        run.run_epoch()
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_lower_precisions_train_like_fp32(split: Split, precision: str) -> None:
+    full = TrainingRun(SPEC, split, model=WIDTH).run_epoch()
+    lower = TrainingRun(replace(SPEC, precision=precision), split, model=WIDTH).run_epoch()
+    assert lower.train_loss == pytest.approx(full.train_loss, rel=0.05)
+
+
+def test_evaluation_changes_nothing_and_ignores_dropout(split: Split) -> None:
+    run = TrainingRun(SPEC, split, model=WIDTH)
+    metrics = run.run_epoch()
+    state = weights(run)
+    network: ResNet9 = run.model.eval()
+    with torch.inference_mode():
+        logits = network(run.normalise(run.held_out.images))
+    accuracy = (logits.argmax(1) == run.held_out.labels).double().mean().item()
+    loss = torch.nn.functional.cross_entropy(logits, run.held_out.labels).item()
+    assert (metrics.accuracy, metrics.loss) == (accuracy, pytest.approx(loss, rel=1e-5))
+    for name, tensor in network.state_dict().items():
+        assert torch.equal(tensor, state[name]), name
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA GPU here")
+def test_a_gpu_trains_what_the_cpu_trains(split: Split) -> None:
+    cpu = TrainingRun(SPEC, split, model=WIDTH, flip=False).run_epoch()
+    gpu = TrainingRun(SPEC, split, "cuda", WIDTH, flip=False).run_epoch()
+    assert gpu.train_loss == pytest.approx(cpu.train_loss, rel=0.2)  # other random numbers, the same loop

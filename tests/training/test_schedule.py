@@ -1,0 +1,94 @@
+"""The learning rate at every step."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tune_resnet.training.schedule import one_cycle
+
+many = settings(derandomize=True, deadline=None, max_examples=100)
+
+steps = st.integers(1, 2000)
+rates = st.floats(1e-6, 10)
+
+
+def whole(total: int, max_lr: float, **options: str | float) -> list[float]:
+    return [one_cycle(step, total, max_lr, **options) for step in range(total)]  # type: ignore[arg-type]
+
+
+def test_exact_values_of_a_short_run() -> None:
+    rates = whole(9, 0.5)
+    expected_rise = [0.02, 0.14, 0.26, 0.38, 0.5]
+    expected_fall = [0.5 * 25 ** (-share) for share in (0.25, 0.5, 0.75, 1.0)]  # 0.2236, 0.1, 0.0447, 0.02
+    assert rates == pytest.approx([*expected_rise, *expected_fall], rel=1e-12)
+
+
+def test_exact_values_of_the_reference() -> None:
+    total = 8 * 113  # 45,000 images in batches of 400
+    assert one_cycle(0, total, 0.01) == pytest.approx(0.0004, rel=1e-12)
+    assert one_cycle(226, total, 0.01) == pytest.approx(0.0052, rel=1e-12)
+    assert one_cycle(452, total, 0.01) == pytest.approx(0.01, rel=1e-12)
+    assert one_cycle(903, total, 0.01) == pytest.approx(0.0004, rel=1e-12)
+
+
+def test_the_divisors_set_both_ends() -> None:
+    rates = whole(100, 1.0, div_factor=10, final_div_factor=1000)
+    assert (rates[0], max(rates), rates[-1]) == pytest.approx((0.1, 1.0, 0.001))
+
+
+@many
+@given(total=st.integers(3, 2000), max_lr=rates)
+def test_it_rises_to_the_peak_in_the_middle_and_then_falls(total: int, max_lr: float) -> None:
+    rates = whole(total, max_lr)
+    peak = total // 2
+    assert rates[: peak + 1] == sorted(rates[: peak + 1])
+    assert rates[peak:] == sorted(rates[peak:], reverse=True)
+    assert rates[peak] == pytest.approx(max_lr)
+    assert rates[0] == pytest.approx(max_lr / 25)
+    assert rates[-1] == pytest.approx(max_lr / 25)
+
+
+@many
+@given(total=st.integers(8, 2000), max_lr=rates)
+def test_the_second_half_falls_by_a_constant_factor(total: int, max_lr: float) -> None:
+    fall = whole(total, max_lr)[total // 2 :]
+    factors = [after / before for before, after in itertools.pairwise(fall)]
+    assert factors == pytest.approx([25 ** (-1 / (len(fall) - 1))] * len(factors))
+
+
+@many
+@given(total=steps, max_lr=rates, shape=st.sampled_from(["linear-exponential", "cosine"]))
+def test_every_run_however_short_has_finite_rates_up_to_the_peak(total: int, max_lr: float, shape: str) -> None:
+    rates = whole(total, max_lr, shape=shape)
+    assert all(math.isfinite(rate) and 0 < rate <= max_lr * (1 + 1e-9) for rate in rates)
+
+
+@settings(derandomize=True, deadline=None, max_examples=30)
+@given(total=st.integers(4, 400), max_lr=rates)
+def test_cosine_is_torchs_one_cycle(total: int, max_lr: float) -> None:
+    parameter = torch.nn.Parameter(torch.zeros(1))
+    optimizer = torch.optim.SGD([parameter], lr=1.0)
+    theirs = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=max_lr, total_steps=total)
+    rates = []
+    for _ in range(total):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        theirs.step() if len(rates) < total else None
+    assert whole(total, max_lr, shape="cosine") == pytest.approx(rates, rel=1e-9)
+
+
+@pytest.mark.parametrize(("step", "total"), [(-1, 10), (10, 10), (0, 0)])
+def test_a_step_outside_the_run_is_refused(step: int, total: int) -> None:
+    with pytest.raises(ValueError, match="step must be in"):
+        one_cycle(step, total, 0.1)
+
+
+def test_an_unknown_shape_is_refused() -> None:
+    with pytest.raises(ValueError, match="unknown schedule 'triangle'"):
+        one_cycle(0, 10, 0.1, shape="triangle")

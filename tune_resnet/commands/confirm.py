@@ -1,0 +1,190 @@
+"""Winner and reference of a search again: on the full training set, with fresh paired seeds, judged on the test set.
+
+Nothing before this step reads the test set, and here only the accuracy after the last epoch counts, so that nothing is
+chosen by it. confirm.csv has a row for each training that ended by itself, written when it ends; one whose process
+died leaves none, and the same command trains what is missing.
+
+Without a number of seeds, pairs are added until the verdict is clear, see `paired_test.analyse_looks`; the winner's
+rows say so from the first training on, since whoever has looked cannot go back to a number that was fixed before. With
+one, a larger one extends it. All pairs on record count then, but who extends until a verdict pleases has no 95%
+interval any more.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from typing import Any
+
+import pandas as pd
+from rich.console import Console
+
+from tune_resnet._text import as_json, busy, counted, duration, percent, say
+from tune_resnet.commands.options import Options
+from tune_resnet.commands.pairs import Comparison, compared_with_reference, under_rule
+from tune_resnet.commands.summary import written_report
+from tune_resnet.config.spec import TUNABLE, SearchSpec
+from tune_resnet.data.types import Dataset, ImageSet
+from tune_resnet.execution.callbacks import SearchEnd
+from tune_resnet.execution.cluster import ray_cluster
+from tune_resnet.execution.interrupts import signals_to
+from tune_resnet.execution.resources import make_plan
+from tune_resnet.execution.training_pool import Job, train_all
+from tune_resnet.hpo.plan import Plan
+from tune_resnet.results.confirmation import confirmation_sentence, confirmations, look_line, pairs_table
+from tune_resnet.runs.directory import RunDirectory, write_whole
+from tune_resnet.runs.environment import describe_environment
+from tune_resnet.runs.load import load_run
+from tune_resnet.runs.tables import CONFIRM_DTYPES, REFERENCE, REFERENCE_TRIAL, WINNER
+
+
+def confirm(run: RunDirectory, spec: SearchSpec, dataset: Dataset, options: Options, console: Console) -> int:
+    """Confirms the winner of a run with `options.pairs` paired seeds, or as many as it takes, at the size that `spec`
+    has; the exit code: 0, or 1 without enough whole pairs.
+
+    Raises:
+        ConfirmError: there is no finished trial, no test set, or the images or confirm.csv belong to something else.
+    """
+    started = time.time()
+    frames = load_run(run.path)
+    compared = compared_with_reference(frames, spec, dataset, options.pairs)
+    if compared is None:
+        say(console, "The reference itself is the winner: there is nothing to confirm.")
+        return 0
+    known, about = under_rule(compared, frames.confirm), None
+    if missing := compared.missing(known):
+        with ray_cluster(options.address):
+            plan = _plan(compared, len(missing), console)
+            ended_by = _train(compared, plan, missing, known, console)
+        if ended_by is not None:
+            say(console, "The same command again goes on with what is missing.")
+            return 128 + ended_by
+        about = {**_describe(plan), "command": options.command, "wall_seconds": time.time() - started}
+    elif known is not frames.confirm:
+        about = {"command": options.command}
+    return _conclude(compared, about, console)
+
+
+def _plan(compared: Comparison, trainings: int, console: Console) -> Plan:
+    """As many trainings as trials, none of them stopped early."""
+    spec, data = compared.spec, compared.data
+    search, scheduler = replace(spec.search, num_samples=trainings), replace(spec.scheduler, name="none")
+    share = max(1, len(data.held_out) // spec.train.epochs)  # of an epoch, as only the last is judged
+    judged = ImageSet(data.held_out.images[:share], data.held_out.labels[:share])
+    with busy(console, "timing a few steps"):
+        plan = make_plan(replace(spec, search=search, scheduler=scheduler), replace(data, held_out=judged))
+    most = "at most " if compared.sequential else ""
+    say(
+        console,
+        f"confirm     {most}{trainings} trainings of {spec.model}, on {plan.train_images:,} images "
+        f"({counted(plan.steps_per_epoch, 'step')} an epoch), {plan.concurrency} at once, judged on "
+        f"{len(data.held_out):,} test images{plan.note}: {most or 'about '}"
+        f"{duration(plan.seconds(plan.epochs_expected))}",
+    )
+    if compared.sequential:
+        say(console, "            a look after each pair, until it is clear which is better")
+    for line in plan.step_warning():
+        say(console, line)
+    return plan
+
+
+def _train(
+    compared: Comparison, plan: Plan, missing: list[tuple[int, str]], known: pd.DataFrame, console: Console
+) -> int | None:
+    """Trains what is missing, as long as the verdict is not clear where that is looked at, adding each row to those
+    that are `known` as its training ends. Returns the signal that ended it early, or None."""
+    started, end = time.monotonic(), SearchEnd(None)
+    rows: list[Any] = known.to_dict("records")
+    jobs = [Job(compared.train_spec(*pair), compared.checkpoint(*pair)) for pair in missing]
+    _forget_others(compared, jobs)
+    most = "at most" if compared.sequential else "about"
+    seen, done = compared.look(known), False
+
+    def stop() -> bool:
+        return done or end.stop_all()
+
+    def tried_again(position: int, reason: str) -> None:
+        seed, configuration = missing[position]
+        say(console, f"seed {seed}, {configuration}, is tried again ({reason})")
+
+    outcomes = train_all(plan.spec, compared.data, jobs, plan.concurrency, plan.epoch_timeout, stop, tried_again)
+    with signals_to(end, console):
+        for ended, (position, outcome) in enumerate(outcomes, start=1):
+            (seed, configuration), job = missing[position], jobs[position]
+            if isinstance(outcome, str):
+                said, done = f"no result, {outcome}", compared.sequential  # no look beyond a pair that is missing
+            else:
+                said = outcome["error"] or percent(outcome["accuracy"])
+                rows.append(compared.row(configuration, outcome, job.seconds))
+                compared.write(pd.DataFrame(rows, columns=list(CONFIRM_DTYPES)))
+                job.checkpoint.unlink(missing_ok=True)
+            left = (time.monotonic() - started) / ended * (len(jobs) - ended)
+            say(console, f"[{ended}/{len(jobs)}] seed {seed}, {configuration}: {said}; {most} {duration(left)} left")
+            latest = compared.look(pd.DataFrame(rows, columns=list(CONFIRM_DTYPES)))
+            if latest is not None and latest != seen:
+                say(console, look_line(latest))
+                seen, done = latest, done or latest.is_clear
+    return end.signal
+
+
+def _forget_others(compared: Comparison, jobs: Sequence[Job]) -> None:
+    """Deletes checkpoints of confirmations that nobody will go on with: of another winner, say. Those of the same two
+    at another size stay."""
+    these = {f"{trial:05d}" for trial in (compared.trial, REFERENCE_TRIAL)}
+    here = [str(value) for value in compared.size.values()]
+    for path in set(compared.run.checkpoints.glob("confirm-*-*.pt")) - {job.checkpoint for job in jobs}:
+        _, trial, _, *size = path.stem.split("-")
+        if trial not in these or size in (here, []):  # none: from before there were sizes
+            path.unlink(missing_ok=True)
+
+
+def _describe(plan: Plan) -> dict[str, Any]:
+    """What the figures depend on, as in env.json."""
+    return {
+        **describe_environment(),
+        "device": plan.spec.resources.device,
+        "device_name": plan.device_name,
+        "precision": plan.spec.train.precision,
+        "concurrency": plan.concurrency,
+    }
+
+
+def _conclude(compared: Comparison, about: dict[str, Any] | None, console: Console) -> int:
+    """Prints the pairs and the verdict, and writes confirm.json where there is something new (`about`)."""
+    confirmed = confirmations(load_run(compared.run.path))
+    found = next((one for one in confirmed if one.of_winner and one.size == compared.size), None)
+    if found is None:
+        say(console, "No verdict: no training of the winner has a result.")
+        return 1
+    images = len(compared.data.held_out)
+    found = replace(found, images=images)
+    console.print()
+    console.print(pairs_table(found.rows))
+    asked = () if compared.sequential else compared.seeds
+    idle = sorted({*asked, *found.rows["seed"]} - set(found.pairs.index))
+    if idle and found.result is not None:
+        after = " and those after the verdict" if found.result.is_clear and compared.sequential else ""
+        say(console, f"Incomplete pairs{after} do not count: seed {', '.join(map(str, idle))}.")
+    sentence = confirmation_sentence(found)
+    say(console, f"\n{sentence}")
+    if found.result is None:
+        return 1
+    if about is not None:
+        summary = {
+            "sentence": sentence,
+            **asdict(found.result),
+            "winner_accuracy": float(found.pairs[WINNER].mean()),
+            "reference_accuracy": float(found.pairs[REFERENCE].mean()),
+            "winner_trial": compared.trial,
+            "winner": {name: getattr(compared.winner, name) for name in TUNABLE},
+            "reference": {name: getattr(compared.spec.train, name) for name in TUNABLE},
+            "seeds": [int(seed) for seed in found.pairs.index],
+            "seeds_not_counted": [int(seed) for seed in idle],
+            "test_images": images,
+            **compared.size,
+            **about,
+        }
+        write_whole(compared.run.confirm_json, as_json(summary) + "\n")
+    say(console, f"report      {written_report(compared.run.shown_path)}")
+    return 0

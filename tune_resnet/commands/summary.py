@@ -1,0 +1,104 @@
+"""What a run ends with: the ranked table, what was found, and what to do next."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+
+from tune_resnet._text import counted, duration, say, to_run
+from tune_resnet.errors import RecordError
+from tune_resnet.hpo.models import final_run, keep_winner, trial_of
+from tune_resnet.results.confirmation import confirmations
+from tune_resnet.results.edges import widening_commands
+from tune_resnet.results.sentences import run_sentences
+from tune_resnet.results.tables import ranked_table
+from tune_resnet.runs.directory import FINAL, SEARCH, RunDirectory
+from tune_resnet.runs.load import RunFrames, load_run
+from tune_resnet.runs.tables import ENDED
+
+_TOP = 10  # trials in the table
+
+
+@dataclass(frozen=True, kw_only=True)
+class TimeBudget:
+    """A time budget that has ended a search."""
+
+    seconds: float
+    seconds_per_epoch: float  # expected
+    epochs_before: int  # on record when the search began, or went on
+
+    def sentence(self, left: int, trained: bool) -> str:
+        """What to say of it where so many trials are left, and something or nothing was trained."""
+        if trained:
+            return f"The time budget of {duration(self.seconds)} ended the search with {counted(left, 'trial')} left."
+        return (
+            f"The time budget of {duration(self.seconds)} was over before one epoch was (about "
+            f"{duration(max(1, self.seconds_per_epoch))}, after some seconds to start): nothing was trained. "
+            "Give a longer --time-budget."
+        )
+
+
+def conclude(run: RunDirectory, console: Console, started: float, budget: TimeBudget | None = None) -> bool:
+    """Prints what was found and what to do next, and notes the time taken; whether any trial has finished, and a time
+    `budget` that has ended the search was enough for an epoch.
+
+    `started`: Unix time of the command, which may not have been the run's first.
+    """
+    frames = load_run(run.path)
+    keep_winner(frames)
+    ended = time.time()
+    seconds = frames.env.get("wall_seconds", 0.0) + ended - started
+    run.write_env({**frames.env, "ended_at": ended, "wall_seconds": seconds})
+    console.print()
+    console.print(ranked_table(frames, _TOP))
+    for sentence in run_sentences(frames):
+        say(console, f"\n{sentence}")
+    left = _planned(frames) - int(frames.trials["state"].isin(ENDED).sum())
+    trained = budget is None or len(frames.epochs) > budget.epochs_before
+    if budget and left:
+        say(console, f"\n{budget.sentence(left, trained)}")
+    path = run.shown_path
+    if frames.kind == FINAL:
+        written_report(path.parent)  # the search's page tells of its final training, too
+    commands = [f"run         {path}", f"report      {written_report(path)}", *_next_commands(run, frames, left)]
+    say(console, "\n" + "\n".join(commands), whole=True)
+    return trial_of(frames) is not None and trained
+
+
+def _planned(frames: RunFrames) -> int:
+    """Trials."""
+    return frames.spec.search.num_samples if frames.kind == SEARCH else 1
+
+
+def _next_commands(run: RunDirectory, frames: RunFrames, left: int) -> list[str]:
+    """What can be done next, and has not been done yet, each with its command. `left`: trials that have not ended."""
+    path, model, best = run.shown_path, frames.spec.model.flag, trial_of(frames)
+    is_search = frames.kind == SEARCH
+    commands = [f"look closer {to_run('analysis', path)}"]
+    if left:
+        commands.append(f"go on       {run.resume_command(frames.spec.model)}")
+    commands += [f"widen it    {command}" for command in widening_commands(frames)]
+    if best is None:
+        return commands
+    confirmed = any(one.of_winner and one.result and not one.goes_on for one in confirmations(frames))
+    if is_search and not best["reference"] and not confirmed and frames.env.get("test_set", True):
+        commands.append(f"confirm it  {to_run('search', '--confirm', '--resume', path, *model)}")
+    final = final_run(frames)
+    if is_search and (final is None or final.trials["trial"].item() != best["trial"]):
+        commands.append(f"finalize it {to_run('search', '--finalize', path, *model)}")
+    used = path.parent if frames.kind == FINAL else path
+    commands.append(f"use it      {to_run('predict', used, *model)} IMAGE ...")
+    return commands
+
+
+def written_report(path: Path) -> str:
+    """Writes the run's report; its path, or why there is none."""
+    from tune_resnet.results.page import write_report
+
+    try:
+        return str(write_report([path]))
+    except RecordError as error:
+        return f"none: {error}"

@@ -1,0 +1,103 @@
+"""One image file of any format and size as a small uint8 array."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from tune_resnet._text import one_line
+from tune_resnet.data.types import SIZE, DataError
+
+
+class ImageError(DataError):
+    """An image file that cannot be read, and why."""
+
+    def __init__(self, path: Path, reason: str) -> None:
+        super().__init__(f"cannot read image {path}: {reason}")
+        self.reason = reason
+
+
+def read_image(path: Path) -> np.ndarray:
+    """One image file as uint8 (3, 32, 32), whatever its size and colours; ImageError where it cannot be read.
+
+    EXIF orientation is applied, transparency shows white, the first frame of an animation counts.
+    """
+    try:
+        with Image.open(path, formats=_formats()) as image:
+            image.draft(None, (2 * SIZE, 2 * SIZE))  # a big JPEG is decoded at a fraction of its size
+            ImageOps.exif_transpose(image, in_place=True)
+            small = _to_rgb(image).resize((SIZE, SIZE), Image.Resampling.BILINEAR)
+    except UnidentifiedImageError:
+        raise ImageError(path, "not a known image format") from None
+    except Exception as error:  # on damaged bytes, Pillow's decoders raise nearly anything
+        reason = getattr(error, "strerror", None) or error
+        raise ImageError(path, one_line(reason)) from None
+    return np.asarray(small).transpose(2, 0, 1)
+
+
+def _formats() -> list[str]:
+    """The formats that Pillow reads by itself: PostScript is a program, which Ghostscript would run."""
+    Image.init()
+    return [name for name in Image.ID if name != "EPS"]
+
+
+def image_suffixes() -> set[str]:
+    """How the names of image files end, in lower case."""
+    formats = _formats()
+    return {suffix for suffix, kind in Image.registered_extensions().items() if kind in formats}
+
+
+def image_files(folder: Path) -> list[Path]:
+    """The image files in a folder and those below it, by path, hidden ones left out; DataError where there is none."""
+    suffixes = image_suffixes()
+    try:
+        found = [folder / path for path, _ in files_below(folder) if os.path.splitext(path)[1].lower() in suffixes]
+    except OSError as error:
+        raise DataError(f"cannot read {error.filename}: {error.strerror}") from None
+    if not found:
+        raise DataError(f"there is no image in {folder}")
+    return sorted(found)
+
+
+def files_below(folder: Path) -> Iterator[tuple[str, os.DirEntry[str]]]:
+    """Each file in a folder and in those below it, by its path from there; nothing hidden. Links are followed.
+
+    OSError where a folder cannot be read, DataError where a link leads back to a folder above it.
+    """
+    return _files_below(folder, "", frozenset())
+
+
+def _files_below(
+    folder: Path, prefix: str, above: frozenset[tuple[int, int]]
+) -> Iterator[tuple[str, os.DirEntry[str]]]:
+    about = os.stat(folder)
+    here = (about.st_dev, about.st_ino)
+    if here in above:
+        raise DataError(f"cannot read {folder}: it leads back to a folder above it")
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.name.startswith("."):
+                continue
+            # isdir alone would ask the disk about each file; of a link that leads nowhere, is_dir may raise.
+            if entry.is_dir(follow_symlinks=False) or (entry.is_symlink() and os.path.isdir(entry.path)):
+                yield from _files_below(folder / entry.name, f"{prefix}{entry.name}/", above | {here})
+            else:
+                yield prefix + entry.name, entry
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I"):  # grey of 16 bits, which convert() would clip at 255 instead of scaling
+        values = np.asarray(image)
+        if values.min() < 0 or values.max() > 65535:
+            raise ValueError("its 32-bit pixels have no known range")
+        return Image.fromarray(np.rint(values / 257).astype(np.uint8)).convert("RGB")
+    if image.mode == "F":
+        raise ValueError("its floating-point pixels have no known range")
+    if image.has_transparency_data:
+        layer = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
+    return image.convert("RGB")

@@ -1,0 +1,128 @@
+"""What there is in a class-per-folder tree of image files, without opening one of them; see `folder`."""
+
+from __future__ import annotations
+
+import os
+import stat
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tune_resnet._text import printable
+from tune_resnet.data.image_file import files_below, image_suffixes
+from tune_resnet.data.types import DataError
+
+VALIDATION_FOLDERS = ("val", "valid", "validation")
+
+
+@dataclass(frozen=True, slots=True)
+class ImageFile:
+    """One image file; `path` is relative to the root, `bytes` its size, `mtime` in nanoseconds; `problem`: why it is
+    not to be opened."""
+
+    path: str
+    label: int
+    bytes: int
+    mtime: int
+    problem: str = ""
+
+    @property
+    def mark(self) -> str:
+        """What tells this content of the file from another."""
+        return f"{self.path}\0{self.bytes}\0{self.mtime}\0"
+
+
+@dataclass(frozen=True)
+class Tree:
+    """The image files of each part, by class, then by path (none where there is no such folder); and what is left out,
+    as paths below the root."""
+
+    classes: tuple[str, ...] = ()
+    parts: dict[str, list[ImageFile]] = field(default_factory=lambda: {"train": [], "test": [], "val": []})
+    others: list[str] = field(default_factory=list)  # no images
+    loose: list[str] = field(default_factory=list)  # images in no class folder
+
+    def warn_of_skipped(self) -> None:
+        """A warning of each kind that is left out, with one of them as an example."""
+        for paths, one, several in (
+            (self.others, "file that is not an image", "files that are not images"),
+            (self.loose, "image that is in no class folder", "images that are in no class folder"),
+        ):
+            if len(paths) == 1:
+                warnings.warn(f"skipped 1 {one}: {printable(paths[0])}", stacklevel=3)
+            elif paths:
+                warnings.warn(f"skipped {len(paths):,} {several}, {printable(paths[0])} among them", stacklevel=3)
+
+
+def scan(root: Path) -> Tree:
+    """What is in the tree below `root`; DataError where its structure is unusable."""
+    try:
+        if not root.is_dir():
+            raise DataError(f"data folder {root} does not exist")
+        if not (root / "train").is_dir():
+            raise DataError(f"{root} has no train/ folder (wanted: {root}/train/CLASS/IMAGE)")
+        tree = Tree(_class_names(root / "train"))
+        if len(tree.classes) < 2:
+            found = f"only {tree.classes[0]!r}" if tree.classes else "none"
+            raise DataError(f"{root / 'train'} needs at least two class folders, found {found}")
+        folders = {
+            "train": "train",
+            "test": _only_folder(root, ["test"]),
+            "val": _only_folder(root, VALIDATION_FOLDERS),
+        }
+        for part, folder in folders.items():
+            if folder:
+                _scan_part(root, folder, tree.parts[part], tree)
+        return tree
+    except OSError as error:
+        raise DataError(f"cannot read {error.filename}: {error.strerror}") from None
+
+
+def _class_names(folder: Path) -> tuple[str, ...]:
+    with os.scandir(folder) as entries:
+        return tuple(sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith(".")))
+
+
+def _only_folder(root: Path, names: Sequence[str]) -> str | None:
+    """The one of these folders that is there, if any."""
+    found = [name for name in names if (root / name).is_dir()]
+    if len(found) > 1:
+        raise DataError(f"{root} has both {found[0]}/ and {found[1]}/: one of them is to be the validation set")
+    return found[0] if found else None
+
+
+def _check_classes(folder: Path, found: Sequence[str], train: Path, wanted: Sequence[str]) -> None:
+    for name in sorted({*wanted} - {*found}):
+        raise DataError(f"class {name!r} of {train} is missing from {folder}")
+    for name in sorted({*found} - {*wanted}):
+        raise DataError(f"class {name!r} of {folder} is missing from {train}")
+
+
+def _scan_part(root: Path, part: str, files: list[ImageFile], tree: Tree) -> None:
+    """Adds the image files of one part to `files`, and to the tree what is left out there."""
+    folder, suffixes = root / part, image_suffixes()
+    _check_classes(folder, _class_names(folder), root / "train", tree.classes)
+
+    def is_image(name: str) -> bool:
+        return os.path.splitext(name)[1].lower() in suffixes
+
+    for name in sorted(os.listdir(folder)):
+        if name not in tree.classes and not name.startswith("."):
+            (tree.loose if is_image(name) else tree.others).append(f"{part}/{name}")
+    for label, name in enumerate(tree.classes):
+        below = sorted(files_below(folder / name), key=lambda found: found[0])
+        images = [_file(f"{part}/{name}/{path}", label, entry) for path, entry in below if is_image(path)]
+        if not images:
+            raise DataError(f"class {name!r} has no images: {folder / name}")
+        files += images
+        tree.others.extend(f"{part}/{name}/{path}" for path, _ in below if not is_image(path))
+
+
+def _file(path: str, label: int, entry: os.DirEntry[str]) -> ImageFile:
+    try:
+        about = entry.stat()
+    except OSError as error:
+        return ImageFile(path, label, 0, 0, error.strerror or str(error))
+    problem = "" if stat.S_ISREG(about.st_mode) else "not a regular file"  # a pipe, say, would be waited for
+    return ImageFile(path, label, about.st_size, about.st_mtime_ns, problem)

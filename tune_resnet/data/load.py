@@ -1,0 +1,25 @@
+"""The data set that a spec names."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from platformdirs import user_cache_path
+
+from tune_resnet.config.spec import DataSpec
+from tune_resnet.data.cifar10 import load_cifar10
+from tune_resnet.data.digits import load_digits
+from tune_resnet.data.folder import load_folder
+from tune_resnet.data.types import DataError, Dataset
+
+
+def load_dataset(spec: DataSpec) -> Dataset:
+    """The whole source that `spec` names (`limit_train` comes with the split); DataError where it cannot be had."""
+    if spec.dataset == "digits":
+        return load_digits()
+    if spec.dataset == "cifar10":
+        default = user_cache_path("tune_resnet") / "cifar10"
+        return load_cifar10(default if spec.data_dir is None else Path(spec.data_dir).expanduser())
+    if spec.data_dir is None:
+        raise DataError("dataset 'folder' needs --data-dir, the folder that holds train/")
+    return load_folder(Path(spec.data_dir).expanduser())

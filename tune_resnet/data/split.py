@@ -1,0 +1,130 @@
+"""Stratified subsets and splits.
+
+Every random choice derives from `DataSpec.split_seed`, so all trials of a search, and a rerun of it, see the same
+images. A search sees `search_split` only: the test set is in `baseline_split` alone.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from tune_resnet._text import counted
+from tune_resnet.config.spec import DataSpec
+from tune_resnet.data.types import SIZE, DataError, Dataset, ImageSet, Split
+
+STATISTICS_BLOCK = 500  # images converted to float64 at a time: 12 MB, where all of CIFAR-10 would be 1.2 GB
+SUBSET_STREAM, VALIDATION_STREAM = 0, 1  # separate random streams: the subset's size does not move the other draw
+
+
+def search_split(dataset: Dataset, spec: DataSpec) -> Split:
+    """The training set, or its stratified subset of `limit_train`, divided into training and validation images.
+
+    Each class keeps its share in both parts, and at least one image in each. DataError where that cannot be. A source
+    that has a validation set of its own is not divided: all of that set is held out.
+    """
+    train = _limited_train(dataset, spec)
+    if dataset.val is not None:
+        return _make_split(train, dataset.val, dataset.classes, "; the validation set is the folder's own")
+    counts = np.bincount(train.labels, minlength=len(dataset.classes))
+    wanted = round(spec.validation_fraction * len(train))
+    total = min(max(wanted, len(counts)), len(train) - len(counts))
+    take = apportion(counts, total, low=np.ones_like(counts), high=counts - 1)
+    held_out = draw(train.labels, take, np.random.default_rng([spec.split_seed, VALIDATION_STREAM]))
+    return _make_split(select(train, ~held_out), select(train, held_out), dataset.classes)
+
+
+def baseline_split(dataset: Dataset, spec: DataSpec) -> Split:
+    """All of the (limited) training set to train on and the test set held out; without a test set, `search_split`.
+
+    A validation set of the source's own is trained on, too, whole whatever `limit_train`: nothing is chosen by it any
+    more. Without a test set it is what judges.
+    """
+    if dataset.test is None:
+        return search_split(dataset, spec)
+    train = _limited_train(dataset, spec)
+    if dataset.val is None:
+        return _make_split(train, dataset.test, dataset.classes)
+    both = _joined(train, dataset.val)
+    return _make_split(both, dataset.test, dataset.classes, "; the folder's own validation set is trained on, too")
+
+
+def final_split(dataset: Dataset, spec: DataSpec) -> Split:
+    """What `baseline_split` trains on where there is a test set; without one all images train, and none is held out."""
+    if dataset.test is not None:
+        return baseline_split(dataset, spec)
+    train = _limited_train(dataset, spec)
+    if dataset.val is not None:
+        train = _joined(train, dataset.val)
+    return _make_split(train, ImageSet(train.images[:0], train.labels[:0]), dataset.classes)
+
+
+def _make_split(train: ImageSet, held_out: ImageSet, classes: tuple[str, ...], note: str = "") -> Split:
+    mean, std = _channel_statistics(train.images)
+    return Split(train, held_out, classes, mean, std, note)
+
+
+def _channel_statistics(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and standard deviation per channel, float32 (3,); the deviation of a constant channel is given as 1.
+
+    The sums are of whole numbers below 2**53, hence exact in float64 and independent of the order.
+    """
+    sums, squares = np.zeros(3), np.zeros(3)
+    for start in range(0, len(images), STATISTICS_BLOCK):
+        block = images[start : start + STATISTICS_BLOCK]
+        values = block.transpose(1, 0, 2, 3).reshape(3, -1).astype(np.float64)
+        sums += values.sum(axis=1)
+        squares += np.einsum("cp,cp->c", values, values)
+    pixels = len(images) * SIZE * SIZE
+    mean = sums / pixels
+    # n * sum(x^2) - sum(x)^2 in whole numbers of any size: exactly 0 for a constant channel
+    spread = [pixels * int(square) - int(total) ** 2 for total, square in zip(sums, squares, strict=True)]
+    std = [value**0.5 / pixels if value else 1.0 for value in spread]
+    return mean.astype(np.float32), np.array(std, dtype=np.float32)
+
+
+def _limited_train(dataset: Dataset, spec: DataSpec) -> ImageSet:
+    """The training set, or its stratified subset of `limit_train` images, with at least two of each class; one, where
+    none is needed for validation."""
+    train = dataset.train
+    counts = np.bincount(train.labels, minlength=len(dataset.classes))
+    least = 2 if dataset.val is None else 1
+    for name, count in zip(dataset.classes, counts, strict=True):
+        if count < least:
+            raise DataError(f"class {name!r} needs at least 2 training images (one is for validation), has {count}")
+    limit = spec.limit_train
+    if limit is None:
+        return train
+    if limit > len(train):
+        raise DataError(f"limit_train = {limit:,} is more than the {len(train):,} training images there are")
+    if limit < least * len(counts):
+        wanted = f"at least {counted(least, 'image')} of each"
+        raise DataError(f"limit_train = {limit:,} is too few for {len(counts):,} classes: {wanted}")
+    take = apportion(counts, limit, low=np.full_like(counts, least), high=counts)
+    return select(train, draw(train.labels, take, np.random.default_rng([spec.split_seed, SUBSET_STREAM])))
+
+
+def apportion(counts: np.ndarray, total: int, low: np.ndarray, high: np.ndarray) -> np.ndarray:
+    """`total` shared among classes in proportion to `counts` by largest remainder, each within its `low`..`high`."""
+    quota = total * counts / counts.sum()
+    take: np.ndarray = np.clip(np.floor(quota).astype(np.int64), low, high)
+    while take.sum() < total:
+        take[np.argmax(np.where(take < high, quota - take, -np.inf))] += 1
+    while take.sum() > total:  # where raising small classes to `low` took more than their share
+        take[np.argmin(np.where(take > low, quota - take, np.inf))] -= 1
+    return take
+
+
+def draw(labels: np.ndarray, take: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """A mask (N,) of `take[c]` random images of each class c; a larger `take` includes a smaller one's choice."""
+    chosen = np.zeros(len(labels), dtype=np.bool_)
+    for label, count in enumerate(take):
+        chosen[rng.permutation(np.flatnonzero(labels == label))[:count]] = True
+    return chosen
+
+
+def select(images: ImageSet, mask: np.ndarray) -> ImageSet:
+    return ImageSet(images.images[mask], images.labels[mask])
+
+
+def _joined(one: ImageSet, other: ImageSet) -> ImageSet:
+    return ImageSet(np.concatenate([one.images, other.images]), np.concatenate([one.labels, other.labels]))

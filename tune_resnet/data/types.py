@@ -1,0 +1,75 @@
+"""What every data source gives: images and labels as arrays, and a split of them to train and judge on."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from tune_resnet.errors import UserError
+
+SIZE = 32  # pixels, height and width of every image
+
+
+class DataError(UserError):
+    """Data that are missing, damaged or unsuitable."""
+
+
+@dataclass(frozen=True, eq=False)
+class ImageSet:
+    """`images`: uint8 (N, 3, 32, 32), C-contiguous, RGB; `labels`: int64 (N,), positions in the class names."""
+
+    images: np.ndarray
+    labels: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """A whole data source. `fingerprint` is the SHA-256 (hex) of all its content: equal on any machine with a copy.
+
+    `val` is a validation set that comes with the source; None: the training set is to be divided.
+    """
+
+    name: str
+    train: ImageSet
+    test: ImageSet | None
+    classes: tuple[str, ...]
+    fingerprint: str
+    val: ImageSet | None = None
+
+    @property
+    def has_test_set(self) -> bool:
+        return self.test is not None
+
+
+def content_fingerprint(
+    train: ImageSet, test: ImageSet | None, classes: Sequence[str], val: ImageSet | None = None
+) -> str:
+    """SHA-256 (hex) of class names, labels and pixels: train, test and, where there is one, val."""
+    counts = [len(train), -1 if test is None else len(test)] + ([] if val is None else [len(val)])
+    digest = hashlib.sha256(json.dumps([list(classes), *counts]).encode())
+    for part in (part for part in (train, test, val) if part is not None):
+        digest.update(part.labels.astype("<i8").tobytes())
+        digest.update(part.images.data)
+    return digest.hexdigest()
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """What one training run sees. `mean`, `std`: float32 (3,), per channel of the train images, on the 0..255 scale.
+
+    `note` is the end of a plan's line about the images: what a person would not expect of them.
+    """
+
+    train: ImageSet
+    held_out: ImageSet
+    classes: tuple[str, ...]
+    mean: np.ndarray
+    std: np.ndarray
+    note: str = ""

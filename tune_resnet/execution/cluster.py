@@ -1,0 +1,78 @@
+"""Ray for the time of a block."""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext, suppress
+from pathlib import Path
+
+from tune_resnet._text import one_line
+from tune_resnet.errors import UserError
+from tune_resnet.execution.interrupts import restored_handlers, sighup_kept_from_children
+
+_RAY_SETTINGS = {
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # ours also hears SIGTERM, and tells the caller which it was
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # we choose the loggers
+    "RAY_AIR_NEW_OUTPUT": "0",  # no output of Ray's own
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # Ray's default of 2.6x on, and silences its warning
+}
+_FOLDER, _LOCK = "tune_resnet-", "in-use"  # of a session
+
+
+class ClusterError(UserError):
+    """Ray could not be started or joined."""
+
+
+def set_ray_up(address: str | None) -> None:
+    """Settings that Ray reads when it is imported for the first time, in this process and those it starts."""
+    os.environ.update(_RAY_SETTINGS)
+    if address is None:
+        # On systems where this is off by default, a Ray that is to be alone listens on the loopback only.
+        os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
+
+
+@contextmanager
+def ray_cluster(address: str | None) -> Iterator[None]:
+    """Ray for the time of the block: a local one, of which nothing stays, or the cluster at `address`."""
+    set_ray_up(address)
+    import ray
+
+    logging.getLogger("ray").setLevel(logging.CRITICAL)  # what fails is said by our own lines
+    with nullcontext() if address else _session_folder() as folder:
+        local = {} if address else {"include_dashboard": False, "_temp_dir": str(folder)}
+        try:
+            with restored_handlers(), sighup_kept_from_children():  # Ray answers SIGTERM itself, its processes none
+                ray.init(address=address or "local", logging_level=logging.CRITICAL, log_to_driver=False, **local)
+        except (ConnectionError, RuntimeError, ValueError) as error:
+            where = f"join the Ray cluster at {address}" if address else "start Ray"
+            raise ClusterError(f"cannot {where}: {one_line(error)}") from None
+        try:
+            yield
+        finally:
+            ray.shutdown()
+
+
+@contextmanager
+def _session_folder() -> Iterator[Path]:
+    """A folder for Ray's sockets and logs. It is deleted at the end; those that killed processes left, at once.
+
+    Whoever uses one holds a lock on a file in it, which the system frees with the process.
+    """
+    root = Path(os.environ.get("RAY_TMPDIR") or "/tmp")  # as Ray itself; TMPDIR may be too long for a socket's path
+    for left in root.glob(f"{_FOLDER}*"):
+        with suppress(OSError), (left / _LOCK).open("a") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(left, ignore_errors=True)
+    folder = Path(tempfile.mkdtemp(prefix=f".{_FOLDER}", dir=root))
+    try:
+        with (folder / _LOCK).open("w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            folder = folder.rename(root / folder.name[1:])  # it is seen only when it is locked
+            yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)

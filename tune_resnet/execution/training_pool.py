@@ -1,0 +1,170 @@
+"""Whole training runs on Ray, many at once, without a search: processes that go from one configuration to the next."""
+
+from __future__ import annotations
+
+import os
+import platform
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import ray
+import torch
+from ray.exceptions import RayActorError, RayError, RayTaskError
+
+from tune_resnet._text import duration, one_line
+from tune_resnet.config.spec import TUNABLE, TrainSpec
+from tune_resnet.data.types import Split
+from tune_resnet.training.checkpoint import ResumableRun
+from tune_resnet.training.device import ResolvedSpec
+from tune_resnet.training.loop import TrainingRun
+from tune_resnet.training.metrics import NonFiniteLoss
+
+_POLL_SECONDS = 0.5  # between two looks at `stop` and at what hangs
+
+
+@dataclass
+class Job:
+    """One configuration and its checkpoint, from which it goes on where there is one."""
+
+    train: TrainSpec
+    checkpoint: Path
+    failures: int = 0  # of its processes
+    seconds: float = 0.0  # of its epochs so far
+
+
+def train_all(
+    spec: ResolvedSpec,
+    data: Split,
+    jobs: Sequence[Job],
+    concurrency: int,
+    epoch_timeout: float,
+    stop: Callable[[], bool],
+    tried_again: Callable[[int, str], None] = lambda position, reason: None,
+) -> Iterator[tuple[int, dict[str, Any] | str]]:
+    """Each job's position as it ends, with what `Trainer.epoch` gave last, or why there is no result.
+
+    A job whose process dies, raises or gives no epoch for `epoch_timeout` seconds is tried again from its checkpoint,
+    as often as a search's trials are; `tried_again` is told its position and the reason. Ends early, without the jobs
+    in progress, once `stop` says so.
+    """
+    processes = _Processes(spec, data, min(concurrency, len(jobs)))
+    waiting = list(range(len(jobs)))
+    while (waiting or processes.busy) and not stop():
+        while waiting and processes.idle:
+            processes.begin_epoch(waiting[0], jobs[waiting.pop(0)])
+        for position, outcome in processes.ended(epoch_timeout):
+            job = jobs[position]
+            if isinstance(outcome, str):
+                job.failures += 1
+                if job.failures <= spec.search.max_retries:
+                    tried_again(position, outcome)
+                    waiting.insert(0, position)
+                    continue
+            else:
+                job.seconds += outcome["seconds"]
+                if not outcome["done"]:
+                    waiting.insert(0, position)  # before any other job, with a process that has just become idle
+                    continue
+            yield position, outcome
+
+
+@dataclass
+class _Epoch:
+    """An epoch under way: the job's position, its process, and when it began."""
+
+    position: int
+    worker: Any
+    began: float
+
+
+class _Processes:
+    """The processes that train, each an epoch at a time."""
+
+    def __init__(self, spec: ResolvedSpec, data: Split, count: int) -> None:
+        resources = spec.resources
+        actor = ray.remote(num_cpus=resources.cpus_per_trial, num_gpus=resources.gpus_per_trial)(Trainer)
+        shared = ray.put(data)  # a node holds one copy
+        self._start: Callable[[], Any] = lambda: actor.remote(spec, shared)
+        self.idle = [self._start() for _ in range(count)]
+        self.busy: dict[Any, _Epoch] = {}
+
+    def begin_epoch(self, position: int, job: Job) -> None:
+        worker = self.idle.pop()
+        self.busy[worker.epoch.remote(job.train, job.checkpoint)] = _Epoch(position, worker, time.monotonic())
+
+    def ended(self, epoch_timeout: float) -> Iterator[tuple[int, dict[str, Any] | str]]:
+        """The epochs that have ended meanwhile: the job's position, and what `Trainer.epoch` gave or why there is
+        nothing. A process that gave nothing may be in any state: another takes its place."""
+        ready, _ = ray.wait(list(self.busy), timeout=_POLL_SECONDS)
+        hung = [each for each, epoch in self.busy.items() if time.monotonic() - epoch.began > epoch_timeout]
+        for reference in ready or hung:
+            epoch = self.busy.pop(reference)
+            outcome = _outcome(reference) if ready else f"it hung: no epoch for {duration(epoch_timeout)}"
+            if isinstance(outcome, str):
+                ray.kill(epoch.worker)
+                epoch.worker = self._start()
+            self.idle.append(epoch.worker)  # last, so that it is taken first: it knows the job
+            yield epoch.position, outcome
+
+
+def _outcome(reference: Any) -> dict[str, Any] | str:
+    """What an epoch gave, or why it gave nothing."""
+    try:
+        found: dict[str, Any] = ray.get(reference)
+    except RayActorError:
+        return "its process died (killed, or out of memory)"
+    except RayTaskError as error:
+        return one_line(f"{type(error.cause).__name__}: {error.cause}")
+    except RayError as error:
+        return one_line(error)
+    return found
+
+
+class Trainer:
+    """Trains one configuration after another on the same images, an epoch a call."""
+
+    def __init__(self, spec: ResolvedSpec, data: Split) -> None:
+        torch.set_num_threads(max(1, int(spec.resources.cpus_per_trial)))
+        self.spec, self.data = spec, data
+        self.resumable: ResumableRun | None = None
+        self.path: Path | None = None  # of the configuration's checkpoint
+
+    def epoch(self, train: TrainSpec, path: Path) -> dict[str, Any]:
+        """The next epoch of a configuration: seed, hyperparameters, epochs done, whether all are (`done`), the accuracy
+        and loss after the last one (None after an error, NaN before), and the seconds of this epoch."""
+        started = time.perf_counter()
+        resumable = self._attached(train, path)
+        error = ""
+        try:
+            resumable.run_epoch()
+        except NonFiniteLoss as failure:
+            error = str(failure)
+        last = None if error else resumable.training.last
+        return {
+            "seed": train.seed,
+            **{name: getattr(train, name) for name in TUNABLE},
+            "epochs": resumable.training.epochs_done,
+            "done": resumable.is_done or bool(error),
+            "accuracy": last.accuracy if last else None,
+            "loss": last.loss if last else None,
+            "seconds": time.perf_counter() - started,
+            "worker": f"{platform.node()}:{os.getpid()}",
+            "error": error,
+        }
+
+    def _attached(self, train: TrainSpec, path: Path) -> ResumableRun:
+        """The run of this configuration: the one that is under way, or begun from its checkpoint."""
+        spec = self.spec
+        train = replace(train, precision=spec.train.precision)
+        if self.resumable is None:
+            training = TrainingRun(
+                train, self.data, spec.resources.device, spec.model, flip=spec.data.flip, judge_each=False
+            )
+            self.resumable = ResumableRun(training, path)
+        elif path != self.path:
+            self.resumable.restart(train, path)
+        self.path = path
+        return self.resumable

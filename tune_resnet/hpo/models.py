@@ -1,0 +1,155 @@
+"""The models of a run: which are kept, which is the winner's, and which one a command uses.
+
+A finished trial leaves its model in checkpoints/. Any of them may become the winner's, as every later trial moves the
+estimates, so those of the leading trials stay, few whatever the number of trials. best/ has a copy of the winner's.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import shutil
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from tune_resnet._text import to_run
+from tune_resnet.config.spec import TrainSpec, load_spec
+from tune_resnet.config.validation import SpecError
+from tune_resnet.errors import UserError
+from tune_resnet.hpo.ranking import best_trials, winner
+from tune_resnet.runs.directory import BASELINE, FINAL, SEARCH, RunDirectory
+from tune_resnet.runs.load import RunFrames, load_run
+from tune_resnet.runs.tables import EPOCH_COLUMNS, FINISHED, TrialRow, train_spec_of
+from tune_resnet.training.saved_model import ModelFileError, read_outcome
+
+KEPT = 8  # models at the end of a search; twice as many meanwhile, so that ranking them costs next to nothing
+MODEL = "model.safetensors"
+
+_AGAIN = "trial {}, trained again by --finalize"
+
+
+@dataclass(frozen=True)
+class ChosenModel:
+    """The model of a run that a command uses: its file, whose it is, for a person, and where its exports go."""
+
+    path: Path
+    whose: str
+    place: Path
+
+
+def chosen_model(path: Path) -> ChosenModel:
+    """The final model of the run in `path` where there is one, else the winner's.
+
+    A folder that holds best/ and no tables, as a copy for another machine may, has only that.
+
+    Raises:
+        RecordError: a table of the run cannot be read.
+        ModelFileError: no trial has finished yet, or the winner's model is not there any more.
+    """
+    run = RunDirectory(path)
+    frames = load_run(path) if os.path.isfile(run.spec_toml) else None
+    best = trial_of(frames) if frames else None
+    if os.path.isfile(final := RunDirectory(run.final).best / MODEL):
+        outcome = read_outcome(final)
+        whose = _AGAIN.format(outcome.trial if outcome else "of this run")
+        if best and outcome and outcome.trial != best["trial"]:
+            whose += f" (the winner is trial {best['trial']})"
+        return ChosenModel(final, whose, final.parent)
+    if frames is None:
+        return ChosenModel(run.best / MODEL, "the model in best/", run.best)
+    if best is None:
+        raise ModelFileError(f"there is no model in {path}: no trial has finished yet")
+    whose = {BASELINE: "the reference", FINAL: _AGAIN}.get(frames.kind, "trial {}, the winner").format(best["trial"])
+    if _holds(run.best, train_spec_of(best, frames.spec.train)):
+        return ChosenModel(run.best / MODEL, whose, run.best)
+    if os.path.isfile(kept := run.model_of(best["trial"])):  # the search goes on, or was killed
+        return ChosenModel(kept, whose, run.best)
+    if frames.kind != SEARCH:
+        raise ModelFileError(f"there is no model in {path} any more")
+    raise ModelFileError(
+        f"the model of {whose}, has not been kept; this trains it: {to_run('search', '--finalize', run.shown_path)}"
+    )
+
+
+def trial_to_finalize(frames: RunFrames, number: int | None) -> dict[Any, Any]:
+    """The row of the trial with that number, or of the winner, for a final training; UserError where there is none."""
+    if frames.kind != SEARCH:
+        raise UserError(f"--finalize needs a search: {frames.name} was trained on all training images already")
+    if number is None:
+        best = winner(frames)
+        if best is None:
+            raise UserError(f"{frames.name} has no winner to finalize: no trial has finished (--trial N names one)")
+        return best
+    rows = frames.trials[frames.trials["trial"] == number].to_dict("records")
+    if not rows:
+        raise UserError(f"{frames.name} has no trial {number}: they are 0 to {len(frames.trials) - 1}")
+    return rows[0]
+
+
+def final_run(frames: RunFrames) -> RunFrames | None:
+    """The run of the final training that --finalize has left in a run's directory; None where it has not finished."""
+    final = RunDirectory(RunDirectory(frames.path).final)
+    found = load_run(final.path) if os.path.isfile(final.spec_toml) else None
+    return found if found is not None and trial_of(found) is not None else None
+
+
+def trial_of(frames: RunFrames) -> dict[Any, Any] | None:
+    """The trial whose model a run is for: the winner; of a final training, which there may be no image to judge, its
+    only trial. None where it has not finished."""
+    if frames.kind != FINAL:
+        return winner(frames)
+    return next(iter(frames.trials[frames.trials["state"] == FINISHED].to_dict("records")), None)
+
+
+def keep_winner(frames: RunFrames) -> None:
+    """Makes best/ a copy of the winner's model, beside the spec that retrains it. Where that model is not there any
+    more, what is in best/ is another trial's, and goes to best-before/."""
+    run, best = RunDirectory(frames.path), trial_of(frames)
+    if best is None:
+        return
+    train, outcome = train_spec_of(best, frames.spec.train), read_outcome(run.model_of(best["trial"]))
+    if outcome is not None and outcome != read_outcome(run.best / MODEL):
+        search = replace(frames.spec.search, name=None)  # the run that this makes is another
+        run.keep_best(best["trial"], replace(frames.spec, train=train, search=search))
+    elif outcome is None and run.best.exists() and not _holds(run.best, train):
+        aside = run.best.with_name("best-before")
+        shutil.rmtree(aside, ignore_errors=True)
+        run.best.rename(aside)
+
+
+def drop_outrun_models(run: RunDirectory) -> None:
+    """Where there are too many models, deletes those of finished trials that are not among the first `KEPT`.
+
+    A trial that is not on record as finished may have left its model a moment ago: that stays.
+    """
+    if len(list(run.checkpoints.glob("trial-*.safetensors"))) <= 2 * KEPT:
+        return
+    frames = load_run(run.path)
+    ranked = best_trials(frames, len(frames.trials))["trial"]
+    for trial in ranked[KEPT:]:
+        run.model_of(trial).unlink(missing_ok=True)
+
+
+def last_epoch(run: RunDirectory, row: TrialRow, train: TrainSpec) -> dict[str, Any] | None:
+    """The last epoch, as a row of epochs.csv, of a trial that has left its model; None where it has not, or where
+    epochs before that are not on record. `train`: the reference."""
+    outcome = read_outcome(run.model_of(row.trial))
+    if outcome is None or row.epochs < train.epochs - 1 or not _same(outcome.train, train_spec_of(vars(row), train)):
+        return None
+    ended_at = os.path.getmtime(run.model_of(row.trial))
+    known = outcome.last.columns("val") | {"trial": row.trial, "ended_at": ended_at}
+    return dict.fromkeys(EPOCH_COLUMNS, math.nan) | known
+
+
+def _holds(best: Path, train: TrainSpec) -> bool:
+    """Whether best/ holds the model of this configuration."""
+    try:
+        return os.path.isfile(best / MODEL) and _same(load_spec(best / "spec.toml").train, train)
+    except SpecError:
+        return False
+
+
+def _same(one: TrainSpec, other: TrainSpec) -> bool:
+    """Whether two configurations are the same; a search that goes on on another device may have another precision."""
+    return replace(one, precision="auto") == replace(other, precision="auto")

@@ -1,0 +1,154 @@
+"""What a search is going to do, before it does it: images, network, trials, rungs, epochs and time."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from tune_resnet._text import counted, duration
+from tune_resnet.config.spec import ResourceSpec, SearchSpec
+from tune_resnet.hpo.stopping import stopping_rule
+from tune_resnet.runs.tables import REFERENCE_TRIAL
+from tune_resnet.training.device import ResolvedSpec
+
+_ENOUGH_STEPS = 10  # of the optimizer in an epoch
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outlook:
+    """A run to come."""
+
+    spec: ResolvedSpec
+    device_name: str
+    seconds_per_epoch: float  # of one trial, estimated from a few timed steps
+    concurrency: int  # trials at once
+    train_images: int
+    held_out_images: int
+    held_out: str  # "validation" or "test"
+    note: str = ""  # of the split
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Optimizer steps of one trial."""
+        return math.ceil(self.train_images / self.spec.train.batch_size)
+
+    def data_lines(self) -> list[str]:
+        """Images and network, for a person."""
+        spec, train = self.spec, self.spec.train
+        return [
+            f"data        {spec.data.dataset}: {self.train_images:,} training, "
+            f"{self.held_out_images:,} {self.held_out} images{self.note}",
+            f"model       {spec.model}; {counted(train.epochs, 'epoch')} of {counted(self.steps_per_epoch, 'step')}, "
+            f"batch {train.batch_size}, {train.schedule}",
+            *self.step_warning(),
+        ]
+
+    def step_warning(self) -> list[str]:
+        """A line about epochs of too few optimizer steps, and its mend; none where there are enough, or no mend."""
+        if self.steps_per_epoch >= _ENOUGH_STEPS or self.spec.train.batch_size == 1:
+            return []
+        smaller = max(1, self.train_images // _ENOUGH_STEPS)
+        steps = counted(math.ceil(self.train_images / smaller), "step")
+        return [
+            f"warning     only {counted(self.steps_per_epoch, 'optimizer step')} an epoch, too few to learn much: "
+            f"choose a smaller --batch-size ({smaller} gives {steps})"
+        ]
+
+
+_LEAST_TIMEOUT = 600.0  # seconds: a trial's process takes some to start
+_TIMEOUT_EPOCHS = 20  # so much longer than expected may an epoch take on a busy machine
+_SIMULATIONS = 200  # of the stopping rule; the mean's standard error is then about 1% of it
+_MEAN_SHORTFALL = 0.04  # of trials from the best, as a share of the loss, such that recorded searches come out right
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan(Outlook):
+    """The resolved plan of a search."""
+
+    trials: int
+    epochs: int  # of a trial that is never stopped
+    rungs: tuple[int, ...]
+    survival: tuple[float, ...]  # expected share of the trials that train each epoch, from the first (1.0) on
+    ended: int = 0  # trials of a resumed search that are done
+
+    @property
+    def epochs_expected(self) -> float:
+        """Over all trials, with early stopping."""
+        return self.trials * sum(self.survival)
+
+    @property
+    def epoch_timeout(self) -> float:
+        """Seconds after which a trial without a new epoch hangs."""
+        return self.spec.search.epoch_timeout or max(_LEAST_TIMEOUT, _TIMEOUT_EPOCHS * self.seconds_per_epoch)
+
+    def seconds(self, epochs: float) -> float:
+        """Wall time of what is left where all trials take so many epochs, never less than one whole trial."""
+        left = epochs * (self.trials - self.ended) / self.trials
+        return max(left / self.concurrency, self.epochs) * self.seconds_per_epoch
+
+    def lines(self) -> list[str]:
+        """The plan for a person."""
+        trials = counted(self.trials, "trial")
+        spec, resources, most = self.spec, self.spec.resources, self.trials * self.epochs
+        stops = f", rungs at epochs {', '.join(map(str, self.rungs))}" if self.rungs else ""
+        share = f" and {resources.gpus_per_trial:g} GPU" if resources.gpus_per_trial else ""
+        known = min(len(spec.first_points), self.trials) - 1
+        points = f", then {known} that did well elsewhere" if known else ""
+        together = trials_per_gpu(resources, self.concurrency)
+        pace = ", from a few timed steps"
+        if together > 1:
+            pace = f": a few steps timed alone, times the {together} trials on one GPU"
+        limit = f", ended after {duration(spec.search.time_budget)}" if spec.search.time_budget else ""
+        return [
+            *self.data_lines(),
+            f"search      {trials}, the first is the reference{points}; sampler {spec.search.sampler}{limit}",
+            *([f"resume      {self.ended} of {trials} ended, {self.trials - self.ended} left"] if self.ended else []),
+            f"stopping    {spec.scheduler.name} on {spec.scheduler.signal}{stops}",
+            f"epochs      about {self.epochs_expected:.0f} expected with early stopping, {most} at most",
+            f"device      {self.device_name}, {spec.train.precision}; {self.concurrency} at once, "
+            f"each with {resources.cpus_per_trial:g} CPU{share}",
+            f"time        about {duration(self.seconds(self.epochs_expected))} expected, "
+            f"{duration(self.seconds(most))} at most ({self.seconds_per_epoch:.1f} s an epoch{pace})",
+        ]
+
+
+def expected_survival(spec: SearchSpec) -> tuple[float, ...]:
+    """Mean share of a search's trials that train each epoch under the spec's stopping rule, simulated.
+
+    Each simulated trial is worse than the best possible by a random share of the loss, exponentially distributed, which
+    its signal shows at every epoch: signals keep their order. It is exact for no stopping.
+    """
+    trials, epochs = spec.search.num_samples, spec.train.epochs
+    if spec.scheduler.name == "none":
+        return (1.0,) * epochs
+    draw = random.Random(0)
+    runs = min(_SIMULATIONS, max(1, 20_000 // trials))
+    reached = Counter(epoch for _ in range(runs) for epoch in _simulated_epochs(spec, draw))
+    return tuple(reached[epoch] / (runs * trials) for epoch in range(1, epochs + 1))
+
+
+def _simulated_epochs(spec: SearchSpec, draw: random.Random) -> Iterator[int]:
+    """Each epoch, counted from 1, of each trial of one search."""
+    rule, epochs = stopping_rule(spec), spec.train.epochs
+    for trial in range(spec.search.num_samples):
+        quality = -draw.expovariate(1 / _MEAN_SHORTFALL)
+        for epoch in range(1, epochs + 1):
+            yield epoch
+            if rule.should_stop(trial, epoch, quality) and trial != REFERENCE_TRIAL:
+                break
+
+
+def trials_per_gpu(resources: ResourceSpec, concurrency: int) -> int:
+    """How many of the trials that run at once are on one GPU, at most; 1 on a CPU. The device is settled."""
+    share = resources.gpus_per_trial
+    if resources.device == "cpu" or share is None or share >= 1:
+        return 1
+    return min(shares(share), concurrency) if share > 0 else concurrency
+
+
+def shares(gpus: float) -> int:
+    """How often a share of a GPU fits on one."""
+    return math.floor(1 / gpus + 1e-9)

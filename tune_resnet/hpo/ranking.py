@@ -1,0 +1,80 @@
+"""Which trials are the best: the ranking that every table, sentence, page, model and confirmation follows."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import pandas as pd
+
+from tune_resnet.hpo.estimate import estimated_accuracy
+from tune_resnet.runs.load import RunFrames, accuracy_column
+from tune_resnet.runs.tables import FINISHED, REFERENCE_TRIAL, STATES
+
+_RANKED: WeakKeyDictionary[RunFrames, pd.DataFrame] = WeakKeyDictionary()
+
+
+def ranked_trials(frames: RunFrames) -> pd.DataFrame:
+    """All trials, the best first. Three more columns: `estimate`, see `estimates`, `winner` and `reference` (bool).
+
+    Finished trials come first, by estimate: the first of them is the winner. Then come running, stopped, interrupted
+    and failed ones, each by epochs done. Equals are in order of their accuracies, then of their numbers.
+    """
+    if frames not in _RANKED:  # every view of a run asks, and an answer takes a tenth of a second
+        _RANKED[frames] = _ranked(frames)
+    return _RANKED[frames].copy()
+
+
+def _ranked(frames: RunFrames) -> pd.DataFrame:
+    trials = frames.trials
+    estimate = trials["trial"].map(estimates(frames))
+    keys = pd.DataFrame(
+        {
+            "state": trials["state"].map({state: place for place, state in enumerate(STATES)}),
+            "epochs": -trials["epochs"].where(trials["state"] != FINISHED, 0),
+            "estimate": -estimate,
+            "accuracy": -trials[accuracy_column(frames)],
+            "trial": trials["trial"],
+        }
+    )
+    order = keys.sort_values(list(keys.columns)).index
+    ranked = trials.assign(estimate=estimate, winner=False, reference=trials["trial"] == REFERENCE_TRIAL).loc[order]
+    ranked = ranked.reset_index(drop=True)
+    ranked.loc[ranked.index == 0, "winner"] = (ranked["state"] == FINISHED) & ranked["estimate"].notna()
+    return ranked
+
+
+def estimates(frames: RunFrames) -> pd.Series:
+    """Of each finished trial, the accuracy in [0, 1] that it is likely to have on other images; else NaN.
+
+    See `estimate.estimated_accuracy`. As measured in a baseline, and where the number of validation images is unknown.
+    """
+    trials, images = frames.trials.set_index("trial"), held_out_images(frames)
+    final = trials[accuracy_column(frames)].where(trials["state"] == FINISHED)
+    if images is not None and accuracy_column(frames) == "val_accuracy":
+        last = frames.epochs[frames.epochs["epoch"] == frames.spec.train.epochs].set_index("trial")
+        losses = last["val_loss"].reindex(final.index)
+        known = final.notna() & losses.notna()
+        final[known] = estimated_accuracy(final[known].to_numpy(), losses[known].to_numpy(), images)
+    return final
+
+
+def held_out_images(frames: RunFrames) -> int | None:
+    """How many images the run's trials are judged on; None where env.json, which may hold anything, does not say."""
+    images = frames.env.get("held_out_images")
+    return images if type(images) is int and images > 0 else None
+
+
+def best_trials(frames: RunFrames, n: int = 10) -> pd.DataFrame:
+    """The `n` best of the finished trials, columns and order as in `ranked_trials`."""
+    ranked = ranked_trials(frames)
+    return ranked[(ranked["state"] == FINISHED) & ranked[accuracy_column(frames)].notna()].head(n)
+
+
+def winner(frames: RunFrames) -> dict[Hashable, Any] | None:
+    """The first of `ranked_trials`, keys as its columns; None: none has finished.
+
+    This is what every table, sentence, page, model and confirmation calls the winner.
+    """
+    return next(iter(best_trials(frames, 1).to_dict("records")), None)

@@ -1,0 +1,163 @@
+"""Early stopping: at which epochs trials are judged, by what, and which of them end there.
+
+A rule knows nothing of Ray: it is told how good each trial's signal is at each epoch and answers whether to stop. So it
+can be simulated, and rebuilt from a run's records by telling it their epochs again.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections import defaultdict
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+from tune_resnet.config.spec import SchedulerSpec, SearchSpec
+
+_LEAST_LOSS = 1e-12  # a loss may be 0, its logarithm may not
+
+
+def first_rung(scheduler: SchedulerSpec, epochs: int) -> int:
+    """The first epoch at which a trial may be stopped.
+
+    By default shortly before the rate's peak, halfway: earlier a signal says little, and at the peak it says least.
+    """
+    return scheduler.grace_epochs or max(1, round(3 / 8 * epochs))
+
+
+def rung_epochs(scheduler: SchedulerSpec, epochs: int) -> tuple[int, ...]:
+    """The epochs at which ASHA compares trials, in increasing order; none for other schedulers.
+
+    They are the first rung times each power of reduction_factor, rounded, below `epochs`.
+    """
+    first, factor = first_rung(scheduler, epochs), scheduler.reduction_factor
+    rungs: list[int] = []
+    power = 0
+    while scheduler.name == "asha" and (epoch := round(first * factor**power)) < epochs:
+        if not rungs or epoch > rungs[-1]:
+            rungs.append(epoch)
+        # A factor close to 1 takes very many powers to leave this epoch: go on with the last that is still in it.
+        power = max(power + 1, math.floor(math.log((epoch + 0.5) / first) / math.log(factor)))
+    return tuple(rungs)
+
+
+def window(epoch: int) -> range:
+    """The epochs whose training losses are averaged where trials are judged after `epoch`: the last third of them."""
+    return range(math.ceil(2 * epoch / 3), epoch + 1)
+
+
+def quality(signal: str, value: float) -> float:
+    """A signal's value on the scale that rules compare: higher is better, and of a loss it is the logarithm, so that a
+    margin is a share of it whatever its size."""
+    if signal.endswith("loss"):
+        return -math.log(max(value, _LEAST_LOSS)) if value == value else value
+    return value
+
+
+def in_unit(signal: str, found: float) -> float:
+    """A `quality` in the signal's own unit again."""
+    return math.exp(-found) if signal.endswith("loss") else found
+
+
+class Signal:
+    """The quality by which trials are judged, from the results of their epochs.
+
+    A training loss counts as the geometric mean over the last third of the epochs so far, as in the "training speed
+    estimator" of Ru et al., "Speedy Performance Estimation for Neural Architecture Search", 2021: a single epoch's
+    misleads where the learning rate climbs steeply. Validation signals count as they are.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self._seen: defaultdict[int, dict[int, float]] = defaultdict(dict)
+
+    def quality(self, trial: int, result: Mapping[Any, Any]) -> float:
+        """Takes note of an epoch's result; how good the trial is after it, NaN or infinite where its loss is that."""
+        epoch, found = result["epoch"], quality(self.name, float(result[self.name]))
+        if self.name != "train_loss":
+            return found
+        seen = self._seen[trial]
+        seen[epoch] = found
+        return statistics.fmean(seen[one] for one in window(epoch) if one in seen)
+
+
+class StoppingRule(Protocol):
+    """Decides which trials go on."""
+
+    def should_stop(self, trial: int, epoch: int, value: float) -> bool:
+        """Takes note of a trial's signal (higher is better) after an epoch; whether the trial should end there."""
+
+
+class Asha:
+    """Asynchronous successive halving, the stopping variant (Li et al., "A System for Massively Parallel Hyperparameter
+    Tuning", 2020, arXiv:1810.05934).
+
+    At each rung a trial goes on if it is among the best 1 / `reduction_factor` (rounded up) of all that have reached
+    the rung so far, or within `margin` of them: what lies within noise of the cut is not stopped. A value that is not
+    finite never goes on, and never counts.
+    """
+
+    def __init__(self, rungs: tuple[int, ...], reduction_factor: float, margin: float = 0.0) -> None:
+        self.reduction_factor = reduction_factor
+        self.margin = margin
+        self.values: dict[int, dict[int, float]] = {epoch: {} for epoch in rungs}
+
+    def should_stop(self, trial: int, epoch: int, value: float) -> bool:
+        if not math.isfinite(value):
+            return True
+        if epoch not in self.values:
+            return False
+        self.values[epoch][trial] = value
+        return self.short_by(trial, epoch) > 0
+
+    def short_by(self, trial: int, epoch: int) -> float:
+        """How much better a trial's value has to be for it to go on from a rung that it has reached, as things stand; 0
+        or less: it goes on."""
+        rung = self.values[epoch]
+        cut = sorted(rung.values())[-math.ceil(len(rung) / self.reduction_factor)]
+        return cut - (rung[trial] + self.margin)
+
+
+class MedianRule:
+    """Stops a trial whose best value so far is below the median of the others' running means up to the same epoch.
+
+    By more than `margin`, from `grace_epochs` on, against at least three others. Golovin et al., "Google Vizier", KDD
+    2017, section 3.2.2.
+    """
+
+    least_others = 3
+
+    def __init__(self, grace_epochs: int, margin: float = 0.0) -> None:
+        self.grace_epochs = grace_epochs
+        self.margin = margin
+        self.curves: defaultdict[int, dict[int, float]] = defaultdict(dict)
+
+    def should_stop(self, trial: int, epoch: int, value: float) -> bool:
+        if not math.isfinite(value):
+            return True
+        self.curves[trial][epoch] = value
+        means = [
+            statistics.fmean(v for e, v in curve.items() if e <= epoch)
+            for other, curve in self.curves.items()
+            if other != trial and max(curve) >= epoch
+        ]
+        if epoch < self.grace_epochs or len(means) < self.least_others:
+            return False
+        return max(self.curves[trial].values()) + self.margin < statistics.median(means)
+
+
+class RunAll:
+    """Stops nothing but what is not finite."""
+
+    def should_stop(self, trial: int, epoch: int, value: float) -> bool:
+        return not math.isfinite(value)
+
+
+def stopping_rule(spec: SearchSpec) -> StoppingRule:
+    """The rule that a spec names."""
+    scheduler = spec.scheduler
+    if scheduler.name == "asha":
+        return Asha(rung_epochs(scheduler, spec.train.epochs), scheduler.reduction_factor, scheduler.margin)
+    if scheduler.name == "median":
+        return MedianRule(first_rung(scheduler, spec.train.epochs), scheduler.margin)
+    return RunAll()

@@ -1,0 +1,89 @@
+"""The winner beside the reference."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from tune_resnet.hpo.ranking import best_trials, held_out_images
+from tune_resnet.runs.load import RunFrames, accuracy_column
+from tune_resnet.runs.tables import REFERENCE_TRIAL
+
+CASES = (
+    NOTHING,  # no trial has finished
+    UNKNOWN,  # the reference has not finished
+    REFERENCE_ALONE,  # no other trial has finished
+    REFERENCE_WINS,
+    WON,  # the winner has measured better than the reference
+    EQUAL,  # as well
+    LOST,  # worse: chosen for its estimate all the same
+) = ("nothing", "unknown", "reference alone", "reference wins", "won", "equal", "lost")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """The winner beside the reference; None is what is not known (yet).
+
+    Both are judged on the same images and trained once, with one seed. The winner was chosen among `finished` noisy
+    figures, so `gain` is biased upward (the winner's curse); `estimated_gain` less so, for the winner is the finished
+    trial with the highest estimate, see `estimates`.
+    """
+
+    finished: int  # trials with all their epochs
+    judged_on: str  # "validation" or "test" images
+    images: int | None  # how many
+    winner: int | None
+    winner_accuracy: float | None  # in [0, 1]
+    reference_state: str | None  # None: not started
+    reference_accuracy: float | None  # in [0, 1]; None: not finished
+    gain: float | None  # percentage points
+    estimated_gain: float | None  # percentage points
+    standard_error: float | None  # of `gain`, percentage points; see `_standard_error`
+
+    @property
+    def case(self) -> str:
+        """How it stands between winner and reference, one of `CASES`."""
+        if self.winner is None:
+            return NOTHING
+        if self.gain is None:
+            return UNKNOWN
+        if self.winner == REFERENCE_TRIAL:
+            return REFERENCE_WINS if self.finished > 1 else REFERENCE_ALONE
+        return WON if self.gain > 0 else LOST if self.gain < 0 else EQUAL
+
+
+def compare_to_reference(frames: RunFrames) -> Comparison:
+    """The winner against the reference of the same run."""
+    column = accuracy_column(frames)
+    finished = best_trials(frames, len(frames.trials)).to_dict("records")
+    best = finished[0] if finished else None
+    reference = next((row for row in finished if row["reference"]), None)
+    states = frames.trials.set_index("trial")["state"]
+    images = held_out_images(frames)
+    gain = estimated_gain = error = None
+    if best is not None and reference is not None:
+        gain = 100 * (best[column] - reference[column])
+        estimated_gain = 100 * (best["estimate"] - reference["estimate"])
+        error = None if images is None else _standard_error(best[column], reference[column], images)
+    return Comparison(
+        finished=len(finished),
+        judged_on="test" if column == "test_accuracy" else "validation",
+        images=images,
+        winner=None if best is None else int(best["trial"]),
+        winner_accuracy=None if best is None else float(best[column]),
+        reference_state=states.get(REFERENCE_TRIAL),
+        reference_accuracy=None if reference is None else float(reference[column]),
+        gain=gain,
+        estimated_gain=estimated_gain,
+        standard_error=error,
+    )
+
+
+def _standard_error(first: float, second: float, images: int) -> float:
+    """Standard error, in percentage points, of the difference of two accuracies due to the choice of images.
+
+    Binomial, as if each had its own images; on the same images, where both find the same ones hard, it is smaller. One
+    right and one wrong image are added to each (Agresti and Caffo, 2000), so that 100% does not look certain.
+    """
+    shares = [(accuracy * images + 1) / (images + 2) for accuracy in (first, second)]
+    return 100 * math.sqrt(sum(share * (1 - share) for share in shares) / (images + 2))

@@ -1,0 +1,213 @@
+"""What a run's confirmations say: their pairs, the statistics of the differences, a sentence and a table."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import count
+from typing import Any
+
+import pandas as pd
+from rich.table import Table
+
+from tune_resnet._text import percent, printable
+from tune_resnet.config.spec import LEAST_SEEDS, TUNABLE
+from tune_resnet.hpo.ranking import winner
+from tune_resnet.results.paired_test import (
+    ALPHA,
+    BETTER,
+    FIRST_LOOK,
+    MOST_PAIRS,
+    WORSE,
+    PairedResult,
+    analyse_looks,
+    analyse_pairs,
+)
+from tune_resnet.runs.directory import RunDirectory
+from tune_resnet.runs.load import RunFrames, own_size, read_object
+from tune_resnet.runs.tables import REFERENCE, SEQUENTIAL, SIZE, WINNER
+
+SEED_OFFSET = 1000  # seeds are the search's seed + this + 0, 1, 2 ...: other searches rarely have come near them
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Confirmation:
+    """One configuration that was trained again beside the reference, with fresh paired seeds, judged on the test set.
+
+    A verdict is about this configuration at this size, whatever the run's winner is by now.
+    """
+
+    trial: int | None  # the first that has this configuration; None: the run has no such trial
+    of_winner: bool  # it is the run's winner
+    size: dict[str, int]  # by the columns of `SIZE`
+    place: str  # the size for a person, empty where it is the search's own
+    rows: pd.DataFrame  # of confirm.csv: its trainings, and the reference's with the same seeds
+    pairs: pd.DataFrame  # those that count, as of `complete_pairs`
+    sequential: bool  # looked at after each pair until the verdict is clear
+    goes_on: bool  # it is not clear, and the last look is to come
+    result: PairedResult | None  # differences in percentage points; None: too few complete pairs
+    images: int | None  # of the test set
+
+    @property
+    def name(self) -> str:
+        """The configuration, for a person."""
+        return "an earlier configuration" if self.trial is None else f"trial {self.trial}"
+
+
+def confirmations(frames: RunFrames) -> list[Confirmation]:
+    """Each configuration of confirm.csv beside the reference, at each size; first the winner at the search's own."""
+    rows, columns = frames.confirm, [*TUNABLE, *SIZE]
+    reference = rows[(rows["configuration"] == REFERENCE) & _is(rows, vars(frames.spec.train), TUNABLE)]
+    found = []
+    for values, own in rows[rows["configuration"] == WINNER].groupby(columns, sort=False):
+        configuration = dict(zip(columns, values, strict=True))
+        beside = reference[reference["seed"].isin(own["seed"]) & _is(reference, configuration, SIZE)]
+        found.append(_confirmation(frames, configuration, own, beside))
+    return sorted(found, key=lambda one: (not one.of_winner, one.place))
+
+
+def _confirmation(
+    frames: RunFrames, configuration: Mapping[str, Any], own: pd.DataFrame, reference: pd.DataFrame
+) -> Confirmation:
+    best, images = winner(frames), read_object(RunDirectory(frames.path).confirm_json).get("test_images")
+    of_winner = best is not None and all(best[name] == configuration[name] for name in TUNABLE)
+    trials = frames.trials.loc[_is(frames.trials, configuration, TUNABLE), "trial"]
+    rows = pd.concat([own, reference]).sort_values(["seed", "configuration"], ignore_index=True)
+    sequential = bool((own["rule"] == SEQUENTIAL).any())
+    size = {name: int(configuration[name]) for name in SIZE}
+    first = frames.spec.train.seed + SEED_OFFSET
+    ended = first_missing(rows, first)
+    pairs = complete_pairs(rows)
+    if sequential:
+        result = look(rows, first)
+        pairs = pairs[pairs.index >= first][: result.n if result else 0]
+    else:
+        result = analyse_pairs(_differences(pairs)) if len(pairs) >= LEAST_SEEDS else None
+    return Confirmation(
+        trial=best["trial"] if best and of_winner else None if trials.empty else int(trials.min()),
+        of_winner=of_winner,
+        size=size,
+        place=_place(size, own_size(frames.spec, frames.env), frames.spec.model.factory is None),
+        rows=rows,
+        pairs=pairs,
+        sequential=sequential,
+        goes_on=sequential and ended < first + MOST_PAIRS and not (result and result.is_clear),
+        result=result,
+        images=images if type(images) is int and images > 0 else None,  # confirm.json may hold anything
+    )
+
+
+def _place(size: Mapping[str, int], own: Mapping[str, int], is_resnet: bool) -> str:
+    """A size for a person, with a blank before it; empty where it is the search's own."""
+    if size == own:
+        return ""
+    width = f" at width {size['width']}" if is_resnet else ""
+    epochs = f" for {size['of_epochs']} epochs" if size["of_epochs"] != own["of_epochs"] else ""
+    return f"{width} on {size['train_images']:,} training images{epochs}"
+
+
+def _is(rows: pd.DataFrame, configuration: Mapping[str, Any], columns: Sequence[str]) -> pd.Series:
+    """Which rows have these values in the columns."""
+    return (rows[list(columns)] == [configuration[name] for name in columns]).all(axis=1)
+
+
+def look(rows: pd.DataFrame, first_seed: int) -> PairedResult | None:
+    """The result of a sequential confirmation so far, of one configuration beside the reference at one size.
+
+    Pairs are looked at in the order of their seeds, whenever they ended: up to the first that has not, and not beyond
+    the last look. None before the first look.
+    """
+    ended = min(first_missing(rows, first_seed), first_seed + MOST_PAIRS)
+    return analyse_looks(_differences(complete_pairs(rows[rows["seed"].between(first_seed, ended - 1)])))
+
+
+def first_missing(rows: pd.DataFrame, first_seed: int) -> int:
+    """The first seed with which one of the two has not been trained."""
+    trained = rows["seed"].value_counts()
+    return next(seed for seed in count(first_seed) if trained.get(seed, 0) < 2)
+
+
+def _differences(pairs: pd.DataFrame) -> list[float]:
+    """Percentage points, in the order of the seeds."""
+    return list(100 * (pairs[WINNER] - pairs[REFERENCE]))
+
+
+def complete_pairs(rows: pd.DataFrame) -> pd.DataFrame:
+    """Test accuracies in [0, 1], columns winner and reference, one row per seed for which both are known."""
+    accuracies = rows.pivot(index="seed", columns="configuration", values="test_accuracy")
+    return accuracies.reindex(columns=[WINNER, REFERENCE]).dropna()
+
+
+def pairs_table(rows: pd.DataFrame) -> Table:
+    """Both accuracies and their difference in percentage points, one row per seed; a failed training says why."""
+    table = Table(box=None, pad_edge=False, collapse_padding=True, header_style="bold")
+    for name in ("seed", WINNER, REFERENCE, "difference"):
+        table.add_column(name)
+    for seed, pair in rows.groupby("seed"):
+        by_name = pair.set_index("configuration")
+        cells = [_cell(by_name, WINNER), _cell(by_name, REFERENCE)]
+        known = complete_pairs(pair)
+        difference = f"{100 * (known[WINNER] - known[REFERENCE]).item():+.2f}" if len(known) else "-"
+        table.add_row(str(seed), *cells, difference)
+    return table
+
+
+def _cell(by_name: pd.DataFrame, configuration: str) -> str:
+    if configuration not in by_name.index:
+        return "-"
+    error = str(by_name.at[configuration, "error"])
+    return printable(error) if error else percent(float(by_name["test_accuracy"][configuration]))
+
+
+def confirmation_sentence(confirmation: Confirmation) -> str:
+    """What came of a confirmation, for a person."""
+    name, result, place = confirmation.name, confirmation.result, confirmation.place
+    whose = f"{name[0].upper()}{name[1:]}" + ("" if confirmation.of_winner else " (not the winner now)")
+    if result is None:
+        least = FIRST_LOOK if confirmation.sequential else LEAST_SEEDS
+        return f"{whose} was trained again{place}, but a verdict takes {least} complete pairs of trainings."
+    yet = " yet" if confirmation.goes_on else ""
+    answer = {
+        BETTER: f"Confirmed with fresh seeds: {whose} is better than the reference{place}",
+        WORSE: f"Checked with fresh seeds: {whose} is worse than the reference{place}",
+    }.get(
+        result.verdict,
+        f"Checked with fresh seeds: {whose} and the reference are not{yet} distinguishable with {result.n} pairs"
+        f"{place}",
+    )
+    images = "the test images" if confirmation.images is None else f"{confirmation.images:,} test images"
+    return (
+        f"{answer}: {result.mean:+.2f} percentage points on {images} ({_interval(result)}), "
+        f"over {result.n} paired seeds; {_how_sure(result)}.{_needed(confirmation, result)}"
+    )
+
+
+def look_line(result: PairedResult) -> str:
+    """What is said after a look."""
+    clear = "clear" if result.is_clear else "not clear"
+    return f"after {result.n} pairs {result.mean:+.2f} percentage points, {_interval(result)}: {clear}"
+
+
+def _interval(result: PairedResult) -> str:
+    if result.low is None or result.high is None:
+        return "no interval, since all pairs differ by the same"
+    return f"95% interval {result.low:+.2f} to {result.high:+.2f}"
+
+
+def _how_sure(result: PairedResult) -> str:
+    return "looked at after each pair, which the interval allows for" if result.sequential else _permutation(result)
+
+
+def _permutation(result: PairedResult) -> str:
+    if not result.exact:
+        return f"permutation test on drawn sign flips p = {result.p_value:.2g}"
+    limit = f" ({result.n} pairs cannot give less than {result.least_p:.4g})" if result.least_p > ALPHA else ""
+    return f"exact permutation test p = {result.p_value:.4g}{limit}"
+
+
+def _needed(confirmation: Confirmation, result: PairedResult) -> str:
+    if result.sequential and not result.is_clear:
+        return f" Pairs are added up to {MOST_PAIRS}." if confirmation.goes_on else " No more pairs are added."
+    if result.is_clear or result.pairs_needed is None:
+        return ""
+    return f" To show a difference of this size with 80% power takes about {result.pairs_needed:,} paired seeds."

@@ -1,0 +1,110 @@
+"""Where a run's best trials lie at a bound of its space, and the command that goes on with a wider one."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+
+import pandas as pd
+
+from tune_resnet._text import printable, to_run
+from tune_resnet.config.space import Domain
+from tune_resnet.config.spec import MOST_TRIALS, TrainSpec
+from tune_resnet.hpo.ranking import best_trials
+from tune_resnet.runs.directory import SEARCH, RunDirectory
+from tune_resnet.runs.load import RunFrames
+from tune_resnet.runs.tables import RUNNING
+
+LOWER, UPPER = "lower", "upper"
+_AT_BOUND = 0.05  # of a domain, on its scale, counted from a bound: what lies there lies at it
+_LEAST_FOR_QUARTER = 8  # finished trials: by chance, the two best are at a given bound together once in 400 runs
+_GOOD_SHARE = 0.25  # of the finished trials
+_MORE_TRIALS = 1.5  # times as many as the run has, for a wider space
+_AS_GOOD_AS_ZERO = {"weight_decay": 1e-6}  # no log scale reaches 0, and smaller values do nothing else
+
+
+@dataclass(frozen=True, kw_only=True)
+class Edge:
+    """A bound of a hyperparameter at which the best trials lie."""
+
+    name: str  # of the hyperparameter
+    side: str  # LOWER or UPPER
+    bound: float
+    wider: float  # where the bound can be moved
+    winner: bool  # the winner lies there; else most of the best quarter do
+
+
+def best_quarter(frames: RunFrames, least: int) -> pd.DataFrame:
+    """The best quarter of the finished trials, and two of them at least, columns and order as in `ranked_trials`; no
+    rows where fewer than `least` have finished."""
+    finished = best_trials(frames, len(frames.trials))
+    return finished.head(max(2, round(_GOOD_SHARE * len(finished))) if len(finished) >= least else 0)
+
+
+def edges(frames: RunFrames) -> list[Edge]:
+    """Each bound that can be moved and has the winner, or more than half of the best quarter of at least 8 finished
+    trials, in the outermost 5% of the domain. None while a search goes on: its winner may change.
+    """
+    if frames.kind != SEARCH or (frames.active and (frames.trials["state"] == RUNNING).any()):
+        return []
+    winner, quarter = best_trials(frames, 1), best_quarter(frames, _LEAST_FOR_QUARTER)
+    found = []
+    for name, domain in frames.spec.space.items():
+        for side, bound, wider in _movable(name, domain):
+            wins = _most_at(winner[name], domain, side)
+            if wins or _most_at(quarter[name], domain, side):
+                found.append(Edge(name=name, side=side, bound=bound, wider=wider, winner=wins))
+    return found
+
+
+def _most_at(values: pd.Series, domain: Domain, side: str) -> bool:
+    """Whether more than half of the values lie at a bound; not where there are none."""
+    # a spec edited by hand may no longer contain them
+    places = values.where(values.between(domain.low, domain.high)).map(domain.share)
+    near = places <= _AT_BOUND if side == LOWER else places >= 1 - _AT_BOUND
+    return bool(near.mean() > 0.5)
+
+
+def _movable(name: str, domain: Domain) -> list[tuple[str, float, float]]:
+    """The sides of a domain that can be moved outwards: side, bound, and where to; within the limits of `TrainSpec`."""
+    limits = next(item.metadata for item in fields(TrainSpec) if item.name == name)
+    least = _AS_GOOD_AS_ZERO.get(name, 0.0) if domain.log else 0.0
+    low, high = domain.wider_bounds()
+    low, high = max(low, least), min(high, limits["le"])
+    sides = [(LOWER, domain.low, low)] if low < domain.low and low > limits.get("gt", -math.inf) else []
+    return [*sides, (UPPER, domain.high, high)] if high > domain.high else sides
+
+
+def edge_sentences(found: Sequence[Edge]) -> list[str]:
+    """One sentence that says at which bounds the best trials lie; none where they do not."""
+    parts = [
+        (who, [edge for edge in found if edge.winner == wins])
+        for who, wins in (("the winner is", True), ("most of the best quarter of the trials are", False))
+    ]
+    told = ", ".join(f"{who} at {' and '.join(map(_named, there))}" for who, there in parts if there)
+    return [f"{told[0].upper()}{told[1:]}: better ones may lie beyond, in a wider space."] if told else []
+
+
+def _named(edge: Edge) -> str:
+    return f"the {edge.side} bound of {edge.name} ({edge.bound:g})"
+
+
+def widening_commands(frames: RunFrames) -> list[str]:
+    """The command that goes on with each of the `edges` moved outwards and half as many trials again; none without."""
+    moved = {(edge.name, edge.side): edge.wider for edge in edges(frames)}
+    if not moved:
+        return []
+    space = [
+        f"{name}={_exact(moved.get((name, LOWER), domain.low))}:{_exact(moved.get((name, UPPER), domain.high))}"
+        for name, domain in frames.spec.space.items()
+        if {(name, LOWER), (name, UPPER)} & moved.keys()
+    ]
+    trials = min(math.ceil(_MORE_TRIALS * frames.spec.search.num_samples), MOST_TRIALS)
+    path, model = RunDirectory(frames.path).shown_path, frames.spec.model.flag
+    return [printable(to_run("search", "--resume", path, "--space", *space, "--num-samples", trials, *model))]
+
+
+def _exact(bound: float) -> str:
+    """A bound as short as it can be written without moving it."""
+    return f"{bound:g}" if float(f"{bound:g}") == bound else repr(bound)

@@ -1,0 +1,177 @@
+"""What a run's tables say, for a person to read: rich tables that are plain text too."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import pandas as pd
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from tune_resnet._text import counted, percent, printable, say
+from tune_resnet.hpo.ranking import ranked_trials, winner
+from tune_resnet.results.comparison import compare_to_reference
+from tune_resnet.results.early_stopping import RUNG_DTYPES, rung_table
+from tune_resnet.results.edges import edges, widening_commands
+from tune_resnet.results.fidelity import LEAST_FOR_FIDELITY, run_fidelity
+from tune_resnet.results.importance import importance
+from tune_resnet.results.sentences import progress_words, run_sentences
+from tune_resnet.runs.directory import SEARCH
+from tune_resnet.runs.load import RunFrames, accuracy_column
+from tune_resnet.runs.merge import run_labels
+from tune_resnet.runs.tables import STATES
+
+_NOTE_LENGTH = 80  # characters shown of a trial's error
+
+# broken by hand, for it stands under a table of less than 100 columns
+_FIDELITY_NOTE = """\
+If the worse half of the finished trials, by that signal, had been stopped at that epoch:
+spearman is the rank correlation of the signal with the final accuracy (1: same order), top_kept
+the share of the true top 10% that goes on, regret the percentage points lost on the best trial,
+all with 90% bootstrap intervals over the trials; what early stopping ended is missing, and so is
+what it got right.
+"""
+
+
+def ranked_table(frames: RunFrames, top: int) -> Table:
+    """The `top` trials as `ranked_trials` has them, and below them the reference where it is not among them.
+
+    It fits 80 columns as long as no trial has an error to show. `estimate`: see `ranking.estimates`.
+    """
+    ranked, column, is_search = ranked_trials(frames), accuracy_column(frames), frames.kind == SEARCH
+    shown = ranked[(ranked.index < top) | ranked["reference"]]
+    errors = ["error"] if shown["error"].any() else []
+    accuracy_name = column.replace("accuracy", "acc")
+    table = _table(
+        "trial", "state", "epochs", accuracy_name, "estimate", "max_lr", "weight_decay", "grad_clip", *errors
+    )
+    for row, accuracy in zip(shown.itertuples(), shown[column], strict=True):
+        table.add_row(
+            f"{'reference' if row.reference else row.trial}{' *' * (row.winner and is_search)}",
+            row.state,
+            f"{row.epochs}/{frames.spec.train.epochs}",
+            percent(accuracy),
+            percent(row.estimate),
+            *_hyperparameters(row.max_lr, row.weight_decay, row.grad_clip),
+            *([Text(_shortened(row.error))] if errors else []),
+        )
+    notes = (
+        ["* the winner: the finished trial with the highest estimate"] if ranked["winner"].any() and is_search else []
+    )
+    if found := edges(frames):
+        notes.append(f"at a bound of the space: {', '.join({edge.name: None for edge in found})}")
+    if len(shown) < len(ranked):
+        notes.append(f"{len(shown):,} of {counted(len(ranked), 'trial')}")
+    table.caption = "\n".join(notes) or None
+    return table
+
+
+def print_run(console: Console, run: RunFrames, label: str, top: int) -> None:
+    """All that is known of one run, under its label."""
+    say(console, _headline(run, label), style="bold")
+    _print_section(console, "", ranked_table(run, top))
+    for sentence in run_sentences(run):
+        say(console, sentence + "\n")
+    for command in widening_commands(run):
+        say(console, command + "\n", whole=True)
+    rungs, shares = rung_table(run), importance(run)
+    if len(rungs) and len(run.trials) > 1:
+        _print_section(console, f"Early stopping on {run.spec.scheduler.signal}", _rungs(rungs))
+    if len(shares):
+        rows = _table("hyperparameter", "importance")
+        for name, share in shares.items():
+            rows.add_row(str(name), f"{share:.2f}")
+        _print_section(console, f"Importance among the {compare_to_reference(run).finished:,} finished trials", rows)
+
+
+def _headline(run: RunFrames, label: str) -> str:
+    counts = run.trials["state"].value_counts()
+    states = ", ".join(f"{counts[state]:,} {state}" for state in STATES if state in counts)
+    device = printable(str(run.env.get("device_name", run.spec.resources.device)))
+    trials = counted(len(run.trials), "trial") + (f" ({states})" if states else "")
+    return f"{label}: {run.spec.data.dataset} on {device}, {trials}, {progress_words(run)}"
+
+
+def _rungs(rungs: pd.DataFrame) -> Table:
+    table = _table(*RUNG_DTYPES)
+    for row in rungs.itertuples(index=False):
+        table.add_row(
+            *(f"{value:,}" for value in row[:4]),
+            *("-" if math.isnan(value) else f"{value:.4f}" for value in row[4:6]),
+            "-" if math.isnan(row[6]) else f"{row[6]:.2f}",
+        )
+    return table
+
+
+def print_fidelity(console: Console, run: RunFrames, label: str) -> None:
+    """How far each signal could have been trusted in one run, under its label; it fits 100 columns."""
+    found = run_fidelity(run)
+    title = f"{label}: what early signals said about the end"
+    if found.empty:
+        say(console, f"{title}: this needs at least {LEAST_FOR_FIDELITY} finished trials of several epochs.\n")
+        return
+    table = _table("signal", "epoch", "n", "spearman", "top_kept", "regret")
+    for _, row in found.iterrows():
+        table.add_row(
+            row["signal"],
+            f"{row['epoch']:,}",
+            f"{row['n']:,}",
+            _with_interval(row, "spearman", ".2f"),
+            _with_interval(row, "top_kept", ".0%"),
+            _with_interval(row, "regret", ".2f"),
+        )
+    _print_section(console, title, table)
+    say(console, _FIDELITY_NOTE)
+
+
+def _with_interval(row: pd.Series, name: str, form: str) -> str:
+    value, low, high = (row[column] for column in (name, f"{name}_low", f"{name}_high"))
+    return "-" if math.isnan(value) else f"{value:{form}} [{low:{form}}, {high:{form}}]"
+
+
+def print_overview(console: Console, runs: Sequence[RunFrames]) -> None:
+    """One row per run: its best trial beside its reference."""
+    table = _table(
+        "run", "trials", "finished", "winner", "accuracy", "judged_on", "reference", "gain", "max_lr",
+        "weight_decay", "grad_clip",
+    )  # fmt: skip
+    for run, label in zip(runs, run_labels(runs), strict=True):
+        found, best = compare_to_reference(run), winner(run)
+        table.add_row(
+            Text(label),
+            f"{len(run.trials):,}",
+            f"{found.finished:,}",
+            "-" if found.winner is None else str(found.winner),
+            percent(found.winner_accuracy),
+            found.judged_on,
+            percent(found.reference_accuracy),
+            "-" if found.gain is None else f"{found.gain:+.2f}",
+            *(["-"] * 3 if best is None else _hyperparameters(best["max_lr"], best["weight_decay"], best["grad_clip"])),
+        )
+    _print_section(console, "Runs side by side", table)
+
+
+def _table(*columns: str) -> Table:
+    """An empty table without lines, so that it reads as plain text; on a narrow terminal cells break, none is cut."""
+    table = Table(box=None, pad_edge=False, collapse_padding=True, header_style="bold", caption_justify="left")
+    for name in columns:
+        table.add_column(name, overflow="fold")
+    return table
+
+
+def _print_section(console: Console, title: str, table: Table) -> None:
+    if title:
+        say(console, title, style="bold")
+    console.print(table)
+    console.print()
+
+
+def _hyperparameters(max_lr: float, weight_decay: float, grad_clip: float) -> list[str]:
+    return [f"{max_lr:#.3g}", f"{weight_decay:.1e}", f"{grad_clip:#.3g}"]
+
+
+def _shortened(error: str) -> str:
+    text = printable(error)
+    return text if len(text) <= _NOTE_LENGTH else f"{text[: _NOTE_LENGTH - 3]}..."

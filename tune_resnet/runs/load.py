@@ -1,0 +1,183 @@
+"""A run directory as tidy DataFrames, also while its search goes on.
+
+Only its CSV, JSON and TOML files are read, so nothing in a run directory can execute. See `TRIAL_DTYPES` and
+`EPOCH_DTYPES` for the columns; `tables` says what each means.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from tune_resnet._text import printable
+from tune_resnet.config.spec import TUNABLE, SearchSpec, load_spec
+from tune_resnet.config.validation import SpecError, shown
+from tune_resnet.errors import RecordError
+from tune_resnet.runs.directory import BASELINE, SEARCH, RunDirectory, find_run
+from tune_resnet.runs.reading import read_table, read_text
+from tune_resnet.runs.tables import CONFIRM_DTYPES, EPOCH_DTYPES, REFERENCE, RUNNING, SIZE, STATES, TRIAL_DTYPES, WINNER
+
+# What a resumed search relies on in env.json; anything else is only shown.
+_ENV_VALUES: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "dataset_fingerprint": (lambda value: isinstance(value, str), "a string"),
+    "trial": (lambda value: type(value) is int and value >= 0, "a trial's number"),
+    "resumed": (lambda value: isinstance(value, list), "a list"),
+    "wall_seconds": (lambda value: type(value) in (int, float) and 0 <= value < math.inf, "a number of seconds"),
+}
+_LEVELS = 10  # of nesting; what comes near the interpreter's limit could not be written back
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class RunFrames:
+    """One run. `name` is the directory's, printable; `env` is empty while there is no env.json, `confirm` while nothing
+    has been confirmed; `active`: a command was at work in it while it was read, so that `running` trials do run."""
+
+    path: Path
+    name: str
+    spec: SearchSpec
+    env: dict[str, Any]
+    trials: pd.DataFrame
+    epochs: pd.DataFrame
+    confirm: pd.DataFrame
+    active: bool
+
+    @property
+    def kind(self) -> str:
+        """`search`, `baseline` or `final`."""
+        judged_on_test = self.env.get("held_out") == "test"  # of the runs before there were kinds: the baselines
+        return str(self.env.get("kind", BASELINE if judged_on_test else SEARCH))
+
+
+def load_run(named: Path | str) -> RunFrames:
+    """The run with this path, with this name in runs/, or for `latest` the one there that was started last.
+
+    In a run in progress trials.csv is older than epochs.csv: for running trials the epochs decide. An unfinished last
+    line of epochs.csv is left out, as are epochs of trials that began while the files were being read. Of an epoch
+    recorded twice, which no search does, the later row counts.
+
+    Raises:
+        RecordError: there is no such run, or a file in its directory cannot be read or is damaged.
+    """
+    path = find_run(named)
+    run = RunDirectory(Path(os.path.realpath(path)))
+    if not os.path.isfile(run.spec_toml):  # the path's own is_file raises for names that are too long, say
+        raise RecordError(f"{path} is not a run directory: there is no {run.spec_toml.name} to read in it")
+    try:
+        spec = load_spec(run.spec_toml)
+    except SpecError as error:
+        raise RecordError(str(error)) from None
+    began_active = run.in_use()  # before and after, so that a command that ends or begins meanwhile counts
+    trials = _read_trials(run.trials_csv)  # before the epochs, so that no trial is ahead of its epochs
+    epochs = read_table(run.epochs_csv, EPOCH_DTYPES, growing=True)
+    epochs = epochs[epochs["trial"].isin(trials["trial"])].drop_duplicates(["trial", "epoch"], keep="last")
+    epochs = epochs.sort_values(["trial", "epoch"], ignore_index=True)
+    _update_running(trials, epochs)
+    env = _read_env(run.env_json)
+    return RunFrames(
+        path=run.path,
+        name=printable(run.path.name),
+        spec=spec,
+        env=env,
+        trials=trials,
+        epochs=epochs,
+        confirm=_read_confirm(run.confirm_csv, own_size(spec, env)),
+        active=began_active or run.in_use(),
+    )
+
+
+def own_size(spec: SearchSpec, env: dict[str, Any]) -> dict[str, int]:
+    """What confirms a run at its own size, see `SIZE`: on the search's validation images, too."""
+    parts = [env.get(name) for name in ("train_images", "held_out_images")]
+    known = [part for part in parts if type(part) is int and 0 <= part < 2**32]  # env.json may hold anything
+    return {
+        "width": spec.model.width,
+        "train_images": sum(known) if len(known) == len(parts) else spec.data.limit_train or 0,
+        "of_epochs": spec.train.epochs,
+    }
+
+
+def accuracy_column(frames: RunFrames) -> str:
+    """The column that a run's trials and epochs are judged on.
+
+    `val_accuracy`, and in a baseline judged on the test set, which has no validation accuracy, `test_accuracy`.
+    """
+    has = frames.trials[["val_accuracy", "test_accuracy"]].notna().any()
+    return "test_accuracy" if has["test_accuracy"] and not has["val_accuracy"] else "val_accuracy"
+
+
+def _read_trials(path: Path) -> pd.DataFrame:
+    trials = read_table(path, TRIAL_DTYPES)
+    wrong = ~trials["state"].isin(STATES) | trials["trial"].duplicated()
+    if wrong.any():
+        row = int(wrong.argmax())
+        trial, state = trials.loc[row, ["trial", "state"]]
+        problem = f"trial {trial} a second time" if state in STATES else f"unknown state {shown(state)}"
+        raise RecordError(f"{path} line {row + 2}: {problem}")
+    return trials
+
+
+def _read_confirm(path: Path, size: dict[str, int]) -> pd.DataFrame:
+    """The trainings of all confirmations; no rows where there is no file. Before there were others, all had the `size`
+    of their search, and a number of pairs."""
+    if not os.path.exists(path):
+        return pd.DataFrame(columns=list(CONFIRM_DTYPES)).astype(CONFIRM_DTYPES)
+    rows = read_table(path, CONFIRM_DTYPES, added={**size, "rule": ""})
+    known = rows["configuration"].isin([WINNER, REFERENCE])
+    wrong = ~known | rows.duplicated(["seed", "configuration", *TUNABLE, *SIZE])
+    if wrong.any():
+        row = int(wrong.argmax())
+        seed, configuration = rows.loc[row, ["seed", "configuration"]]
+        problem = "a second time" if known[row] else f"is not {WINNER} or {REFERENCE}"
+        raise RecordError(f"{path} line {row + 2}: {printable(configuration)} of seed {seed} {problem}")
+    return rows
+
+
+def _update_running(trials: pd.DataFrame, epochs: pd.DataFrame) -> None:
+    """Sets what running trials have done so far, from their epochs."""
+    latest = epochs.drop_duplicates("trial", keep="last").set_index("trial")
+    rows = (trials["state"] == RUNNING) & trials["trial"].isin(latest.index)
+    running = trials.loc[rows, "trial"]
+    trials.loc[rows, "epochs"] = running.map(latest["epoch"])
+    trials.loc[rows, "seconds"] = running.map(epochs.groupby("trial")["seconds"].sum())
+    for column in ("val_accuracy", "test_accuracy"):
+        trials.loc[rows, column] = running.map(latest[column])
+    accuracy = epochs["val_accuracy"].fillna(epochs["test_accuracy"]).dropna()
+    best = accuracy.groupby(epochs["trial"]).idxmax().map(epochs["epoch"])
+    trials.loc[rows, "best_epoch"] = running.map(best).fillna(0).astype("int64")
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """A JSON file's object, empty where there is no file; RecordError where it holds anything else."""
+    if not path.exists():
+        return {}
+    text = read_text(path)
+    try:
+        values = json.loads(text)
+    except (ValueError, RecursionError):
+        raise RecordError(f"{path} is not valid JSON") from None
+    if not isinstance(values, dict):
+        raise RecordError(f"{path} must hold a JSON object, holds {shown(values)}")
+    if _is_deep(values, _LEVELS):
+        raise RecordError(f"{path} is nested too deeply")
+    return values
+
+
+def _read_env(path: Path) -> dict[str, Any]:
+    env = read_object(path)
+    for name, (fits, words) in _ENV_VALUES.items():
+        if name in env and not fits(env[name]):
+            raise RecordError(f"{path}: {name} must be {words}, is {shown(env[name])}")
+    return env
+
+
+def _is_deep(value: Any, levels: int) -> bool:
+    """Whether a JSON value has more than so many levels of objects and lists."""
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else None
+    return inner is not None and (levels == 0 or any(_is_deep(item, levels - 1) for item in inner))

@@ -1,0 +1,78 @@
+"""Several runs as one pair of tables, and their export."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from tune_resnet._text import printable
+from tune_resnet.errors import RecordError
+from tune_resnet.runs.directory import RunDirectory
+from tune_resnet.runs.load import RunFrames
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class MergedFrames:
+    """Several runs in one: the same tables with a leading column `run` (str)."""
+
+    trials: pd.DataFrame
+    epochs: pd.DataFrame
+
+
+def run_labels(runs: Sequence[RunFrames]) -> list[str]:
+    """A name for each run: its directory's, and its whole path where several have that name."""
+    count = Counter(run.name for run in runs)
+    return [run.name if count[run.name] == 1 else printable(run.path) for run in runs]
+
+
+def merge_runs(runs: Sequence[RunFrames]) -> MergedFrames:
+    """One or more runs, each from another directory, as one pair of tables."""
+    labels = run_labels(runs)
+
+    def merged(tables: list[pd.DataFrame]) -> pd.DataFrame:
+        labelled = [table.assign(run=label) for label, table in zip(labels, tables, strict=True)]
+        whole = pd.concat(labelled, ignore_index=True)
+        return whole[["run", *tables[0].columns]].astype({"run": "str"})
+
+    return MergedFrames(trials=merged([run.trials for run in runs]), epochs=merged([run.epochs for run in runs]))
+
+
+def export_csv(merged: MergedFrames, directory: Path) -> list[Path]:
+    """Writes trials.csv and epochs.csv; their paths. Existing files are replaced, each at once and whole.
+
+    Raises:
+        RecordError: the directory cannot be written, or is a run's own.
+    """
+    return _export(merged, directory, ".csv", lambda table: table.to_csv(index=False).encode())
+
+
+def export_parquet(merged: MergedFrames, directory: Path) -> list[Path]:
+    """Like `export_csv`, as trials.parquet and epochs.parquet."""
+    return _export(merged, directory, ".parquet", lambda table: table.to_parquet(index=False))
+
+
+def _export(merged: MergedFrames, directory: Path, suffix: str, encode: Callable[[pd.DataFrame], bytes]) -> list[Path]:
+    if os.path.exists(RunDirectory(directory).spec_toml):
+        raise RecordError(f"{directory} is a run directory, whose own files an export would replace")
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        paths = [directory / f"trials{suffix}", directory / f"epochs{suffix}"]
+        for path, table in zip(paths, (merged.trials, merged.epochs), strict=True):
+            _write_bytes(path, encode(table))
+    except OSError as error:
+        raise RecordError(f"cannot write {directory}: {error.strerror}") from None
+    return paths
+
+
+def _write_bytes(path: Path, content: bytes) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        temporary.write_bytes(content)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)

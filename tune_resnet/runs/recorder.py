@@ -1,0 +1,124 @@
+"""Every event of a run, written to its directory at once."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from tune_resnet.config.spec import SearchSpec
+from tune_resnet.runs.directory import RunDirectory
+from tune_resnet.runs.tables import ENDED, FINISHED, INTERRUPTED, RUNNING, TrialRow
+
+
+class Recorder:
+    """Keeps the row of every trial of one run and writes each change at once.
+
+    A resumed run has `trials` and `epochs`, the rows of its two tables.
+    """
+
+    def __init__(
+        self,
+        run: RunDirectory,
+        spec: SearchSpec,
+        trials: Sequence[TrialRow] = (),
+        epochs: Sequence[Mapping[str, Any]] = (),
+    ) -> None:
+        self.run = run
+        self.spec = spec
+        self.trials = {row.trial: dataclasses.replace(row) for row in trials}
+        self._lines: dict[int, str] = {}  # of trials.csv; made anew for `_changed` trials only, however many there are
+        self._changed = set(self.trials)
+        self._top_accuracy: dict[int, float] = {}
+        for epoch in epochs:
+            self._is_top(epoch["trial"], accuracy_of(epoch))
+
+    def start(self, trial: int, params: Mapping[str, float]) -> None:
+        """A trial begins; `params` holds the hyperparameters that differ from the reference."""
+        train = dataclasses.replace(self.spec.train, **params)  # type: ignore[arg-type]
+        self.trials[trial] = TrialRow(
+            trial=trial,
+            state=RUNNING,
+            max_lr=train.max_lr,
+            weight_decay=train.weight_decay,
+            grad_clip=train.grad_clip,
+            seed=train.seed,
+            started_at=time.time(),
+        )
+        self._changed.add(trial)
+        self._write()
+
+    def go_on(self, trial: int) -> None:
+        """A trial that had not ended goes on."""
+        row = self.trials[trial]
+        row.state, row.ended_at, row.error = RUNNING, math.nan, ""
+        self._changed.add(trial)
+        self._write()
+
+    def is_new(self, trial: int, epoch: int) -> bool:
+        """Whether an epoch is not on record yet. One that is comes again where it was trained again after a crash: it
+        counts once, as it was the first time, here and wherever else a trial's epochs are learnt from."""
+        return epoch > self.trials[trial].epochs
+
+    def epoch(self, trial: int, metrics: Mapping[str, Any], worker: str = "") -> None:
+        """A trial has finished an epoch that `is_new`; `metrics` holds epochs.csv's columns."""
+        row = self.trials[trial]
+        self.run.append_epoch({"ended_at": time.time(), **metrics, "trial": trial})
+        self._changed.add(trial)
+        row.epochs = metrics["epoch"]
+        row.seconds += metrics["seconds"]
+        row.worker = worker
+        row.val_accuracy = metrics.get("val_accuracy", math.nan)
+        row.test_accuracy = metrics.get("test_accuracy", math.nan)
+        if self._is_top(trial, accuracy_of(vars(row))):
+            row.best_epoch = row.epochs
+
+    def end(self, trial: int, state: str, error: str = "") -> None:
+        """A trial has ended in one of the four final states."""
+        row = self.trials[trial]
+        row.state, row.error, row.ended_at = state, " ".join(error.split()), time.time()
+        self._changed.add(trial)
+        self._write()
+        self._tidy()  # last: until the row says so, a crash must find what the trial left
+
+    def close(self) -> None:
+        """The run is over: whatever still runs is interrupted."""
+        for row in self.trials.values():
+            if row.state == RUNNING:
+                row.state, row.ended_at = INTERRUPTED, time.time()
+                self._changed.add(row.trial)
+        self._write()
+        self._tidy()
+        self.run.remove_temporary_files()
+
+    def _is_top(self, trial: int, accuracy: float) -> bool:
+        """Whether an epoch's accuracy is the highest of its trial so far; notes it."""
+        better = accuracy > self._top_accuracy.get(trial, -math.inf)
+        if better:
+            self._top_accuracy[trial] = accuracy
+        return better
+
+    def _tidy(self) -> None:
+        """Deletes what ended trials left, earlier ones too: a process may have written after its trial's end. The
+        models of finished ones stay: any of them may still become the winner's."""
+        for path in self.run.checkpoints.glob("trial-*"):
+            number = path.stem.removeprefix("trial-")
+            row = self.trials.get(int(number)) if number.isdecimal() else None
+            ended = row is None or row.state in ENDED
+            may_win = row is not None and row.state == FINISHED and path == self.run.model_of(row.trial)
+            if ended and not may_win and not path.is_dir():
+                path.unlink()
+
+    def _write(self) -> None:
+        for number in self._changed:
+            self._lines[number] = self.trials[number].line()
+        self._changed.clear()
+        self.run.write_trials(self._lines[number] for number in sorted(self._lines))
+
+
+def accuracy_of(row: Mapping[str, Any]) -> float:
+    """What a row of either table is judged on: the validation accuracy, where there is none the test accuracy."""
+    accuracy: float = row["test_accuracy"] if math.isnan(row["val_accuracy"]) else row["val_accuracy"]
+    return accuracy

@@ -1,0 +1,85 @@
+"""What a run has done so far, read from its directory: what --resume begins with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from tune_resnet.config.spec import TUNABLE
+from tune_resnet.errors import RecordError
+from tune_resnet.runs.directory import BASELINE, FINAL, RunDirectory
+from tune_resnet.runs.load import RunFrames, load_run
+from tune_resnet.runs.reading import read_table
+from tune_resnet.runs.tables import ENDED, EPOCH_DTYPES, FINISHED, REFERENCE_TRIAL, TrialRow
+
+
+@dataclass(frozen=True, kw_only=True)
+class History:
+    """Trials by number, 0 and up without a gap; the rows of epochs.csv in the order of their writing; env.json.
+
+    A final training has the number of its only trial. One that is `running` or `interrupted` has not ended: it goes on.
+    """
+
+    trials: list[TrialRow] = field(default_factory=list)
+    epochs: list[dict[str, Any]] = field(default_factory=list)
+    env: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def ended(self) -> int:
+        """How many trials have ended."""
+        return sum(row.state in ENDED for row in self.trials)
+
+
+def read_history(run: RunDirectory) -> History:
+    """The history of a run that nothing else writes to; what a crash left half-written is removed first.
+
+    Raises:
+        RecordError: a file is missing or damaged, a trial is missing, or does not belong to the spec.
+    """
+    run.repair()
+    frames = load_run(run.path)
+    if "dataset_fingerprint" not in frames.env:
+        raise RecordError(f"{run.env_json} does not say which images the run is about, so it cannot be continued")
+    trials = frames.trials.sort_values("trial")
+    first = frames.env.get("trial", REFERENCE_TRIAL) if frames.kind == FINAL else REFERENCE_TRIAL
+    missing = set(range(first, first + len(trials))) - set(trials["trial"])
+    if missing:
+        raise RecordError(f"{run.trials_csv} lacks trial {min(missing)}, so the search cannot be continued")
+    epochs = read_table(run.epochs_csv, EPOCH_DTYPES)
+    epochs = epochs[epochs["trial"].isin(trials["trial"])].drop_duplicates(["trial", "epoch"], keep="last")
+    _check_trials(run.trials_csv, frames)
+    _check_between(run.epochs_csv, epochs, "epoch", 1, frames.spec.train.epochs)
+    return History(
+        trials=[TrialRow(**{str(name): value for name, value in row.items()}) for row in trials.to_dict("records")],
+        epochs=[{str(name): value for name, value in row.items()} for row in epochs.to_dict("records")],
+        env=frames.env,
+    )
+
+
+def _check_trials(path: Path, frames: RunFrames) -> None:
+    """RecordError where a trial cannot be of this spec: one of the two files was changed."""
+    train, space, trials = frames.spec.train, frames.spec.space, frames.trials
+    for name in ("seed", *TUNABLE):
+        known = getattr(train, name)
+        low, high = (space[name].low, space[name].high) if name in space else (known, known)
+        _check_between(path, trials, name, low, high)
+    _check_between(path, trials, "epochs", 0, train.epochs)
+    _check_between(path, trials, "seconds", 0, float("inf"))
+    finished = trials[trials["state"] == FINISHED]
+    _check_between(path, finished, "epochs", train.epochs, train.epochs)
+    if frames.kind not in (BASELINE, FINAL):  # which may have been judged on the test set instead
+        _check_between(path, finished, "val_accuracy", 0, 1)
+
+
+def _check_between(path: Path, table: pd.DataFrame, name: str, low: float, high: float) -> None:
+    """RecordError with the first line whose value is not known, or not between the two."""
+    wrong = ~table[name].between(low, high)
+    if wrong.any():
+        row: Any = wrong.idxmax()
+        wanted = f"{low}" if low == high else f"{low} to {high}"
+        raise RecordError(
+            f"{path} line {row + 2}: {name} is {table[name][row]}, but with this spec.toml it can only be {wanted}"
+        )

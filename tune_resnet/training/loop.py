@@ -1,0 +1,263 @@
+"""One training run: the ResNet9 one-cycle loop, an epoch at a time. No Ray, no printing, no files."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import time
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from tune_resnet.config.spec import ModelSpec, TrainSpec
+from tune_resnet.data.types import Split
+from tune_resnet.training.augmentation import Normalise, crop_and_flip, draw_crops, to_device
+from tune_resnet.training.cuda_graph import RecordedStep
+from tune_resnet.training.device import choose_precision, full_fp32, keep_freed_memory, seeded
+from tune_resnet.training.metrics import EpochMetrics, NonFiniteLoss
+from tune_resnet.training.model import build_network
+from tune_resnet.training.optimizer import Adam
+from tune_resnet.training.schedule import one_cycle
+
+_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+_EVALUATION_BATCH = {
+    "cuda": 1000,
+    "cpu": 200,
+}  # images: enough to fill a GPU; a CPU is as fast with few, in less memory
+
+
+class BrokenRun(RuntimeError):
+    """A run whose last epoch was broken off by an error was asked to go on, or for its state."""
+
+
+class TrainingRun:
+    """Trains one configuration, epoch by epoch, on a split that is moved to the device once.
+
+    Everything random in an epoch (order, crops, flips, dropout) derives from the seed and the epoch's number, so that a
+    run continued from its state gives the numbers of an unbroken one: bit for bit on the CPU at an equal thread count.
+
+    An epoch is whole or it is nothing: after an error in the middle of one, the run `is_broken` and gives no state and
+    no further epoch, until `reset` or `load_state_dict`.
+
+    Args:
+        spec: the configuration.
+        data: training and held-out images; without any of these, loss and accuracy on them are NaN.
+        device: where to train.
+        model: the network.
+        flip: mirror training images at random.
+        judge_each: evaluate after each epoch; else only after the last: loss and accuracy of the others are NaN.
+    """
+
+    def __init__(
+        self,
+        spec: TrainSpec,
+        data: Split,
+        device: torch.device | str = "cpu",
+        model: ModelSpec | None = None,
+        *,
+        flip: bool = True,
+        judge_each: bool = True,
+    ) -> None:
+        self.device = torch.device(device)
+        if self.device.type == "cpu":
+            keep_freed_memory()
+        self.flip, self.judge_each = flip, judge_each
+        self.train_images = to_device(data.train, self.device)
+        self.held_out = to_device(data.held_out, self.device)
+        self.normalise = Normalise(data.mean, data.std, self.device)
+        self.model_spec, self.classes = model or ModelSpec(), len(data.classes)
+        self.model = self._fresh_network(spec.seed)
+        # Tensors, so that a recorded step sees a new value.
+        self.lr, self.weight_decay, self.grad_clip = (torch.zeros((), device=self.device) for _ in range(3))
+        self.stream = torch.cuda.Stream(self.device) if self.device.type == "cuda" else None
+        self.reset(spec)
+
+    def reset(self, spec: TrainSpec) -> None:
+        """Starts another configuration: new weights from its seed, a new optimizer; data, buffers, recording stay."""
+        self.is_broken = True  # until all of it is as it should be
+        before = getattr(self, "spec", None)
+        self.spec = spec
+        self.epochs_done = 0
+        self.last: EpochMetrics | None = None
+        if before is not None:  # in place: a recorded step knows the weights by their address
+            self.model.load_state_dict(self._fresh_network(spec.seed).state_dict())
+        self.weight_decay.fill_(spec.weight_decay)
+        self.grad_clip.fill_(spec.grad_clip)
+        if before is None or (before.precision, before.batch_size) != (spec.precision, spec.batch_size):
+            self._prepare_step()
+        # Any: it is declared to want PyTorch's own optimizers, but takes any that has what it looks at.
+        self.scaler: Any = torch.amp.GradScaler(self.device.type, enabled=self.precision == "fp16")
+        self.optimizer.reset()
+        self.is_broken = False
+
+    def _fresh_network(self, seed: int) -> nn.Module:
+        """The network with the first weights of a seed, which are drawn on the CPU: the same on every device."""
+        with seeded(seed, torch.device("cpu")):
+            network = build_network(self.model_spec, self.classes)
+        network.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        return network
+
+    def _prepare_step(self) -> None:
+        """Makes the optimizer for the model's parameters, and room for a recording of the step that updates them."""
+        self.precision = choose_precision(self.spec.precision, self.device)
+        on_gpu = self.device.type == "cuda"
+        self.optimizer = Adam(self.model.parameters(), self.lr)
+        # The gradient scaler decides on the CPU, which a recording does not replay.
+        self.recording = RecordedStep() if on_gpu and self.precision != "fp16" else None
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return math.ceil(len(self.train_images) / self.spec.batch_size)
+
+    def run_epoch(self) -> EpochMetrics:
+        """Trains one epoch, then evaluates on the held-out images where it is to be judged.
+
+        Raises:
+            NonFiniteLoss: the epoch's training or held-out loss is infinite or NaN.
+            IndexError: all epochs are done.
+            BrokenRun: an epoch before was broken off.
+        """
+        self._check_whole()
+        if self.epochs_done >= self.spec.epochs:
+            raise IndexError(f"all {self.spec.epochs} epochs are done")
+        epoch = self.epochs_done + 1
+        judged = len(self.held_out) if self.judge_each or epoch == self.spec.epochs else 0
+        self.is_broken = True  # until the epoch is whole
+        started = time.perf_counter()
+        with self._on_stream(), full_fp32() if self.precision == "fp32" else nullcontext():
+            train_loss_sum = self._train(epoch)
+            loss_sum, correct_sum = self._evaluate() if judged else (torch.zeros_like(train_loss_sum),) * 2
+            # The epoch's one transfer that waits for the device.
+            train_loss, loss, correct = torch.stack([train_loss_sum, loss_sum, correct_sum]).tolist()
+        seconds = time.perf_counter() - started
+        if not (math.isfinite(train_loss) and math.isfinite(loss)):
+            raise NonFiniteLoss(epoch, self.last)
+        held_out = judged or math.nan
+        self.epochs_done = epoch
+        self.last = EpochMetrics(
+            epoch=epoch,
+            lr=self.lr_at(epoch * self.steps_per_epoch - 1),
+            train_loss=train_loss / len(self.train_images),
+            loss=loss / held_out,
+            accuracy=correct / held_out,
+            seconds=seconds,
+            images_per_second=len(self.train_images) / seconds,
+        )
+        self.is_broken = False
+        return self.last
+
+    def _check_whole(self) -> None:
+        if self.is_broken:
+            raise BrokenRun(f"the epoch after {self.epochs_done} was broken off: its weights are of no use")
+
+    def lr_at(self, step: int) -> float:
+        """The learning rate of an optimizer step, counted from 0 over the whole run."""
+        total = self.spec.epochs * self.steps_per_epoch
+        return one_cycle(step, total, self.spec.max_lr, shape=self.spec.schedule)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything needed to continue after the last finished epoch; tensors and plain values only.
+
+        Raises:
+            BrokenRun: the epoch after it was broken off, and has changed the weights.
+        """
+        self._check_whole()
+        return {
+            "spec": dataclasses.asdict(self.spec),
+            "last": None if self.last is None else dataclasses.asdict(self.last),
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continues the configuration and epoch that a `state_dict` was taken at.
+
+        A state that does not fit raises an exception of any kind, and leaves its configuration at the beginning.
+        """
+        last = None if state["last"] is None else EpochMetrics(**state["last"])
+        self.reset(TrainSpec(**state["spec"]))
+        self.is_broken = True
+        try:
+            self.model.load_state_dict(state["model"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.scaler.load_state_dict(state["scaler"])
+        except Exception:
+            self.reset(self.spec)
+            raise
+        if last is not None:
+            self.last, self.epochs_done = last, last.epoch
+        self.is_broken = False
+
+    def _on_stream(self) -> AbstractContextManager[None]:
+        """On a GPU a stream of this run's own: the default one cannot be recorded."""
+        if self.stream is None:
+            return nullcontext()
+        self.stream.wait_stream(torch.cuda.current_stream(self.device))
+        return torch.cuda.stream(self.stream)
+
+    def _train(self, epoch: int) -> Tensor:
+        """Trains one epoch; the sum of its images' losses, a scalar still on the device."""
+        self.model.train()
+        count, size = len(self.train_images), self.spec.batch_size
+        seed = epoch_seed(self.spec.seed, epoch)
+        generator = torch.Generator(self.device).manual_seed(seed)
+        order = torch.randperm(count, generator=generator, device=self.device)
+        crops = draw_crops(count, self.flip, generator)
+        loss_sum = torch.zeros((), device=self.device)
+        with seeded(seed, self.device):
+            for step in range(self.steps_per_epoch):
+                rows = slice(step * size, (step + 1) * size)
+                images = crop_and_flip(self.train_images.images, order[rows], crops[rows])
+                loss = self._step(
+                    images, self.train_images.labels[order[rows]], (epoch - 1) * self.steps_per_epoch + step
+                )
+                loss_sum += loss * len(images)
+        return loss_sum
+
+    def _step(self, images: Tensor, labels: Tensor, step: int) -> Tensor:
+        """One optimizer step on uint8 images (B, 3, H, W); the batch's mean loss, detached, until the next step."""
+        self.lr.fill_(self.lr_at(step))
+        if self.recording is None:
+            return self._descend(images, labels)
+        return self.recording(self._descend, images, labels)
+
+    def _descend(self, images: Tensor, labels: Tensor) -> Tensor:
+        """Adam with L2 weight decay on gradients clipped by value; the batch's mean loss, detached."""
+        loss = functional.cross_entropy(self._logits(images), labels)
+        self.optimizer.zero_grad()
+        self.scaler.scale(loss).backward()
+        self.scaler.unscale_(self.optimizer)
+        with torch.no_grad():
+            for parameter, gradient in zip(self.optimizer.parameters, self.optimizer.gradients, strict=True):
+                gradient.clamp_(-self.grad_clip, self.grad_clip).addcmul_(parameter, self.weight_decay)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        return loss.detach()
+
+    def _logits(self, images: Tensor) -> Tensor:
+        with torch.autocast(self.device.type, _DTYPES[self.precision], enabled=self.precision != "fp32"):
+            logits: Tensor = self.model(self.normalise(images))
+        return logits.float()
+
+    @torch.inference_mode()
+    def _evaluate(self) -> tuple[Tensor, Tensor]:
+        """Sum of cross-entropies and number of right answers on the held-out images, scalars still on the device."""
+        self.model.eval()
+        size = _EVALUATION_BATCH[self.device.type]
+        loss_sum = torch.zeros((), device=self.device)
+        correct = torch.zeros((), device=self.device)
+        for images, labels in zip(self.held_out.images.split(size), self.held_out.labels.split(size), strict=True):
+            logits = self._logits(images)
+            loss_sum += functional.cross_entropy(logits, labels, reduction="sum")
+            correct += (logits.argmax(1) == labels).sum()
+        return loss_sum, correct
+
+
+def epoch_seed(seed: int, epoch: int) -> int:
+    """The seed of everything random in one epoch, in [0, 2**63)."""
+    return int(np.random.SeedSequence([seed, epoch]).generate_state(1, np.uint64)[0] >> np.uint64(1))

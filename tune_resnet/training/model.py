@@ -1,0 +1,130 @@
+"""ResNet9, a small residual network for 32x32 colour images, or the user's own."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+
+import torch
+from torch import Tensor, nn
+
+from tune_resnet._text import one_line, shown_path
+from tune_resnet.config.spec import ModelSpec
+from tune_resnet.errors import UserError
+
+
+class ModelError(UserError):
+    """The user's own network cannot be made or used."""
+
+
+def build_network(spec: ModelSpec, classes: int) -> nn.Module:
+    """A network for images (N, 3, 32, 32), normalised, that gives logits (N, classes); its weights are drawn anew from
+    PyTorch's generator.
+
+    The user's own comes from a call of `spec.factory` with `num_classes=classes`, as torchvision's models are made.
+
+    Raises:
+        ModelError: the user's own code cannot be imported, or does not make such a network.
+    """
+    if spec.factory is None:
+        return ResNet9(classes, spec.width)
+    try:
+        network = _imported(spec.factory)(num_classes=classes)
+    except Exception as error:  # of any kind: it is the user's code
+        raise own_error(spec, error) from error
+    if not isinstance(network, nn.Module):
+        raise ModelError(f"--model {spec.factory} made no torch.nn.Module, but {type(network).__name__}")
+    return network
+
+
+def check_network(spec: ModelSpec, classes: int) -> None:
+    """Tries the network on two black images. ModelError where it would not train."""
+    network = build_network(spec, classes)
+    try:
+        logits = network(torch.zeros(2, 3, 32, 32))
+    except Exception as error:
+        raise own_error(spec, error, ", on images (2, 3, 32, 32)") from error
+    if not isinstance(logits, Tensor) or logits.shape != (2, classes) or not logits.requires_grad:
+        found = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+        raise ModelError(f"--model {spec.factory} must give logits (2, {classes}) that depend on weights, gave {found}")
+
+
+def own_error(spec: ModelSpec, error: Exception, when: str = "") -> ModelError:
+    """What the user's own code raised, as one line: with the place in that code where its traceback shows one."""
+    own_package = str(spec.factory).partition(":")[0].partition(".")[0]
+    place = ""
+    for frame, line in traceback.walk_tb(error.__traceback__):
+        if _is_own(frame, own_package):  # the last is the innermost
+            place = f" ({shown_path(Path(frame.f_code.co_filename))}, line {line}, in {frame.f_code.co_name})"
+    said = f"{type(error).__name__}: {one_line(error)}" if str(error) else type(error).__name__
+    return ModelError(f"--model {spec.factory}{when}: {said}{place}")
+
+
+def _is_own(frame: FrameType, own_package: str) -> bool:
+    """Whether it is the user's code that runs in a frame: what is neither installed nor of this package."""
+    package = frame.f_globals.get("__name__", "").partition(".")[0]
+    installed = {"site-packages", "dist-packages"} & set(Path(frame.f_code.co_filename).parts)
+    of_others = installed or package in sys.stdlib_module_names or package == __name__.partition(".")[0]
+    return package == own_package or not of_others
+
+
+def _imported(factory: str) -> Callable[..., object]:
+    """`package.module:function`, imported."""
+    module, _, function = factory.partition(":")
+    found: Callable[..., object] = getattr(importlib.import_module(module), function)
+    return found
+
+
+def _conv_block(in_channels: int, out_channels: int, *, pool: bool = False) -> nn.Sequential:
+    """3x3 convolution (no bias, since batch norm follows), batch norm, ReLU, and 2x2 max-pooling where asked.
+
+    Pooling comes before ReLU: the maximum of ReLUs is the ReLU of the maximum, gradients included, for a quarter of the
+    work.
+    """
+    layers: list[nn.Module] = [
+        nn.Conv2d(in_channels, out_channels, kernel_size=3, padding=1, bias=False),
+        nn.BatchNorm2d(out_channels),
+    ]
+    if pool:
+        layers.append(nn.MaxPool2d(2))
+    return nn.Sequential(*layers, nn.ReLU(inplace=True))
+
+
+class ResNet9(nn.Module):
+    """Images (N, 3, 32, 32), normalised, to logits (N, num_classes).
+
+    With w = `width` (64 in the reference: 6,573,130 parameters at 10 classes) each part gives, per image:
+
+        conv1       (w, 32, 32)
+        conv2       (2w, 16, 16)   pooled
+        res1        (2w, 16, 16)   two blocks, added to their input
+        conv3       (4w, 8, 8)     pooled
+        conv4       (8w, 4, 4)     pooled
+        res2        (8w, 4, 4)     two blocks, added to their input
+        classifier  (num_classes,) global max-pooling, dropout 0.2, linear; logits, no softmax
+    """
+
+    def __init__(self, num_classes: int = 10, width: int = 64) -> None:
+        super().__init__()
+        w = width
+        self.conv1 = _conv_block(3, w)
+        self.conv2 = _conv_block(w, 2 * w, pool=True)
+        self.res1 = nn.Sequential(_conv_block(2 * w, 2 * w), _conv_block(2 * w, 2 * w))
+        self.conv3 = _conv_block(2 * w, 4 * w, pool=True)
+        self.conv4 = _conv_block(4 * w, 8 * w, pool=True)
+        self.res2 = nn.Sequential(_conv_block(8 * w, 8 * w), _conv_block(8 * w, 8 * w))
+        self.classifier = nn.Sequential(
+            nn.AdaptiveMaxPool2d(1), nn.Flatten(), nn.Dropout(0.2), nn.Linear(8 * w, num_classes)
+        )
+
+    def forward(self, images: Tensor) -> Tensor:
+        features = self.conv2(self.conv1(images))
+        features = self.res1(features) + features
+        features = self.conv4(self.conv3(features))
+        features = self.res2(features) + features
+        logits: Tensor = self.classifier(features)
+        return logits
