@@ -21,9 +21,9 @@ test: $(VENV)/installed
 
 # Nothing else should run meanwhile.
 bench: $(VENV)/installed
-	for name in $(BENCHMARKS); do $(PYTHON) experiments/benchmarks/$$name.py --out $(RESULTS) || exit 1; done
-	$(PYTHON) experiments/benchmarks/between_trials.py --full --out $(RESULTS)
-	$(PYTHON) experiments/benchmarks/goals.py $(RESULTS)
+	for name in $(BENCHMARKS); do $(PYTHON) -m experiments.benchmarks.speed.$$name --out $(RESULTS) || exit 1; done
+	$(PYTHON) -m experiments.benchmarks.speed.between_trials --full --out $(RESULTS)
+	$(PYTHON) -m experiments.benchmarks.speed.goals $(RESULTS)
 
 # --without-pip and --python: some systems' python3 has pip, but not the copy of it that venv would put there.
 $(VENV)/installed: pyproject.toml constraints.txt

@@ -7,8 +7,9 @@ from types import SimpleNamespace
 
 import pandas as pd
 import pytest
-from between_trials import epoch_gaps, gaps
-from start import first_epoch_began
+
+from experiments.benchmarks.speed.between_trials import epoch_gaps, gaps
+from experiments.benchmarks.speed.start import first_epoch_began
 
 EPOCHS = pd.DataFrame(
     {

@@ -12,23 +12,19 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-import curves
 import pandas as pd
 import pytest
-import regimes
-import signals
 import torch
 from factories import ROOT
 from PIL import Image
 
+from experiments.benchmarks.early_stopping import curves, regimes, signals
 from tune_resnet.config.space import DEFAULT_SPACE
 from tune_resnet.config.spec import DataSpec, ModelSpec, SearchSpec, TrainSpec, load_spec
 from tune_resnet.data.types import Dataset, Split
 from tune_resnet.training.loop import TrainingRun
 from tune_resnet.training.metrics import EpochMetrics, NonFiniteLoss
 from tune_resnet.training.optimizer import Adam
-
-BENCHMARKS = ROOT / "experiments" / "benchmarks"
 
 SPEC = TrainSpec(epochs=3, batch_size=30, seed=7)  # 6 steps per epoch
 WIDTH = ModelSpec(width=4)
@@ -53,9 +49,9 @@ def tree(digits: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def command(tree: Path, out: Path, width: int = 4) -> list[str]:
-    script = str(BENCHMARKS / "curves.py")
+    module = "experiments.benchmarks.early_stopping.curves"
     sizes = f"--limit-train 120 --width {width} --epochs 2 --configurations 3".split()
-    return [sys.executable, script, "--data-dir", str(tree), "--out", str(out), *sizes]
+    return [sys.executable, "-m", module, "--data-dir", str(tree), "--out", str(out), *sizes]
 
 
 def without_seconds(table: pd.DataFrame) -> pd.DataFrame:

@@ -6,7 +6,8 @@ import math
 from pathlib import Path
 
 import pytest
-from goals import Benchmark, Goal, alone, no_difference, paired, read_rows, table
+
+from experiments.benchmarks.speed.goals import Benchmark, Goal, alone, no_difference, paired, read_rows, table
 
 
 def test_the_ratio_is_the_median_over_pairs() -> None:

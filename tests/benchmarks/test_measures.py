@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from measures import digits, flops_per_image
-from tutorial import TutorialRun, loaders
 
+from experiments.benchmarks.speed.measures import digits, flops_per_image
+from experiments.benchmarks.speed.tutorial import TutorialRun, loaders
 from tune_resnet.config.spec import TrainSpec
 from tune_resnet.data.types import Split
 from tune_resnet.training.augmentation import Normalise

@@ -9,13 +9,22 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-import search_efficiency
-from peers import PEERS
-from points import COUNT, portfolio
-from search_efficiency import epochs_to_target, simulate
-from strategies import STOPPING, STRATEGIES, Configuration, IEpoch, OnRay, OptunaAlone, Strategy, ours
-from surrogate import OUTPUTS, Surrogate, comparable_runs, cross_validate
 
+from experiments.benchmarks.early_stopping import search_efficiency
+from experiments.benchmarks.early_stopping.peers import PEERS
+from experiments.benchmarks.early_stopping.points import COUNT, portfolio
+from experiments.benchmarks.early_stopping.search_efficiency import epochs_to_target, simulate
+from experiments.benchmarks.early_stopping.strategies import (
+    STOPPING,
+    STRATEGIES,
+    Configuration,
+    IEpoch,
+    OnRay,
+    OptunaAlone,
+    Strategy,
+    ours,
+)
+from experiments.benchmarks.early_stopping.surrogate import OUTPUTS, Surrogate, comparable_runs, cross_validate
 from tune_resnet.config.spec import SearchSpec
 
 EPOCHS = 4

@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import pytest
-import stopping_rules
-from stopping_rules import Rule
+
+from experiments.benchmarks.early_stopping import stopping_rules
+from experiments.benchmarks.early_stopping.stopping_rules import Rule
 
 COUNT, EPOCHS = 20, 4
 

@@ -356,7 +356,7 @@ def test_the_script_writes_what_it_prints(
     assert {path.name for path in out.iterdir()} == {
         "fidelity.csv", "rules.csv", "noise.csv", "cost.csv", "env.json"
     }  # fmt: skip
-    command = "python experiments/benchmarks/fidelity_table.py " + " ".join(arguments)
+    command = "python -m experiments.benchmarks.early_stopping.fidelity_table " + " ".join(arguments)
     assert json.loads((out / "env.json").read_text())["command"] == command
     assert list(pd.read_csv(out / "fidelity.csv")) == list(FIDELITY_DTYPES)
     printed = capsys.readouterr().out

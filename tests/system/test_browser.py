@@ -42,7 +42,8 @@ pytestmark = pytest.mark.browser
 def browser() -> Iterator[object]:
     pytest.importorskip("playwright", reason="Playwright is not installed")
     from playwright.sync_api import sync_playwright
-    from screenshots import start_chromium
+
+    from experiments.benchmarks.figures.screenshots import start_chromium
 
     with sync_playwright() as playwright:
         browser = start_chromium(playwright)

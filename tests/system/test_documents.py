@@ -15,7 +15,7 @@ from faults import group, recorded, summary
 
 from tune_resnet.config.spec import SearchSpec
 
-PAGES = [*ROOT.glob("*.md"), *ROOT.glob("experiments/**/*.md")]
+PAGES = [path for path in ROOT.rglob("*.md") if not {".venv", ".git", "runs"} & set(path.relative_to(ROOT).parts)]
 README = (ROOT / "README.md").read_text()
 COMMAND = re.compile(r"python -m (tune_resnet\.\w+)([^\n#`]*(?:\\\n[^\n#`]*)*)")
 
@@ -55,10 +55,11 @@ def test_the_specs_that_readme_names_are_there() -> None:
     assert [name for name in named if not (ROOT / name).exists()] == []
 
 
-def test_the_file_map_is_complete() -> None:
-    files = README[README.index("## Files") :]
-    named = set(re.findall(r"\b(\w+)\.py\b", files[: files.index("    experiments/")]))
-    assert named == {path.stem for path in (ROOT / "tune_resnet").glob("*.py")} - {"__init__"}
+def test_the_map_names_every_file_of_every_room() -> None:
+    rows = re.findall(r"^\| `(\w+)/` \| (.*) \|$", (ROOT / "tune_resnet" / "README.md").read_text(), re.M)
+    named = {room: set(re.findall(r"`(\w+)`", files)) for room, files in rows}
+    rooms = {path.parent for path in (ROOT / "tune_resnet").glob("*/__init__.py")}
+    assert named == {room.name: {path.stem for path in room.glob("*.py")} - {"__init__"} for room in rooms}
 
 
 def test_the_table_of_settings_is_complete_and_right() -> None:

@@ -79,7 +79,7 @@ def check_grown(before: Mapping[str, Domain], space: Mapping[str, Domain]) -> No
 
 Point = dict[str, float]  # a configuration: hyperparameter -> value
 
-# Chosen by experiments/benchmarks/points.py.
+# Chosen by experiments/benchmarks/early_stopping/points.py.
 POINTS_TO_EVALUATE: tuple[Point, ...] = (
     {"max_lr": 0.0087, "weight_decay": 0.0014, "grad_clip": 0.91},
     {"max_lr": 0.008, "weight_decay": 0.0081, "grad_clip": 0.023},

@@ -1,6 +1,6 @@
 """How wrong the time that a search says is left has been: recorded searches, looked at again after each ended trial.
 
-    python experiments/benchmarks/eta.py experiments/results/cifar10-jpeg-search experiments/results/paired/runs/*
+    python -m experiments.benchmarks.speed.eta experiments/results/cifar10-jpeg-search experiments/results/paired/runs/*
 
 Prints, by the share of the trials that had ended, the error of `Progress.seconds_left` as a share of the search's whole
 time: its mean (above 0: said too long) and the mean of its size, over all searches and moments.

@@ -1,6 +1,6 @@
 """How long `search` takes to its first training step, beside a bare script that imports torch and starts Ray.
 
-    python experiments/benchmarks/start.py --out experiments/results/benchmarks
+    python -m experiments.benchmarks.speed.start --out experiments/results/benchmarks
 
 Both run alternately, each a process of its own, without data or bytecode that the other leaves. The bare script counts
 from its process's start until `ray.init` has returned; the search until its first epoch begins, which is the first row
@@ -18,9 +18,9 @@ import tempfile
 import time
 from pathlib import Path
 
-from goals import Benchmark, Goal, options, paired
+from experiments.benchmarks.speed.goals import Benchmark, Goal, options, paired
 
-EXPERIMENT = Path(__file__).parent.parent / "quickstart.toml"
+EXPERIMENT = Path(__file__).parents[2] / "quickstart.toml"
 SEARCH = [sys.executable, "-m", "tune_resnet.search"]
 QUICKSTART = [*SEARCH, "--experiment", str(EXPERIMENT)]
 BARE = """

@@ -1,6 +1,6 @@
 """What 200 trials at once cost the driver: a large cluster, as far as one machine can be one.
 
-    python experiments/benchmarks/nodes.py --out experiments/results/benchmarks
+    python -m experiments.benchmarks.speed.nodes --out experiments/results/benchmarks
 
 One node says that it has 200 CPUs, and each trial, whose training takes no time, has a process of its own. Starting so
 many on a few cores takes minutes and is no affair of the driver's, so that its time a report is that of the later half
@@ -11,8 +11,8 @@ from __future__ import annotations
 
 from functools import partial
 
-from goals import Benchmark, Goal, alone, options
-from scale import TRIALS, Cost, cost_of, in_new_process, our_search
+from experiments.benchmarks.speed.goals import Benchmark, Goal, alone, options
+from experiments.benchmarks.speed.scale import TRIALS, Cost, cost_of, in_new_process, our_search
 
 NODES = 200
 

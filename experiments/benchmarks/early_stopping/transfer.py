@@ -1,6 +1,6 @@
 """Where the default rule and the choice of the winner hold, and where they fail: a row for each recorded table.
 
-    python experiments/benchmarks/transfer.py --out experiments/results/transfer \\
+    python -m experiments.benchmarks.early_stopping.transfer --out experiments/results/transfer \\
         --curves experiments/results/curves/curves.parquet experiments/results/regimes/*/curves.parquet
 
 Writes
@@ -20,10 +20,10 @@ from __future__ import annotations
 
 import numpy as np
 import pandas as pd
-from fidelity_table import final_quality
-from recorded import environment, judged_on, options_of, tables, write_environment
-from stopping_rules import RAYS_ASHA, Rule, qualities, replay, rule_of, rule_row
 
+from experiments.benchmarks.early_stopping.fidelity_table import final_quality
+from experiments.benchmarks.early_stopping.recorded import environment, judged_on, options_of, tables, write_environment
+from experiments.benchmarks.early_stopping.stopping_rules import RAYS_ASHA, Rule, qualities, replay, rule_of, rule_row
 from tune_resnet.config.spec import SchedulerSpec
 from tune_resnet.hpo.estimate import estimated_accuracy
 from tune_resnet.runs.directory import write_whole

@@ -1,6 +1,7 @@
 """README's pictures of the report: a recorded run's page, as a desktop and a phone show it.
 
-    python experiments/benchmarks/screenshots.py --run experiments/results/cifar10-jpeg-search --out experiments/results
+    python -m experiments.benchmarks.figures.screenshots --out experiments/results \
+        --run experiments/results/cifar10-jpeg-search
 
 Needs Playwright and a Chromium on the path.
 """

@@ -1,7 +1,7 @@
 """README's picture: what early signals say about the end, and what searches make of it.
 
     pip install -e '.[picture]'
-    python experiments/benchmarks/picture.py --results experiments/results --out experiments/results/finding.png
+    python -m experiments.benchmarks.figures.picture --results experiments/results --out experiments/results/finding.png
 
 from fidelity/fidelity.csv and efficiency-gtsrb/summary.csv, as fidelity_table.py and search_efficiency.py leave them.
 """

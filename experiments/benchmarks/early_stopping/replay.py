@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from strategies import Configuration, Finished, Strategy
-from surrogate import Surrogate
 
+from experiments.benchmarks.early_stopping.strategies import Configuration, Finished, Strategy
+from experiments.benchmarks.early_stopping.surrogate import Surrogate
 from tune_resnet.config.spec import SearchSpec
 
 

@@ -1,6 +1,6 @@
 """What a checkpoint of the full-size reference costs the training, beside the tutorial's `torch.save`.
 
-    python experiments/benchmarks/checkpoints.py --out experiments/results/benchmarks
+    python -m experiments.benchmarks.speed.checkpoints --out experiments/results/benchmarks
 
 The cost is worst where epochs take a little more than half of what a crash may lose: each of them is then saved. All
 cores train meanwhile, so the writing thread's time counts as lost too. `Benchmark` describes the files.
@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from goals import Benchmark, Goal, alone, options, paired
-from measures import digits
 
+from experiments.benchmarks.speed.goals import Benchmark, Goal, alone, options, paired
+from experiments.benchmarks.speed.measures import digits
 from tune_resnet.config.spec import TrainSpec
 from tune_resnet.training.checkpoint import LOSS_SECONDS, Checkpoint
 from tune_resnet.training.loop import TrainingRun

@@ -1,7 +1,7 @@
 """A whole search on two workers: what lies between trials, and the same search in the pattern of Ray's tutorial.
 
-    python experiments/benchmarks/between_trials.py --out experiments/results/benchmarks
-    python experiments/benchmarks/between_trials.py --samples 32 --epochs 8 --pairs 1 --out DIR      # at full length
+    python -m experiments.benchmarks.speed.between_trials --out experiments/results/benchmarks
+    python -m experiments.benchmarks.speed.between_trials --samples 32 --epochs 8 --pairs 1 --out DIR  # at full length
 
 Trials of quickstart.toml (digits, width 16, batches of 100), two at once with one CPU each. Nothing is stopped early
 and both draw at random, so that all searches of a size train the same number of epochs. Each search is a process of its
@@ -30,16 +30,17 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from goals import Benchmark, Goal, alone, options, paired
-from tutorial import TutorialRun
 
+from experiments.benchmarks.speed.goals import Benchmark, Goal, alone, options, paired
+from experiments.benchmarks.speed.tutorial import TutorialRun
+from experiments.benchmarks.this_command import this_module
 from tune_resnet.config.spec import SearchSpec, load_spec
 from tune_resnet.data.load import load_dataset
 from tune_resnet.data.split import search_split
 from tune_resnet.execution.cluster import ray_cluster
 from tune_resnet.runs.load import RunFrames, load_run
 
-EXPERIMENT = Path(__file__).parent.parent / "quickstart.toml"
+EXPERIMENT = Path(__file__).parents[2] / "quickstart.toml"
 CONCURRENCY = 2
 LONGEST = 3600.0  # seconds of one search
 
@@ -122,11 +123,11 @@ SEARCHES = {"ours": search_ours, "tutorial": search_tutorial}
 def fit_seconds(who: str, arguments: argparse.Namespace, path: Path) -> float:
     """Seconds of one search, in a process of its own."""
     command = [
-        sys.executable, __file__, "--one", who, "--samples", str(arguments.samples), "--epochs", str(arguments.epochs),
-        "--out", str(path),
+        sys.executable, "-m", this_module(), "--one", who, "--samples", str(arguments.samples),
+        "--epochs", str(arguments.epochs), "--out", str(path),
     ]  # fmt: skip
-    # Workers of Ray find this file by the path, as they do not run in its folder.
-    search_path = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
+    # Workers of Ray find this module by the path, as they do not run in this folder.
+    search_path = os.pathsep.join([str(Path.cwd()), os.environ.get("PYTHONPATH", "")])
     done = subprocess.run(
         command, capture_output=True, text=True, timeout=LONGEST, env=os.environ | {"PYTHONPATH": search_path}
     )

@@ -1,6 +1,6 @@
 """How fast a GPU trains the full-size reference: beside its fastest matrix product, alone and several trials at a time.
 
-    python experiments/benchmarks/gpu.py --out experiments/results/gpu
+    python -m experiments.benchmarks.speed.gpu --out experiments/results/gpu
 
 Needs an NVIDIA GPU. 50,000 training and 10,000 held-out images, digits repeated; whole epochs, evaluation included.
 `Benchmark` describes the files.
@@ -16,9 +16,9 @@ from multiprocessing.queues import SimpleQueue
 from multiprocessing.synchronize import Barrier
 
 import torch
-from goals import Benchmark, Goal, alone, options, paired
-from measures import digits, flops_per_image, matmul_flops, synchronise
 
+from experiments.benchmarks.speed.goals import Benchmark, Goal, alone, options, paired
+from experiments.benchmarks.speed.measures import digits, flops_per_image, matmul_flops, synchronise
 from tune_resnet.config.spec import TrainSpec
 from tune_resnet.training.loop import TrainingRun
 

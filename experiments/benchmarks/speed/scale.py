@@ -1,6 +1,6 @@
 """What 1,000 trials cost the driver, and 10,000 recorded ones their reader.
 
-    python experiments/benchmarks/scale.py --out experiments/results/benchmarks
+    python -m experiments.benchmarks.speed.scale --out experiments/results/benchmarks
 
 Searches run as they always do (`run_search`: searcher, early stopping, records, study, progress), but over a training
 that takes no time and draws its results from its learning rate. One in four trials goes on after epoch 2 of 4: 2.5
@@ -29,14 +29,14 @@ from typing import Any
 
 import optuna
 import pandas as pd
-from goals import Benchmark, Goal, alone, options, paired
-from idle import EPOCHS, Idle, IdleTrial, epoch_row
 from optuna.trial import TrialState
 from ray import tune
 from ray.tune.schedulers import AsyncHyperBandScheduler
 from ray.tune.search.optuna import OptunaSearch
 from rich.console import Console
 
+from experiments.benchmarks.speed.goals import Benchmark, Goal, alone, options, paired
+from experiments.benchmarks.speed.idle import EPOCHS, Idle, IdleTrial, epoch_row
 from tune_resnet.config.spec import BudgetSpec, DataSpec, ResourceSpec, SchedulerSpec, SearchSpec, TrainSpec
 from tune_resnet.data.load import load_dataset
 from tune_resnet.data.split import search_split

@@ -1,10 +1,10 @@
 """Records learning curves in several regimes: other data, widths, lengths and shapes of the schedule.
 
-    python experiments/benchmarks/regimes.py --data-dir DIR --out experiments/results/regimes
+    python -m experiments.benchmarks.early_stopping.regimes --data-dir DIR --out experiments/results/regimes
 
-trains the Sobol design of `curves.py` for each file of experiments/benchmarks/regimes, one after the other, into
-OUT/NAME/curves.parquet. DIR holds the folders that the files name (`cifar10-jpeg`, `gtsrb`, `sign`). The same command
-continues where it was stopped, in whatever way. What the columns mean: README.md in experiments/results/regimes.
+trains the Sobol design of `curves.py` for each file in regimes/, one after the other, into OUT/NAME/curves.parquet. DIR
+holds the folders that the files name (`cifar10-jpeg`, `gtsrb`, `sign`). The same command continues where it was
+stopped, in whatever way. What the columns mean: README.md in experiments/results/regimes.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from curves import planned, record_all
 
+from experiments.benchmarks.early_stopping.curves import planned, record_all
 from tune_resnet.config.spec import DataSpec, SearchSpec, TrainSpec, load_spec
 from tune_resnet.data.load import load_dataset
 from tune_resnet.data.split import search_split

@@ -1,6 +1,7 @@
 """How soon searches find a good configuration: thousands of them, replayed on a surrogate of the recorded curves.
 
-    python experiments/benchmarks/search_efficiency.py --curves experiments/results/curves/curves.parquet --out OUT
+    python -m experiments.benchmarks.early_stopping.search_efficiency --out OUT \
+        --curves experiments/results/curves/curves.parquet
 
 The searchers and schedulers are the real ones, the time is simulated. CURVES is a table of curves.py or regimes.py;
 budgets are of its epochs. Some peers need more packages, see peers.py. Writes
@@ -38,12 +39,12 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from peers import PACKAGES, PEERS
-from recorded import environment, judged_on, write_environment
-from replay import simulate
-from strategies import STRATEGIES, Make, ours
-from surrogate import Surrogate, comparable_runs, cross_validate
 
+from experiments.benchmarks.early_stopping.peers import PACKAGES, PEERS
+from experiments.benchmarks.early_stopping.recorded import environment, judged_on, write_environment
+from experiments.benchmarks.early_stopping.replay import simulate
+from experiments.benchmarks.early_stopping.strategies import STRATEGIES, Make, ours
+from experiments.benchmarks.early_stopping.surrogate import Surrogate, comparable_runs, cross_validate
 from tune_resnet.config.space import Point
 from tune_resnet.config.spec import SearchSpec
 from tune_resnet.runs.directory import write_whole
@@ -54,7 +55,7 @@ BUDGET = 32  # likewise
 RESAMPLES = 2000
 OURS, RANDOM = "ours", "random"
 ALL = (*ours((), 1), *STRATEGIES, *PEERS)
-POINTS = Path(__file__).parents[1] / "results/points/points.json"  # made by points.py
+POINTS = Path(__file__).parents[2] / "results/points/points.json"  # made by points.py
 
 
 def epochs_to_target(regret: np.ndarray) -> float:

@@ -1,6 +1,6 @@
 """What each early signal is worth, what it costs, and what rules built on it keep: from the recorded learning curves.
 
-    python experiments/benchmarks/fidelity_table.py \\
+    python -m experiments.benchmarks.early_stopping.fidelity_table \\
         --curves experiments/results/curves/curves.parquet --out experiments/results/fidelity
 
 prints and writes four tables:
@@ -27,9 +27,9 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from recorded import environment, write_environment
-from stopping_rules import rules_table, signal_names
 
+from experiments.benchmarks.early_stopping.recorded import environment, write_environment
+from experiments.benchmarks.early_stopping.stopping_rules import rules_table, signal_names
 from tune_resnet._text import one_line
 from tune_resnet.errors import UserError
 from tune_resnet.results.fidelity import fidelity, signs

@@ -1,6 +1,6 @@
 """Records real learning curves, with every candidate early-stopping signal at every epoch, as one Parquet table.
 
-    python experiments/benchmarks/curves.py --data-dir DIR --out experiments/results/curves
+    python -m experiments.benchmarks.early_stopping.curves --data-dir DIR --out experiments/results/curves
 
 trains a Sobol design over the default search space, some of it with more seeds and in compressed cycles. What the
 table's columns mean: README.md in experiments/results/curves. The same command continues where it was stopped, in
@@ -29,8 +29,9 @@ import numpy as np
 import pandas as pd
 import torch
 from scipy.stats import qmc
-from signals import WatchedRun
 
+from experiments.benchmarks.early_stopping.signals import WatchedRun
+from experiments.benchmarks.this_command import this_command
 from tune_resnet._text import duration, percent
 from tune_resnet.config.space import DEFAULT_SPACE
 from tune_resnet.config.spec import DataSpec, ModelSpec, SearchSpec, TrainSpec
@@ -221,7 +222,7 @@ def _environment(spec: SearchSpec, workers: int) -> dict[str, Any]:
     cpu = torch.device("cpu")
     return {
         **describe_environment(),
-        "command": " ".join([f"python experiments/benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]]),
+        "command": this_command(),
         "processor": device_name(cpu),
         "workers": workers,
         "precision": choose_precision(spec.train.precision, cpu),

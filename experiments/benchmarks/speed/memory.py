@@ -1,6 +1,6 @@
 """What one more trial on a node costs in memory, beside what its tensors need.
 
-    python experiments/benchmarks/memory.py --out experiments/results/benchmarks
+    python -m experiments.benchmarks.speed.memory --out experiments/results/benchmarks
 
 Two trials at once, of the reference at full size, on one copy of 50,000 images in Ray's object store.
 `Benchmark` describes the files.
@@ -12,10 +12,10 @@ from pathlib import Path
 
 import ray
 import torch
-from goals import Benchmark, Goal, options, paired
-from measures import digits
 from torch import Tensor
 
+from experiments.benchmarks.speed.goals import Benchmark, Goal, options, paired
+from experiments.benchmarks.speed.measures import digits
 from tune_resnet.config.spec import TrainSpec
 from tune_resnet.data.types import Split
 from tune_resnet.execution.cluster import ray_cluster

@@ -1,6 +1,6 @@
 """Which configurations did well elsewhere: those that a search tries first, and what they are worth on other tables.
 
-    python experiments/benchmarks/points.py --out experiments/results/points \\
+    python -m experiments.benchmarks.early_stopping.points --out experiments/results/points \\
         --curves experiments/results/curves/curves.parquet experiments/results/regimes/*/curves.parquet
 
 A greedy portfolio (Feurer et al., "Auto-Sklearn 2.0", JMLR 2022, section 3.1): each next point is the one that adds the
@@ -20,10 +20,10 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
-from recorded import environment, options_of, tables, write_environment
 from scipy.stats import qmc
-from surrogate import Surrogate, comparable_runs
 
+from experiments.benchmarks.early_stopping.recorded import environment, options_of, tables, write_environment
+from experiments.benchmarks.early_stopping.surrogate import Surrogate, comparable_runs
 from tune_resnet.config.space import DEFAULT_SPACE, Point
 from tune_resnet.config.spec import SearchSpec
 from tune_resnet.runs.directory import write_whole

@@ -1,6 +1,6 @@
 """What the speed benchmarks share: paired samples become rows beside a goal; rows become CSV and a table.
 
-    python experiments/benchmarks/goals.py experiments/results/benchmarks     # the table of all rows written so far
+    python -m experiments.benchmarks.speed.goals experiments/results/benchmarks   # the table of all rows so far
 
 Each benchmark writes, into its folder:
 
@@ -25,6 +25,7 @@ from typing import Any, Self
 
 import pandas as pd
 
+from experiments.benchmarks.this_command import this_command
 from tune_resnet.results.paired_test import analyse_pairs
 from tune_resnet.runs.directory import write_whole
 from tune_resnet.runs.environment import describe_environment
@@ -160,8 +161,7 @@ class Benchmark:
         self.out.mkdir(parents=True, exist_ok=True)
         write_whole(self.out / f"{self.name}.csv", _csv([asdict(row) for row in self.rows]))
         write_whole(self.out / f"{self.name}-samples.csv", _csv(self.samples))
-        command = f"python experiments/benchmarks/{' '.join([Path(sys.argv[0]).name, *sys.argv[1:]])}"
-        env = self.env | {"command": command, "seconds": round(time.time() - self.started, 1)}
+        env = self.env | {"command": this_command(), "seconds": round(time.time() - self.started, 1)}
         write_whole(self.out / f"{self.name}.json", json.dumps(env, indent=2) + "\n")
         print(f"\n{table(self.rows)}\n\n{env['seconds']} s in all", flush=True)
 

@@ -1,8 +1,9 @@
 """Real searches side by side: this project's default and two others, with the same images, seeds and number of epochs.
 
-    python experiments/benchmarks/paired_searches.py --data-dir DIR --out experiments/results/searches --regimes gtsrb
+    python -m experiments.benchmarks.early_stopping.paired_searches --data-dir DIR --regimes gtsrb \
+        --out experiments/results/searches
 
-A regime is a file of experiments/benchmarks/regimes. For each seed there is one search per set-up:
+A regime is a file in regimes/. For each seed there is one search per set-up:
 
     ours  the defaults, with those points to evaluate that were chosen without this regime (see points.py)
     tpe   the default sampler and stopping rule, no points to evaluate; the highest accuracy wins
@@ -36,10 +37,10 @@ from typing import Any
 
 import pandas as pd
 import torch
-from recorded import environment, write_environment
-from search_efficiency import points_chosen_without
-from stopping_rules import RAYS_ASHA
 
+from experiments.benchmarks.early_stopping.recorded import environment, write_environment
+from experiments.benchmarks.early_stopping.search_efficiency import points_chosen_without
+from experiments.benchmarks.early_stopping.stopping_rules import RAYS_ASHA
 from tune_resnet.config.spec import TUNABLE, ResourceSpec, SearchSpec, load_spec
 from tune_resnet.data.load import load_dataset
 from tune_resnet.data.split import baseline_split
@@ -213,7 +214,7 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data-dir", type=Path, required=True, help="folder that holds the data sets' folders")
     parser.add_argument("--out", type=Path, required=True, help="folder for one folder a regime")
-    parser.add_argument("--regimes", nargs="+", required=True, help="names of files in experiments/benchmarks/regimes")
+    parser.add_argument("--regimes", nargs="+", required=True, help="names of files in regimes/")
     parser.add_argument("--pairs", type=int, default=8, help="searches of each set-up, with seeds 0, 1, ...")
     parser.add_argument("--samples", type=int, default=32, help="trials of a search of ours")
     parser.add_argument("--seeds", type=int, default=3, help="trainings of each winner")

@@ -19,7 +19,16 @@ from typing import Any
 import numpy as np
 import torch
 from optuna.pruners import NopPruner
-from strategies import METRIC, REFERENCE, SPACE, Configuration, Make, OptunaAlone, Strategy
+
+from experiments.benchmarks.early_stopping.strategies import (
+    METRIC,
+    REFERENCE,
+    SPACE,
+    Configuration,
+    Make,
+    OptunaAlone,
+    Strategy,
+)
 
 PACKAGES = ("syne-tune", "neural-pipeline-search", "optunahub")
 _HUB_COMMIT = "ee680199100edbd95e0000eb20696c3ec5505973"  # of AutoSampler, 21 August 2026

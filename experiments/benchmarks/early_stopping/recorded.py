@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from experiments.benchmarks.this_command import this_command
 from tune_resnet.runs.directory import write_whole
 from tune_resnet.runs.environment import describe_environment
 
@@ -38,8 +38,7 @@ def options_of(document: str | None) -> argparse.Namespace:
 
 def environment() -> dict[str, Any]:
     """Machine, versions, commit and this process's command; to be called before results change the checkout."""
-    script = Path(sys.argv[0]).name
-    return describe_environment() | {"command": " ".join([f"python experiments/benchmarks/{script}", *sys.argv[1:]])}
+    return describe_environment() | {"command": this_command()}
 
 
 def write_environment(folder: Path, env: dict[str, Any]) -> None:

@@ -1,6 +1,6 @@
 """How fast a CPU trains, beside its fastest matrix product and beside the tutorial's loop; and at what accuracy.
 
-    python experiments/benchmarks/training.py --out experiments/results/benchmarks
+    python -m experiments.benchmarks.speed.training --out experiments/results/benchmarks
 
 Digits repeated to a few thousand images. `Benchmark` describes the files.
 """
@@ -18,10 +18,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from goals import Benchmark, Goal, alone, no_difference, options, paired
-from measures import digits, flops_per_image, matmul_flops
-from tutorial import TutorialRun
 
+from experiments.benchmarks.speed.goals import Benchmark, Goal, alone, no_difference, options, paired
+from experiments.benchmarks.speed.measures import digits, flops_per_image, matmul_flops
+from experiments.benchmarks.speed.tutorial import TutorialRun
+from experiments.benchmarks.this_command import this_module
 from tune_resnet.config.spec import ModelSpec, TrainSpec, load_spec
 from tune_resnet.data.types import Split
 from tune_resnet.training.augmentation import crop_and_flip, draw_crops
@@ -33,7 +34,7 @@ IMAGES = {64: 2400, 16: 8000}  # for one measurement of ours, by width
 TUTORIAL_IMAGES = {64: 800, 16: 4000}  # its loop is slower
 SPEED_UP = {64: 2.2, 16: 3.0}  # goals
 CPU = torch.device("cpu")
-QUICKSTART = Path(__file__).parent.parent / "quickstart.toml"
+QUICKSTART = Path(__file__).parents[2] / "quickstart.toml"
 
 
 def speeds(benchmark: Benchmark, width: int, threads: int, *, peer: bool) -> None:
@@ -71,7 +72,7 @@ def rate_of_the_peer(width: int) -> float:
     The tutorial's workers are forks, and a process that was forked copies every page that it writes to. It is a plain
     process: in one of a pool that spawns, each start of its loader's workers takes five seconds more.
     """
-    command = [sys.executable, __file__, "--out", os.devnull, "--peer", str(width)]
+    command = [sys.executable, "-m", this_module(), "--out", os.devnull, "--peer", str(width)]
     return float(subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout)
 
 
