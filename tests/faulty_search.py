@@ -100,7 +100,7 @@ def happen(kind: str) -> None:
 if __name__ == "__main__":
     os.environ["COMMAND"] = str(os.getpid())
     break_trainings(baseline)
-    tuner.run_search = partial(tuner.run_search, trainable=FaultyTrainable)
+    tuner.run_trials = partial(tuner.run_trials, trainable=FaultyTrainable)
     training_pool.Trainer = FaultyTrainer  # type: ignore[misc]
     confirm.train_all = training_pool.train_all
     code = search.main()

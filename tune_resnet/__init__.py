@@ -1,23 +1,39 @@
 """Finds better hyperparameters than the reference for a ResNet9 on your images, and shows the proof.
 
-From Python, `Search(dataset="digits", num_samples=8).run()` is a whole search, and `load_run(path)` the tables of one.
+spec = SearchSpec(data=DataSpec(dataset="digits"), search=BudgetSpec(num_samples=8))
+run = Search(spec).run()  # a whole search; `load_run(path)` gives the tables of one that has been
 """
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from tune_resnet.commands.api import REFERENCE, Search
+    from tune_resnet.commands.run import Search
+    from tune_resnet.config.space import Domain
+    from tune_resnet.config.spec import (
+        REFERENCE,
+        BudgetSpec,
+        DataSpec,
+        ModelSpec,
+        ResourceSpec,
+        SchedulerSpec,
+        SearchSpec,
+        TrainSpec,
+    )
+    from tune_resnet.config.toml import load_spec
     from tune_resnet.runs.load import load_run
 
-__all__ = ["REFERENCE", "Search", "load_run"]
+__all__ = [
+    "REFERENCE", "BudgetSpec", "DataSpec", "Domain", "ModelSpec", "ResourceSpec", "SchedulerSpec", "Search",
+    "SearchSpec", "TrainSpec", "load_run", "load_spec",
+]  # fmt: skip
+_HOMES = {"Search": "commands.run", "Domain": "config.space", "load_spec": "config.toml", "load_run": "runs.load"}
 
 
 def __getattr__(name: str) -> Any:
     """Imports what is asked for, when it is: `--help` should not wait for pandas."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from tune_resnet.commands import api
-
-    return getattr(api, name)
+    return getattr(import_module(f"tune_resnet.{_HOMES.get(name, 'config.spec')}"), name)

@@ -35,3 +35,9 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Writes a file so that a reader sees the old content or the new, never a part."""
+    with replacing(path) as file:
+        file.write(text.encode("utf-8", errors="backslashreplace"))  # an error's text may hold a name that is not UTF-8

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from tune_resnet._text import printable
 from tune_resnet.commands.options import parse_options
-from tune_resnet.commands.run import run_options
+from tune_resnet.commands.run import carry_out
 from tune_resnet.errors import UserError
 from tune_resnet.execution.interrupts import end_by, lasting_output, on_ending_signal, signal_of
 
@@ -36,8 +36,7 @@ def _run(arguments: Sequence[str]) -> int:
     console = Console(width=None if sys.stdout.isatty() else _PIPE_WIDTH, highlight=False, markup=False)
     with on_ending_signal(on_signal):
         try:
-            options = parse_options(arguments)
-            code = run_options(options, console, started).exit_code
+            code = carry_out(parse_options(arguments), console, started).exit_code
         except UserError as error:
             print(f"error: {error}", file=sys.stderr)
             code = error.exit_code

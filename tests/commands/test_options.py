@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import subprocess
 import sys
 import time
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ from hypothesis import strategies as st
 
 from tune_resnet.commands.options import parse_options
 from tune_resnet.config.space import DEFAULT_SPACE, Domain
-from tune_resnet.config.spec import SearchSpec
+from tune_resnet.config.spec import SECTIONS, SearchSpec
 from tune_resnet.config.validation import SpecError
 from tune_resnet.runs.directory import RunDirectory
 from tune_resnet.search import main
@@ -108,7 +109,7 @@ def test_the_space_of_a_run_can_grow(old_run: Path) -> None:
         ("--space grad_cilp=1e-3:1", "unknown hyperparameter space.grad_cilp (did you mean 'grad_clip'?); known: "),
         ("--space grad_clip=1e-3:1 grad_clip=1e-4:1", "--space names grad_clip twice"),
         ("--space grad_clip=1e-3:1 --space grad_clip=1e-4:1", "--space names grad_clip twice"),
-        ("--space grad_clip=1e-3:1 --confirm 3", "--space does not go with --resume and --confirm: go on first, then"),
+        ("--space grad_clip=1e-3:1 --confirm 3", "the space of"),
     ],
 )
 def test_a_space_that_a_run_cannot_have_is_one_line(flags: str, message: str, old_run: Path) -> None:
@@ -137,7 +138,7 @@ def test_a_run_to_confirm_brings_its_spec(tmp_path: Path) -> None:
         "[search]\nnum_samples = 7\n[resources]\ndevice = 'cpu'\ngpus_per_trial = 0.0\n"
     )
     options = parse_options(["--resume", str(tmp_path), "--confirm", "5", "--max-concurrent", "1"])
-    assert (options.confirm, options.pairs, options.resume) == (True, 5, tmp_path)
+    assert (options.confirm, options.pairs, options.resume) == (5, 5, tmp_path)
     assert (options.spec.search.num_samples, options.spec.resources.max_concurrent) == (7, 1)
     options = parse_options(["--resume", str(tmp_path), "--confirm", "5", "--device", "cuda"])
     assert options.spec.resources.gpus_per_trial is None
@@ -198,8 +199,8 @@ def test_a_time_budget_may_have_a_unit(text: str, seconds: float) -> None:
 
 BAD = [
     (["--num-sample", "3"], "unknown argument '--num-sample' (did you mean '--num-samples'?)"),
-    (["--lr=3"], "unknown argument '--lr=3'"),
-    (["--max-lr", "1"], "there is no --max-lr: set train.max_lr and space.max_lr in a TOML file (--experiment)"),
+    (["--lr=3"], "unknown argument '--lr=3' (did you mean '--max-lr'?)"),
+    (["--max-lr", "1"], "space.max_lr = [0.001, 0.1] must contain the reference train.max_lr = 1.0"),
     (["runs/x"], "unknown argument 'runs/x'"),
     (["--num-samples", "0"], "search.num_samples must be at least 1, got 0"),
     (["--num-samples", "x"], "argument --num-samples: invalid int value: 'x'"),
@@ -222,19 +223,13 @@ BAD = [
     (["--resume", "x"], "there is no run x, nor runs/x"),
     (["--warm-start", "x", "y"], "there is no run x, nor runs/x"),
     (["--name", "latest"], "a run cannot be called latest: that word means the run that was started last"),
-    (["--resume", "x", "--epochs", "3"], "--epochs does not go with --resume: the run's own spec.toml says what it is"),
-    (["--resume", "x", "--baseline"], "--baseline does not go with --resume: the run's own spec.toml says what it is"),
+    (["--resume", "x", "--epochs", "3"], "there is no run x, nor runs/x"),
     (["--resume", "x", "--confirm", "2"], "there is no run x, nor runs/x"),
-    (
-        ["--resume", "x", "--confirm", "2", "--num-samples", "3"],
-        "--num-samples does not go with --resume and --confirm: go on first, then confirm",
-    ),
     (["--model", "nets"], "model.factory must look like package.module:function, got 'nets'"),
     (["--space", "max_lr=1"], "argument --space: 'max_lr=1' is not NAME=LOW:HIGH, as max_lr=1e-3:1e-1"),
     (["--space", "max_lr=a:b"], "argument --space: 'max_lr=a:b' is not NAME=LOW:HIGH, as max_lr=1e-3:1e-1"),
     (["--space", "max_lr=0.1:1e-3"], "space.max_lr: space low must be below high, got 0.1 and 0.001"),
     (["--space", "max_lr=1e-3:inf"], "space.max_lr: space.high must be a finite number, got inf"),
-    (["--finalize", "x", "--space", "max_lr=1e-3:1"], "--space does not go with --finalize"),
     (["--space", "max_lr=2:3"], "space.max_lr = [2.0, 3.0] must contain the reference train.max_lr = 0.01"),
     (["--space", "momentum=2:3"], "unknown hyperparameter space.momentum; known: max_lr, weight_decay, grad_clip"),
     (["--experiment", "/none.toml"], "cannot read /none.toml: No such file or directory"),
@@ -263,18 +258,52 @@ def test_any_command_line_is_options_or_a_one_line_error(arguments: list[str]) -
         parse_options(arguments)
 
 
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ("--epochs 3", "train.epochs is 8 in RUN, and cannot become 3"),
+        ("--seed 1 --num-samples 40", "train.seed is 0 in RUN, and cannot become 1"),
+        ("--num-samples 40 --confirm", "search.num_samples is 32 in RUN, and cannot become 40"),
+        (
+            "--space grad_clip=1e-3:1 --confirm",
+            "the space of RUN cannot change here: --resume without --confirm widens",
+        ),
+        ("--experiment a.toml", "--experiment does not go with a run that there is: its own spec.toml says what it is"),
+        ("--baseline", "--baseline does not go with --resume"),
+        ("--finalize latest", "--finalize does not go with --resume"),
+        ("--dry-run --confirm", "--dry-run does not go with --resume and --confirm"),
+    ],
+)
+def test_a_run_stays_the_same_run(flags: str, message: str, old_run: Path) -> None:
+    with pytest.raises(SpecError) as caught:
+        parse_options(["--resume", str(old_run), *flags.split()])
+    assert str(caught.value).startswith(message.replace("RUN", str(old_run)))
+    assert parse_options(["--resume", str(old_run), "--epochs", "8"]).spec.train.epochs == 8  # as it is
+
+
 def test_help_is_quick_and_names_every_flag() -> None:
     command = [sys.executable, "-m", "tune_resnet.search", "--help"]
     started = time.monotonic()
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
     assert time.monotonic() - started < 10  # a loaded machine; the goal of one second is in the benchmarks
-    flags = (
-        "experiment num-samples baseline dataset data-dir limit-train width epochs batch-size scheduler sampler "
-        "cpus-per-trial gpus-per-trial max-concurrent time-budget seed device precision name runs-dir address dry-run "
-        "confirm resume model space"
-    )
-    for flag in flags.split():
-        assert f"--{flag} " in done.stdout or f"--{flag}\n" in done.stdout, flag
+    names = {"factory": "model"}
+    flags = [names.get(item.name, item.name) for kind in SECTIONS.values() for item in fields(kind)]
+    flags += [
+        "experiment",
+        "baseline",
+        "runs_dir",
+        "address",
+        "dry_run",
+        "confirm",
+        "resume",
+        "finalize",
+        "trial",
+        "warm_start",
+        "space",
+        "log",
+    ]
+    for flag in flags:
+        assert re.search(rf"--{flag.replace('_', '-')}[ ,\n]", done.stdout), flag
 
 
 @pytest.mark.parametrize("command", ["search", "analysis", "predict"])

@@ -27,9 +27,8 @@ from tune_resnet.config.spec import (
     SchedulerSpec,
     SearchSpec,
     TrainSpec,
-    load_spec,
-    spec_from_tables,
 )
+from tune_resnet.config.toml import load_spec, spec_from_tables
 from tune_resnet.config.validation import SpecError
 
 SECTIONS = {s.section: s for s in (DataSpec, ModelSpec, TrainSpec, BudgetSpec, SchedulerSpec, ResourceSpec)}

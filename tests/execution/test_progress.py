@@ -17,9 +17,15 @@ from tune_resnet.runs.recorder import Recorder
 from tune_resnet.runs.tables import FAILED, FINISHED, STOPPED
 
 SPEC = SearchSpec(train=TrainSpec(epochs=4), search=BudgetSpec(num_samples=5))
-PLAN = Plan(
+
+
+class Expecting(Plan):
+    survival = (1, 0.6, 0.4, 0.4)
+
+
+PLAN = Expecting(
     spec=SPEC, device_name="a device", seconds_per_epoch=10, concurrency=2, train_images=90, held_out_images=10,
-    held_out="validation", trials=5, epochs=4, rungs=(1, 2), survival=(1, 0.6, 0.4, 0.4),
+    held_out="validation", trials=5,
 )  # fmt: skip
 
 

@@ -7,7 +7,6 @@ import math
 import os
 import re
 import time
-from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,13 +20,15 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from tune_resnet._text import duration
+from tune_resnet.commands.job import Job
 from tune_resnet.commands.options import parse_options
-from tune_resnet.commands.run import Command, _prepare
-from tune_resnet.config.spec import BudgetSpec, ModelSpec, ResourceSpec, SchedulerSpec, SearchSpec, TrainSpec, load_spec
+from tune_resnet.commands.search import prepare
+from tune_resnet.config.spec import BudgetSpec, ModelSpec, ResourceSpec, SchedulerSpec, SearchSpec, TrainSpec
+from tune_resnet.config.toml import load_spec
 from tune_resnet.data.types import Dataset, Split
 from tune_resnet.execution.cluster import ray_cluster
 from tune_resnet.execution.resources import _fit, _settle_device, make_plan
-from tune_resnet.hpo.plan import Outlook, expected_survival, trials_per_gpu
+from tune_resnet.hpo.plan import Plan, expected_survival, trials_per_gpu
 from tune_resnet.runs.load import load_run
 from tune_resnet.training.device import DeviceError
 from tune_resnet.training.loop import TrainingRun
@@ -44,7 +45,7 @@ def spec(trials: int, epochs: int, scheduler: str) -> SearchSpec:
 
 
 EXPERIMENTS = ROOT / "experiments"
-RESULTS, REGIMES = EXPERIMENTS / "results", EXPERIMENTS / "benchmarks" / "regimes"
+RESULTS, REGIMES = EXPERIMENTS / "results", EXPERIMENTS / "benchmarks" / "early_stopping" / "regimes"
 
 CPU_SPEC = replace(spec(4, 2, "none"), resources=ResourceSpec(device="cpu"))
 
@@ -109,8 +110,9 @@ def test_a_share_of_a_gpu_is_refused_where_trials_run_on_the_cpu(device: str, mo
     assert (settled.resources.device, settled.resources.gpus_per_trial) == ("cpu", 0)
 
 
-def outlook(images: int, batch: int, note: str = "") -> Outlook:
-    return Outlook(
+def data_lines(images: int, batch: int, note: str = "") -> list[str]:
+    """What the plan of a single training says of its images and network."""
+    plan = Plan(
         spec=SearchSpec(train=TrainSpec(batch_size=batch, epochs=1)),
         device_name="a CPU",
         seconds_per_epoch=1,
@@ -119,29 +121,31 @@ def outlook(images: int, batch: int, note: str = "") -> Outlook:
         held_out_images=20,
         held_out="validation",
         note=note,
+        single=0,
     )
+    return plan.lines()[:-3]
 
 
 def test_a_plan_says_how_many_steps_an_epoch_has_and_warns_of_few() -> None:
-    assert outlook(4000, 400, "; the validation set is the folder's own").data_lines() == [
+    assert data_lines(4000, 400, "; the validation set is the folder's own") == [
         "data        cifar10: 4,000 training, 20 validation images; the validation set is the folder's own",
         "model       ResNet9, width 64; 1 epoch of 10 steps, batch 400, linear-exponential",
     ]
-    assert outlook(216, 400).data_lines()[1:] == [
+    assert data_lines(216, 400)[1:] == [
         "model       ResNet9, width 64; 1 epoch of 1 step, batch 400, linear-exponential",
         "warning     only 1 optimizer step an epoch, too few to learn much: "
         "choose a smaller --batch-size (21 gives 11 steps)",
     ]
-    assert len(outlook(8, 1).data_lines()) == 2  # there is no smaller one
+    assert len(data_lines(8, 1)) == 2  # there is no smaller one
 
 
 @given(images=st.integers(1, 100_000), batch=st.integers(2, 100_000))
 @settings(derandomize=True, deadline=None, max_examples=200)
 def test_the_batch_size_that_a_warning_names_gives_no_warning(images: int, batch: int) -> None:
-    for line in outlook(images, batch).data_lines()[2:]:
+    for line in data_lines(images, batch)[2:]:
         named = int(line.partition("(")[2].split()[0])
         assert 1 <= named < batch
-        assert len(outlook(images, named).data_lines()) == 2
+        assert len(data_lines(images, named)) == 2
 
 
 @pytest.mark.parametrize(
@@ -217,7 +221,7 @@ def test_what_trains_on_the_cpu_is_timed_in_this_process_on_a_machine_with_a_gpu
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     options = parse_options(["--dataset", "digits", "--width", "4", "--epochs", "2", "--device", device])
-    _, speed = _prepare(Command(options, Console(), 0.0, ExitStack(), Path("it")), digits, split)
+    _, speed = prepare(Job(options, options.spec, Console(), 0.0, "search", Path("it")), digits, split)
     assert (speed is not None) is (device == "cpu")
 
 

@@ -16,9 +16,10 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
-from tune_resnet.commands.baseline import plan_single, run_single
+from tune_resnet.commands.baseline import plan_single, split_single, train_single
 from tune_resnet.config.space import DEFAULT_SPACE
-from tune_resnet.config.spec import BudgetSpec, DataSpec, ModelSpec, ResourceSpec, SearchSpec, TrainSpec, load_spec
+from tune_resnet.config.spec import BudgetSpec, DataSpec, ModelSpec, ResourceSpec, SearchSpec, TrainSpec
+from tune_resnet.config.toml import load_spec
 from tune_resnet.data.types import Dataset, Split
 from tune_resnet.errors import RecordError
 from tune_resnet.execution.trainable import TrialTrainable
@@ -88,7 +89,7 @@ def test_without_a_test_set_the_final_training_takes_every_image(build: Build, d
     plan = plan_single(spec, dataset, 3, final=True)
     assert (plan.train_images, plan.held_out_images) == (200, 0)
     final = RunDirectory.create(build.directory.final, plan.spec, {"kind": FINAL, "trial": 3, "held_out_images": 0})
-    run_single(plan, dataset, final, Console(file=io.StringIO()))
+    train_single(plan, split_single(dataset, spec, final=True), final, Console(file=io.StringIO()))
     frames = load_run(final.path)
     keep_winner(frames)
     assert frames.trials[["trial", "state", "epochs"]].to_numpy().tolist() == [[3, FINISHED, 2]]

@@ -18,9 +18,11 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from tune_resnet.config.spec import BudgetSpec, SearchSpec, TrainSpec, load_spec
+from tune_resnet._files import write_whole
+from tune_resnet.config.spec import BudgetSpec, SearchSpec, TrainSpec
+from tune_resnet.config.toml import load_spec
 from tune_resnet.errors import RecordError
-from tune_resnet.runs.directory import RunDirectory, find_run, write_whole
+from tune_resnet.runs.directory import RunDirectory, find_run
 from tune_resnet.runs.recorder import Recorder
 from tune_resnet.runs.tables import (
     EPOCH_COLUMNS,

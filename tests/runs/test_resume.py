@@ -14,12 +14,13 @@ from factories import leave_model
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tune_resnet._files import write_whole
 from tune_resnet.config.space import DEFAULT_SPACE, Domain
 from tune_resnet.config.spec import SAMPLERS, BudgetSpec, SchedulerSpec, SearchSpec, TrainSpec
 from tune_resnet.errors import RecordError
 from tune_resnet.execution.searcher import STUDY_NAME, OptunaSearcher
 from tune_resnet.execution.tuner import settle_unfinished_trials
-from tune_resnet.runs.directory import BASELINE, RunDirectory, write_whole
+from tune_resnet.runs.directory import BASELINE, RunDirectory
 from tune_resnet.runs.recorder import Recorder
 from tune_resnet.runs.resume import History, read_history
 from tune_resnet.runs.tables import ENDED, FAILED, INTERRUPTED, ending

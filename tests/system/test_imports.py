@@ -48,13 +48,14 @@ def test_help_loads_no_framework() -> None:
 PREPARE = """
 import sys
 from tune_resnet.commands.options import parse_options
-from tune_resnet.commands.run import Command, _prepare
+from tune_resnet.commands.job import Job
+from tune_resnet.commands.search import prepare
 from tune_resnet.data.load import load_dataset
 from tune_resnet.data.split import search_split
 
 options = parse_options(["--dataset", "digits", "--limit-train", "200", "--width", "4", "--device", "cpu"])
 dataset = load_dataset(options.spec.data)
-_prepare(Command(options, None, 0.0, None, None), dataset, search_split(dataset, options.spec.data))
+prepare(Job(options, options.spec, None, 0.0, "search", None), dataset, search_split(dataset, options.spec.data))
 print("loaded", *sorted({"ray", "torch", "optuna", "scipy", "sklearn", "torchvision"} & set(sys.modules)))
 """
 

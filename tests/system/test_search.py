@@ -27,7 +27,7 @@ import pytest
 import ray
 from faults import TINY, table
 
-from tune_resnet.config.spec import load_spec
+from tune_resnet.config.toml import load_spec
 from tune_resnet.execution.searcher import STUDY_NAME
 from tune_resnet.hpo.ranking import winner
 from tune_resnet.runs.load import load_run

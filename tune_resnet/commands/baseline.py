@@ -8,16 +8,19 @@ from __future__ import annotations
 import os
 import platform
 from contextlib import suppress
-from dataclasses import dataclass
+from pathlib import Path
 
 from rich.console import Console
 
-from tune_resnet._text import busy, duration, percent
+from tune_resnet._text import busy, duration, percent, say
+from tune_resnet.commands.job import End, Job, images_of
+from tune_resnet.commands.summary import conclude
 from tune_resnet.config.spec import SearchSpec
 from tune_resnet.data.split import baseline_split, final_split
 from tune_resnet.data.types import Dataset, Split
-from tune_resnet.hpo.plan import Outlook
-from tune_resnet.runs.directory import RunDirectory
+from tune_resnet.execution.interrupts import signal_of
+from tune_resnet.hpo.plan import Plan
+from tune_resnet.runs.directory import FINAL, RunDirectory
 from tune_resnet.runs.recorder import Recorder
 from tune_resnet.runs.resume import History
 from tune_resnet.runs.tables import ENDED, FAILED, FINISHED, REFERENCE_TRIAL
@@ -29,37 +32,35 @@ from tune_resnet.training.saved_model import Outcome, save_model
 from tune_resnet.training.speed import measure_speed
 
 
-@dataclass(frozen=True, kw_only=True)
-class SinglePlan(Outlook):
-    """The plan of one training: `spec.train`, as the trial of that number; `final`: of the model for use."""
+def run_single(job: Job, trial: int, of: Path | None = None, fingerprint: str | None = None) -> End:
+    """One training on all training images: of the reference, or of the trial with that number of the run `of`, which
+    knows its images by this fingerprint."""
+    known = fingerprint or job.env.get("dataset_fingerprint")
+    dataset = images_of(job.spec, of or job.path, known)
+    with busy(job.console, "timing a few steps"):
+        plan = plan_single(job.spec, dataset, trial, final=job.kind == FINAL)
+    say(job.console, "\n".join(plan.lines()))
+    if job.request.dry_run:
+        return End(0)
+    with job.directory(plan, dataset, trial=trial) as run:
+        ended_by = None
+        try:
+            train_single(plan, split_single(dataset, job.spec, final=job.kind == FINAL), run, job.console, job.history)
+        except (KeyboardInterrupt, SystemExit) as end:
+            ended_by = signal_of(end)
+        code = conclude(run, job.console, job.started)
+        return End(code if ended_by is None else 128 + ended_by, run.path)
 
-    trial: int
-    final: bool
 
-    def lines(self) -> list[str]:
-        """The plan for a person."""
-        train = self.spec.train
-        name = "reference" if self.trial == REFERENCE_TRIAL else f"trial {self.trial}"
-        return [
-            *self.data_lines(),
-            f"{name:12}max_lr {train.max_lr:g}, weight_decay {train.weight_decay:g}, grad_clip {train.grad_clip:g}, "
-            f"seed {train.seed}",
-            f"device      {self.device_name}, {train.precision}",
-            f"time        about {duration(train.epochs * self.seconds_per_epoch)} "
-            f"({self.train_images / self.seconds_per_epoch:,.0f} images/s, from a few timed steps)",
-        ]
-
-
-def plan_single(spec: SearchSpec, dataset: Dataset, trial: int = REFERENCE_TRIAL, *, final: bool = False) -> SinglePlan:
+def plan_single(spec: SearchSpec, dataset: Dataset, trial: int = REFERENCE_TRIAL, *, final: bool = False) -> Plan:
     """Settles device and precision, and times a few steps. DeviceError where the device is not there."""
     device = choose_device(spec.resources.device)
     gpus_per_trial(spec.resources, device.type)  # complains before steps are timed
-    data = _split(dataset, spec, final)
+    data = split_single(dataset, spec, final=final)
     speed = measure_speed(spec.train, data, device, spec.model)
-    return SinglePlan(
+    return Plan(
         spec=resolved(spec, device.type, speed.precision),
-        trial=trial,
-        final=final,
+        single=trial,
         device_name=speed.device_name,
         seconds_per_epoch=len(data.train) / speed.images_per_second,
         concurrency=1,
@@ -70,16 +71,15 @@ def plan_single(spec: SearchSpec, dataset: Dataset, trial: int = REFERENCE_TRIAL
     )
 
 
-def _split(dataset: Dataset, spec: SearchSpec, final: bool) -> Split:
+def split_single(dataset: Dataset, spec: SearchSpec, *, final: bool) -> Split:
+    """What a single training trains and judges on."""
     return final_split(dataset, spec.data) if final else baseline_split(dataset, spec.data)
 
 
-def run_single(
-    plan: SinglePlan, dataset: Dataset, run: RunDirectory, console: Console, history: History | None = None
-) -> None:
+def train_single(plan: Plan, data: Split, run: RunDirectory, console: Console, history: History | None = None) -> None:
     """Trains what is planned, from its `history` on; every epoch is printed and recorded, the model kept."""
-    spec, trial = plan.spec, plan.trial
-    data = _split(dataset, spec, plan.final)
+    assert plan.single is not None
+    spec, trial = plan.spec, plan.single
     history = history or History()
     recorder = Recorder(run, spec, history.trials, history.epochs)
     if not history.trials:
@@ -107,7 +107,7 @@ def run_single(
             recorder.close()
 
 
-def _train(plan: SinglePlan, resumable: ResumableRun, recorder: Recorder, console: Console) -> EpochMetrics:
+def _train(plan: Plan, resumable: ResumableRun, recorder: Recorder, console: Console) -> EpochMetrics:
     """The epochs that are left; the metrics of the last."""
     epochs, seconds_per_epoch = plan.spec.train.epochs, plan.seconds_per_epoch
     worker = f"{platform.node()}:{os.getpid()}"
@@ -125,12 +125,13 @@ def _train(plan: SinglePlan, resumable: ResumableRun, recorder: Recorder, consol
     return resumable.training.last
 
 
-def _record(plan: SinglePlan, recorder: Recorder, metrics: EpochMetrics, worker: str) -> None:
-    if recorder.is_new(plan.trial, metrics.epoch):
-        recorder.epoch(plan.trial, metrics.columns("test" if plan.held_out == "test" else "val"), worker)
+def _record(plan: Plan, recorder: Recorder, metrics: EpochMetrics, worker: str) -> None:
+    assert plan.single is not None
+    if recorder.is_new(plan.single, metrics.epoch):
+        recorder.epoch(plan.single, metrics.columns("test" if plan.held_out == "test" else "val"), worker)
 
 
-def _line(plan: SinglePlan, metrics: EpochMetrics) -> str:
+def _line(plan: Plan, metrics: EpochMetrics) -> str:
     """What an epoch gave, for a person."""
     epochs = plan.spec.train.epochs
     judged = f"{plan.held_out} loss {metrics.loss:.4f}, accuracy {percent(metrics.accuracy)}, "

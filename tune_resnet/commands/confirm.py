@@ -20,9 +20,10 @@ from typing import Any
 import pandas as pd
 from rich.console import Console
 
-from tune_resnet._text import as_json, busy, counted, duration, percent, say
-from tune_resnet.commands.options import Options
+from tune_resnet._files import write_whole
+from tune_resnet._text import as_json, busy, counted, duration, percent, say, to_run
 from tune_resnet.commands.pairs import Comparison, compared_with_reference, under_rule
+from tune_resnet.commands.request import Request
 from tune_resnet.commands.summary import written_report
 from tune_resnet.config.spec import TUNABLE, SearchSpec
 from tune_resnet.data.types import Dataset, ImageSet
@@ -33,14 +34,14 @@ from tune_resnet.execution.resources import make_plan
 from tune_resnet.execution.training_pool import Job, train_all
 from tune_resnet.hpo.plan import Plan
 from tune_resnet.results.confirmation import confirmation_sentence, confirmations, look_line, pairs_table
-from tune_resnet.runs.directory import RunDirectory, write_whole
+from tune_resnet.runs.directory import RunDirectory
 from tune_resnet.runs.environment import describe_environment
 from tune_resnet.runs.load import load_run
 from tune_resnet.runs.tables import CONFIRM_DTYPES, REFERENCE, REFERENCE_TRIAL, WINNER
 
 
-def confirm(run: RunDirectory, spec: SearchSpec, dataset: Dataset, options: Options, console: Console) -> int:
-    """Confirms the winner of a run with `options.pairs` paired seeds, or as many as it takes, at the size that `spec`
+def confirm(run: RunDirectory, request: Request, spec: SearchSpec, dataset: Dataset, console: Console) -> int:
+    """Confirms the winner of a run with `request.pairs` paired seeds, or as many as it takes, at the size that `spec`
     has; the exit code: 0, or 1 without enough whole pairs.
 
     Raises:
@@ -48,21 +49,24 @@ def confirm(run: RunDirectory, spec: SearchSpec, dataset: Dataset, options: Opti
     """
     started = time.time()
     frames = load_run(run.path)
-    compared = compared_with_reference(frames, spec, dataset, options.pairs)
+    compared = compared_with_reference(frames, spec, dataset, request.pairs)
     if compared is None:
         say(console, "The reference itself is the winner: there is nothing to confirm.")
         return 0
+    count = () if request.pairs is None else (request.pairs,)
+    command = request.command or to_run("search", "--confirm", *count, "--resume", run.shown_path)
     known, about = under_rule(compared, frames.confirm), None
     if missing := compared.missing(known):
-        with ray_cluster(options.address):
+        with ray_cluster(request.address):
             plan = _plan(compared, len(missing), console)
             ended_by = _train(compared, plan, missing, known, console)
         if ended_by is not None:
             say(console, "The same command again goes on with what is missing.")
             return 128 + ended_by
-        about = {**_describe(plan), "command": options.command, "wall_seconds": time.time() - started}
+        device = {name: plan.about()[name] for name in ("device", "device_name", "precision", "concurrency")}
+        about = {**describe_environment(), **device, "command": command, "wall_seconds": time.time() - started}
     elif known is not frames.confirm:
-        about = {"command": options.command}
+        about = {"command": command}
     return _conclude(compared, about, console)
 
 
@@ -137,17 +141,6 @@ def _forget_others(compared: Comparison, jobs: Sequence[Job]) -> None:
         _, trial, _, *size = path.stem.split("-")
         if trial not in these or size in (here, []):  # none: from before there were sizes
             path.unlink(missing_ok=True)
-
-
-def _describe(plan: Plan) -> dict[str, Any]:
-    """What the figures depend on, as in env.json."""
-    return {
-        **describe_environment(),
-        "device": plan.spec.resources.device,
-        "device_name": plan.device_name,
-        "precision": plan.spec.train.precision,
-        "concurrency": plan.concurrency,
-    }
 
 
 def _conclude(compared: Comparison, about: dict[str, Any] | None, console: Console) -> int:

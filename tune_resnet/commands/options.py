@@ -1,71 +1,26 @@
-"""The command line of `python -m tune_resnet.search`, turned into a spec. Light, so that --help is quick."""
+"""The command line of `python -m tune_resnet.search`, turned into a search. Light, so that --help is quick."""
 
 from __future__ import annotations
 
 import argparse
-import importlib.util
-import os
 import re
 import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import Field, fields
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, get_args, get_type_hints
 
-from tune_resnet._text import to_install
-from tune_resnet.config.space import DEFAULT_SPACE, check_grown, with_bounds
-from tune_resnet.config.spec import (
-    DATASETS,
-    DEVICES,
-    LEAST_SEEDS,
-    PRECISIONS,
-    SAMPLERS,
-    SCHEDULERS,
-    TUNABLE,
-    SearchSpec,
-    load_tables,
-    spec_from_tables,
-)
+from tune_resnet.commands.request import LOGGERS, found_run, own_spec_file
+from tune_resnet.commands.run import Search
+from tune_resnet.config.space import DEFAULT_SPACE, with_bounds
+from tune_resnet.config.spec import SECTIONS, SearchSpec
+from tune_resnet.config.toml import load_tables, spec_from_tables
 from tune_resnet.config.validation import SpecError, nearest
-from tune_resnet.errors import RecordError
-from tune_resnet.runs.directory import LATEST, RUNS, find_run
+from tune_resnet.runs.directory import RUNS
 
 _EPILOG = """\
-Hyperparameters (learning rate, weight decay, gradient clip) and their bounds are set in the TOML file of --experiment;
-see experiments/*.toml. Flags override the file. Exit codes: 0 done, 1 the search failed, 2 bad input,
-130 interrupted (Ctrl-C), 143 terminated, 129 the terminal was closed."""
-
-_MODULES = {"tensorboard": "tensorboardX", "mlflow": "mlflow", "wandb": "wandb"}  # what each logger imports
-_PACKAGES = {**_MODULES, "mlflow": "mlflow-skinny"}  # what brings it: the whole mlflow wants an older pyarrow
-LOGGERS = tuple(_MODULES)
-
-_WITH_RESUME = {  # a run's own spec says what it is; these say how far to go, where its images are, and how to train
-    "resume", "finalize", "trial", "confirm", "address", "runs_dir", "dry_run", "log", "search.num_samples",
-    "search.time_budget", "space", "data.data_dir", "model.factory", "resources.device", "resources.cpus_per_trial",
-    "resources.gpus_per_trial", "resources.max_concurrent",
-}  # fmt: skip
-_SIZE = {"model.width", "data.limit_train", "train.epochs"}  # what a confirmation may have otherwise
-_NOT_WITH_CONFIRM = {"dry_run", "search.num_samples", "search.time_budget", "space"}  # of those
-_NOT_WITH_FINALIZE = {"resume", "confirm", "address", "log", "search.num_samples", "search.time_budget", "space"}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Options:
-    """What to do with which spec."""
-
-    command: str  # what a shell runs to have it done
-    spec: SearchSpec
-    baseline: bool
-    confirm: bool
-    pairs: int | None  # of seeds, to confirm with; None: until the verdict is clear
-    warm_start: list[Path]  # directories of earlier runs
-    finalize: Path | None  # the run directory whose winner is to be trained on all images
-    trial: int | None  # ... or this trial of it
-    resume: Path | None  # the run directory to continue, or with `confirm` to confirm as it is; None: a new run's
-    dry_run: bool
-    runs_dir: Path
-    address: str | None
-    log: list[str]  # of LOGGERS
+Flags override the file of --experiment. Exit codes: 0 done, 1 the search failed, 2 bad input, 130 interrupted (Ctrl-C),
+143 terminated, 129 the terminal was closed."""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -111,176 +66,81 @@ def _pairs(text: str) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="python -m tune_resnet.search",
+        usage="%(prog)s [options]",
         description="Finds ResNet9 hyperparameters that beat the reference (0.01, 1e-4, 0.1, 8 epochs) on your images.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
         argument_default=argparse.SUPPRESS,
     )
-    what = parser.add_argument_group("what to run")
-    what.add_argument("--experiment", type=Path, metavar="FILE.toml", help="settings to start from")
-    what.add_argument("--baseline", action="store_true", help="one run of the reference on the full training set")
-    what.add_argument(
-        "--confirm",
-        type=_pairs,
-        nargs="?",
-        metavar="N",
-        help="then compare winner and reference on the test set, with fresh seeds: N each, or until it is clear",
-    )
-    what.add_argument(
-        "--resume",
-        type=Path,
-        metavar="RUN",
-        help="go on with this run (its directory or --name, or latest); with --confirm: judge it, at another --width, "
-        "--limit-train or --epochs if you like",
-    )
-    what.add_argument(
-        "--finalize", type=Path, metavar="RUN", help="train its winner on all training images; judge it on the test set"
-    )
-    what.add_argument("--trial", type=int, metavar="N", help="with --finalize: this trial instead of the winner")
-    what.add_argument(
-        "--warm-start", type=Path, nargs="+", metavar="RUN", help="learn from earlier runs, or try their best first"
-    )
-    what.add_argument("--dry-run", action="store_true", help="print the plan and its estimated time, then stop")
-    what.add_argument("--num-samples", type=int, dest="search.num_samples", metavar="N", help="trials (default 32)")
-    what.add_argument(
-        "--time-budget", type=_seconds, dest="search.time_budget", metavar="T", help="end after 90s, 30m or 1.5h"
-    )
-    what.add_argument("--sampler", dest="search.sampler", metavar="NAME", help="|".join(SAMPLERS))
-    what.add_argument("--scheduler", dest="scheduler.name", metavar="NAME", help="|".join(SCHEDULERS))
-    what.add_argument("--epochs", type=int, dest="train.epochs", metavar="N", help="epochs per trial (default 8)")
-    what.add_argument("--batch-size", type=int, dest="train.batch_size", metavar="N", help="images (default 400)")
-    what.add_argument("--width", type=int, dest="model.width", metavar="N", help="channels of ResNet9 (default 64)")
-    what.add_argument(
-        "--model",
-        dest="model.factory",
-        metavar="MODULE:FUNCTION",
-        help="your own network instead; see experiments/README.md",
-    )
-    what.add_argument(
-        "--space",
-        type=_domain,
-        nargs="+",
-        action="extend",
-        metavar="NAME=LOW:HIGH",
-        help="other bounds; with --resume: wider ones",
-    )
-    what.add_argument("--seed", type=int, dest="train.seed", metavar="N", help="for training and sampler (default 0)")
-    data = parser.add_argument_group("data")
-    data.add_argument("--dataset", dest="data.dataset", metavar="NAME", help="|".join(DATASETS))
-    data.add_argument(
-        "--data-dir", dest="data.data_dir", metavar="DIR", help="folder with train/<class>/*, or with CIFAR-10"
-    )
-    data.add_argument(
-        "--limit-train", type=int, dest="data.limit_train", metavar="N", help="use only N training images"
-    )
-    where = parser.add_argument_group("where and how")
-    where.add_argument("--device", dest="resources.device", metavar="NAME", help="|".join(DEVICES))
-    where.add_argument("--precision", dest="train.precision", metavar="NAME", help="|".join(PRECISIONS))
-    where.add_argument(
-        "--cpus-per-trial", type=float, dest="resources.cpus_per_trial", metavar="N", help="and threads (default 1)"
-    )
-    where.add_argument(
-        "--gpus-per-trial",
-        type=float,
-        dest="resources.gpus_per_trial",
-        metavar="N",
-        help="0.5: two trials share one GPU",
-    )
-    where.add_argument(
-        "--max-concurrent",
-        type=int,
-        dest="resources.max_concurrent",
-        metavar="N",
-        help="trials at once (default: as many as fit)",
-    )
-    where.add_argument("--address", metavar="HOST:PORT", help="join this Ray cluster instead of starting one here")
-    where.add_argument("--log", nargs="+", choices=LOGGERS, metavar="NAME", help="|".join(LOGGERS))
-    where.add_argument(
-        "--name", dest="search.name", metavar="NAME", help="of the run directory (default: data set and time)"
-    )
-    where.add_argument("--runs-dir", type=Path, metavar="DIR", help="folder for run directories (default runs)")
+    _add_what(parser.add_argument_group("what to run; a RUN is a directory, a --name, or latest"))
+    for section, kind in SECTIONS.items():
+        group, hints = parser.add_argument_group(f"[{section}] in a file"), get_type_hints(kind)
+        for item in fields(kind):
+            _add_setting(group, section, item, hints[item.name])
     return parser
 
 
-def parse_options(arguments: Sequence[str]) -> Options:
-    """The options in a command line. SpecError, one line, where it is wrong; SystemExit(0) after --help."""
+def _add_what(group: Any) -> None:
+    group.add_argument("--experiment", type=Path, metavar="FILE.toml", help="settings to start from")
+    group.add_argument(
+        "--space", type=_domain, nargs="+", action="extend", metavar="NAME=LOW:HIGH",
+        help="other bounds for what is searched; with --resume: wider ones",
+    )  # fmt: skip
+    group.add_argument("--dry-run", action="store_true", help="print the plan and its estimated time, then stop")
+    group.add_argument("--baseline", action="store_true", help="one run of the reference on the full training set")
+    group.add_argument("--resume", type=Path, metavar="RUN", help="go on with this run; with --confirm: judge it")
+    group.add_argument(
+        "--confirm", type=_pairs, nargs="?", const=True, metavar="N",
+        help="then compare winner and reference on the test set, with N fresh seeds each, or until it is clear; at "
+        "another --width, --limit-train or --epochs if you like",
+    )  # fmt: skip
+    group.add_argument(
+        "--finalize", type=Path, metavar="RUN", help="train its winner on all training images; judge it on the test set"
+    )
+    group.add_argument("--trial", type=int, metavar="N", help="with --finalize: this trial instead of the winner")
+    group.add_argument(
+        "--warm-start", type=Path, nargs="+", metavar="RUN", help="learn from earlier runs, or try their best first"
+    )
+    group.add_argument("--address", metavar="HOST:PORT", help="join this Ray cluster instead of starting one here")
+    group.add_argument("--log", nargs="+", choices=LOGGERS, metavar="NAME", help=", ".join(LOGGERS))
+    group.add_argument("--runs-dir", type=Path, metavar="DIR", help=f"folder for run directories (default {RUNS})")
+
+
+def _add_setting(group: Any, section: str, item: Field[Any], kind: Any) -> None:
+    """The flag of one setting of the spec."""
+    about, flag = item.metadata["about"], item.metadata.get("flag", item.name).replace("_", "-")
+    wanted = next(one for one in (get_args(kind) or (kind,)) if one is not type(None))
+    if item.default is not None:
+        about += f" (default {str(item.default).lower() if wanted is bool else item.default})"
+    metavar = "|".join(item.metadata.get("choices", ())) or {int: "N", float: "X"}.get(wanted, "NAME")
+    how: dict[str, Any] = {"type": wanted, "metavar": item.metadata.get("metavar", metavar)}
+    if wanted is bool:
+        how = {"action": argparse.BooleanOptionalAction}
+    elif item.metadata.get("seconds"):
+        how = {"type": _seconds, "metavar": "T"}
+    group.add_argument(f"--{flag}", dest=f"{section}.{item.name}", help=about, **how)
+
+
+def parse_options(arguments: Sequence[str]) -> Search:
+    """The search in a command line. SpecError, one line, where it is wrong; SystemExit(0) after --help."""
     parser = _parser()
     known, unknown = parser.parse_known_args(arguments)
     if unknown:
         raise SpecError(_about_unknown(unknown[0], parser))
     given = vars(known)
-    _check_together(given)
-    runs_dir = given.get("runs_dir", RUNS)
-    for key in ("resume", "finalize"):
-        if key in given:
-            given[key] = _found(given[key], runs_dir)
-    known_run = given.get("resume") or given.get("finalize")
-    settings = {key: value for key, value in given.items() if "." in key}
-    if known_run and "resources.device" in settings:
-        settings.setdefault("resources.gpus_per_trial", None)  # the run's own share is of the device it had
-    space = _space(given.get("space", []))
-    spec = _resolve(_spec_file(given, known_run), settings, space, resumed=known_run is not None)
-    if spec.search.name == LATEST and known_run is None:
-        raise SpecError(f"a run cannot be called {LATEST}: that word means the run that was started last")
-    return Options(
-        command=shlex.join(["python", "-m", "tune_resnet.search", *arguments]),
-        spec=spec,
-        baseline=given.get("baseline", False),
-        confirm="confirm" in given,
-        pairs=given.get("confirm"),
-        warm_start=[_found(run, runs_dir) for run in given.get("warm_start", [])],
-        finalize=given.get("finalize"),
-        trial=given.get("trial"),
-        resume=given.get("resume"),
-        dry_run=given.get("dry_run", False),
-        runs_dir=runs_dir,
-        address=given.get("address"),
-        log=given.get("log", []),
-    )
-
-
-def _check_together(given: dict[str, Any]) -> None:
-    """SpecError where --confirm or --resume is wrong, or does not go with another flag."""
-    if given.get("confirm") is not None and given["confirm"] < LEAST_SEEDS:
-        raise SpecError(f"--confirm must be at least {LEAST_SEEDS} seeds, got {given['confirm']}")
-    if "confirm" in given and "baseline" in given:
-        raise SpecError("--confirm needs the winner of a search: --baseline has none")
-    if "warm_start" in given and "baseline" in given:
-        raise SpecError("--warm-start needs a search: --baseline proposes nothing")
-    for name in given.get("log", []):
-        if importlib.util.find_spec(_MODULES[name]) is None:
-            raise SpecError(f"--log {name} needs a package: {to_install(_PACKAGES[name])}")
-    if "trial" in given and "finalize" not in given:
-        raise SpecError("--trial goes with --finalize: it names the trial to train")
-    if "resume" not in given and "finalize" not in given:
-        return
-    command = "finalize" if "finalize" in given else "resume"
-    for key in given:
-        flag = key.rpartition(".")[2].replace("_", "-")
-        if key not in _WITH_RESUME | (_SIZE if "confirm" in given else set()):
-            raise SpecError(f"--{flag} does not go with --{command}: the run's own spec.toml says what it is")
-        if "finalize" in given and key in _NOT_WITH_FINALIZE:
-            raise SpecError(f"--{flag} does not go with --finalize")
-        if "confirm" in given and key in _NOT_WITH_CONFIRM:
-            raise SpecError(f"--{flag} does not go with --resume and --confirm: go on first, then confirm")
-
-
-def _found(run: Path, runs_dir: Path) -> Path:
-    try:
-        return find_run(run, runs_dir)
-    except RecordError as error:
-        raise SpecError(error) from None
-
-
-def _spec_file(given: dict[str, Any], known_run: Path | None) -> Path | None:
-    """The file that the settings start from."""
-    if known_run is None:
-        return given.get("experiment")
-    path = known_run / "spec.toml"
-    if os.path.exists(path) and not os.path.isfile(path):  # a pipe, say, would be waited for
-        raise SpecError(f"cannot read {path}: not a regular file")
-    return path
+    settings = {name: given.pop(name) for name in list(given) if "." in name}
+    space = _space(given.pop("space", []))
+    experiment, runs_dir = given.pop("experiment", None), given.get("runs_dir", RUNS)
+    run = given.get("resume") or given.get("finalize")
+    if run is not None:
+        if experiment is not None:
+            raise SpecError("--experiment does not go with a run that there is: its own spec.toml says what it is")
+        experiment = own_spec_file(found_run(run, runs_dir))
+        if "resources.device" in settings:
+            settings.setdefault("resources.gpus_per_trial", None)  # the run's own share is of the device it had
+    spec = _resolve(experiment, settings, space, resumed=run is not None)
+    return Search(spec, command=shlex.join(["python", "-m", "tune_resnet.search", *arguments]), **given)
 
 
 def _check_factory(named: str | None, given: str | None, experiment: Path, resumed: bool) -> None:
@@ -293,9 +153,6 @@ def _check_factory(named: str | None, given: str | None, experiment: Path, resum
 
 def _about_unknown(argument: str, parser: argparse.ArgumentParser) -> str:
     name = argument.partition("=")[0].lstrip("-")
-    setting = name.replace("-", "_")
-    if argument.startswith("--") and setting in TUNABLE:
-        return f"there is no --{name}: set train.{setting} and space.{setting} in a TOML file (--experiment)"
     flags = [flag.lstrip("-") for action in parser._actions for flag in action.option_strings]
     close = nearest(name, flags).replace("'", "'--", 1) if argument.startswith("-") else ""
     return f"unknown argument {argument!r}{close}"
@@ -318,10 +175,7 @@ def _resolve(
     own = spec.space if experiment else DEFAULT_SPACE
     if space:
         tables = {**tables, "space": with_bounds(own, space)}
-    resolved = spec_from_tables(_laid_over(tables, settings))
-    if resumed:
-        check_grown(own, resolved.space)
-    return resolved
+    return spec_from_tables(_laid_over(tables, settings))
 
 
 def _laid_over(tables: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any]:

@@ -8,26 +8,21 @@ from typing import Any
 
 import pandas as pd
 
+from tune_resnet._files import write_whole
 from tune_resnet.config.spec import TUNABLE, SearchSpec, TrainSpec
 from tune_resnet.data.split import baseline_split
-from tune_resnet.data.types import Dataset, Split
+from tune_resnet.data.types import Dataset, Split, check_test_set
 from tune_resnet.errors import UserError
 from tune_resnet.hpo.ranking import winner
 from tune_resnet.results.confirmation import SEED_OFFSET, look
 from tune_resnet.results.paired_test import MOST_PAIRS, PairedResult
-from tune_resnet.runs.directory import SEARCH, RunDirectory, write_whole
+from tune_resnet.runs.directory import SEARCH, RunDirectory
 from tune_resnet.runs.load import RunFrames
 from tune_resnet.runs.tables import REFERENCE, REFERENCE_TRIAL, SEQUENTIAL, SIZE, WINNER, train_spec_of
 
 
 class ConfirmError(UserError):
     """A run that cannot be confirmed."""
-
-
-def check_test_set(dataset: Dataset) -> None:
-    """ConfirmError where there are no images to judge on."""
-    if dataset.test is None:
-        raise ConfirmError(f"{dataset.name} has no test set (a folder's is DIR/test/CLASS/*): nothing to confirm on")
 
 
 @dataclass(frozen=True, kw_only=True)

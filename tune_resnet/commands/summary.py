@@ -41,9 +41,9 @@ class TimeBudget:
         )
 
 
-def conclude(run: RunDirectory, console: Console, started: float, budget: TimeBudget | None = None) -> bool:
-    """Prints what was found and what to do next, and notes the time taken; whether any trial has finished, and a time
-    `budget` that has ended the search was enough for an epoch.
+def conclude(run: RunDirectory, console: Console, started: float, budget: TimeBudget | None = None) -> int:
+    """Prints what was found and what to do next, and notes the time taken. The exit code: 0 where a trial has finished,
+    and a time `budget` that has ended the search was enough for an epoch, else 1.
 
     `started`: Unix time of the command, which may not have been the run's first.
     """
@@ -65,7 +65,7 @@ def conclude(run: RunDirectory, console: Console, started: float, budget: TimeBu
         written_report(path.parent)  # the search's page tells of its final training, too
     commands = [f"run         {path}", f"report      {written_report(path)}", *_next_commands(run, frames, left)]
     say(console, "\n" + "\n".join(commands), whole=True)
-    return trial_of(frames) is not None and trained
+    return 0 if trial_of(frames) is not None and trained else 1
 
 
 def _planned(frames: RunFrames) -> int:

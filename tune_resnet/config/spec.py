@@ -7,11 +7,8 @@ one-line message that names the setting.
 
 from __future__ import annotations
 
-import tomllib
-from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any
 
 import tomli_w
 
@@ -20,8 +17,6 @@ from tune_resnet.config.space import (
     POINTS_TO_EVALUATE,
     Domain,
     Point,
-    points_from_list,
-    space_from_table,
 )
 from tune_resnet.config.validation import Section, SpecError, nearest, setting, shown
 
@@ -34,7 +29,8 @@ PAST_SAMPLERS = ("multifidelity",)
 SCHEDULERS = ("asha", "median", "none")
 SIGNALS = ("val_accuracy", "val_loss", "train_loss")
 TUNABLE = ("max_lr", "weight_decay", "grad_clip")
-MOST_TRIALS, MOST_EPOCHS, MOST_SEED = 1_000_000, 10_000, 2**32 - 1  # also in a run's tables
+MAX_TRIALS, MAX_EPOCHS, MAX_SEED = 1_000_000, 10_000, 2**32 - 1  # also in a run's tables
+MIN_SEEDS = 2  # to confirm with: fewer have no spread
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,12 +38,12 @@ class DataSpec(Section):
     """Where the images come from and how the training set is divided."""
 
     section = "data"
-    dataset: str = setting("cifar10", choices=DATASETS)
-    data_dir: str | None = None  # None: the per-user cache folder (cifar10); folder needs it
-    limit_train: int | None = setting(None, ge=4)  # images, a stratified subset before the split; None: all
-    validation_fraction: float = setting(0.1, gt=0, le=0.9)  # of the training images
-    split_seed: int = setting(0, ge=0, le=MOST_SEED)
-    flip: bool = True  # random horizontal flips; switch off where left and right differ, as for digits or text
+    dataset: str = setting("cifar10", "folder: your own; digits: scikit-learn's, to try things", choices=DATASETS)
+    data_dir: str | None = setting(None, "your images, in train/CLASS/; of CIFAR-10, where it is", metavar="DIR")
+    limit_train: int | None = setting(None, "use only so many of the training images, evenly from the classes", ge=4)
+    validation_fraction: float = setting(0.1, "share that judges a search, without a val/", gt=0, le=0.9)
+    split_seed: int = setting(0, "seed of that division and of limit_train", ge=0, le=MAX_SEED)
+    flip: bool = setting(True, "mirror images left to right at random; not for digits or letters")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,8 +51,8 @@ class ModelSpec(Section):
     """The network: ResNet9 of some width, or what the user's own code makes, see `training.model.build_network`."""
 
     section = "model"
-    width: int = setting(64, ge=1, le=1024)  # channels of ResNet9's first convolution
-    factory: str | None = None  # package.module:function of the user's own network; None: ResNet9
+    width: int = setting(64, "channels of ResNet9's first convolution", ge=1, le=1024)
+    factory: str | None = setting(None, "your own network instead", flag="model", metavar="MODULE:FUNCTION")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -85,14 +81,14 @@ class TrainSpec(Section):
     """One training run. The defaults are the reference configuration."""
 
     section = "train"
-    max_lr: float = setting(1e-2, gt=0, le=100)  # peak learning rate of the one-cycle schedule
-    weight_decay: float = setting(1e-4, ge=0, le=10)  # L2 term added to the gradient by Adam
-    grad_clip: float = setting(0.1, gt=0, le=1e6)  # gradients are clipped to [-grad_clip, grad_clip]
-    epochs: int = setting(8, ge=1, le=MOST_EPOCHS)
-    batch_size: int = setting(400, ge=1, le=100_000)  # images
-    schedule: str = setting("linear-exponential", choices=SCHEDULES)
-    seed: int = setting(0, ge=0, le=MOST_SEED)  # weights, order, augmentation, dropout; also seeds the sampler
-    precision: str = setting("auto", choices=PRECISIONS)
+    max_lr: float = setting(1e-2, "the reference's peak learning rate", gt=0, le=100)
+    weight_decay: float = setting(1e-4, "the reference's L2 weight decay", ge=0, le=10)
+    grad_clip: float = setting(0.1, "the reference's clip: gradients lie between +- that", gt=0, le=1e6)
+    epochs: int = setting(8, "epochs of a trial that is not stopped", ge=1, le=MAX_EPOCHS)
+    batch_size: int = setting(400, "images; few enough for ten steps an epoch or more", ge=1, le=100_000)
+    schedule: str = setting("linear-exponential", "shape of the one-cycle; cosine is PyTorch's", choices=SCHEDULES)
+    seed: int = setting(0, "of weights, order, augmentation, dropout and sampler", ge=0, le=MAX_SEED)
+    precision: str = setting("auto", "auto: what suits the device", choices=PRECISIONS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,12 +96,14 @@ class BudgetSpec(Section):
     """How much is searched, and who proposes."""
 
     section = "search"
-    num_samples: int = setting(32, ge=1, le=MOST_TRIALS)  # trials, the reference included
-    sampler: str = setting("tpe", choices=SAMPLERS, past=PAST_SAMPLERS)
-    time_budget: float | None = setting(None, gt=0)  # seconds; None: no bound
-    max_retries: int = setting(2, ge=0, le=1000)  # of a trial whose process died or raised; then it has failed
-    epoch_timeout: float | None = setting(None, gt=0)  # seconds: a trial silent for longer hangs; None: see Plan
-    name: str | None = None  # the run directory's name; None: dataset and start time
+    num_samples: int = setting(32, "trials, the reference included", ge=1, le=MAX_TRIALS)
+    sampler: str = setting("tpe", "who proposes: all are Optuna's", choices=SAMPLERS, past=PAST_SAMPLERS)
+    time_budget: float | None = setting(None, "end in order after 90s, 30m or 1.5h", seconds=True, gt=0)
+    max_retries: int = setting(2, "of a trial whose process died or raised", ge=0, le=1000)
+    epoch_timeout: float | None = setting(
+        None, "a trial hangs after so long without an epoch; else 10m or more", seconds=True, gt=0
+    )
+    name: str | None = setting(None, "name of the run directory; else data set and time")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -118,11 +116,15 @@ class SchedulerSpec(Section):
     """Early stopping. The defaults are what experiments/LOG.md (2026-11-23) found to keep the winners."""
 
     section = "scheduler"
-    name: str = setting("asha", choices=SCHEDULERS)
-    grace_epochs: int | None = setting(None, ge=1)  # first epoch at which a trial may be stopped; None: 3/8 of all
-    reduction_factor: float = setting(3, gt=1, le=1000)  # asha: one in this many goes on from each rung
-    signal: str = setting("train_loss", choices=SIGNALS)  # the epochs.csv column that trials are compared on
-    margin: float = setting(0.01, ge=0)  # what is worse than the cut by no more goes on: a share of a loss, or accuracy
+    name: str = setting("asha", "who stops trials early", choices=SCHEDULERS, flag="scheduler")
+    grace_epochs: int | None = setting(None, "first epoch at which a trial may be stopped; else 3/8 of all", ge=1)
+    reduction_factor: float = setting(3, "one trial in so many goes on from each rung", gt=1, le=1000)
+    signal: str = setting(
+        "train_loss",
+        "what judges trials; train_loss as a mean over the last epochs",
+        choices=SIGNALS,
+    )
+    margin: float = setting(0.01, "what misses the cut by less goes on; of a loss, a share", ge=0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,10 +132,10 @@ class ResourceSpec(Section):
     """What one trial uses, and how many run at once."""
 
     section = "resources"
-    cpus_per_trial: float = setting(1, gt=0, le=4096)  # also the trial's number of threads
-    gpus_per_trial: float | None = setting(None, ge=0, le=64)  # None: one where the device is cuda, else none
-    max_concurrent: int | None = setting(None, ge=1)  # None: as many as fit
-    device: str = setting("auto", choices=DEVICES)
+    cpus_per_trial: float = setting(1, "and threads", gt=0, le=4096)
+    gpus_per_trial: float | None = setting(None, "0.5: two trials share one; else a whole one each", ge=0, le=64)
+    max_concurrent: int | None = setting(None, "trials at once; else as many as fit", ge=1)
+    device: str = setting("auto", "auto: a GPU where there is one", choices=DEVICES)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -178,13 +180,13 @@ class SearchSpec:
 
     def to_toml(self) -> str:
         """The whole spec as TOML, defaults spelled out."""
-        tables: dict[str, Any] = {name: getattr(self, name).to_table() for name in _SECTIONS}
+        tables: dict[str, Any] = {name: getattr(self, name).to_table() for name in SECTIONS}
         tables["space"] = {name: domain.to_table() for name, domain in self.space.items()}
         tables["points_to_evaluate"] = list(self.points_to_evaluate)
         return tomli_w.dumps({item.name: tables[item.name] for item in fields(self)})
 
 
-_SECTIONS: dict[str, type[Section]] = {
+SECTIONS: dict[str, type[Section]] = {
     "data": DataSpec,
     "model": ModelSpec,
     "train": TrainSpec,
@@ -209,58 +211,4 @@ def _check_domain(name: str, domain: Domain, train: TrainSpec) -> None:
         )
 
 
-def spec_from_tables(tables: Mapping[str, Any]) -> SearchSpec:
-    """A spec from TOML tables. A `[space]` table lists all that varies; without one the default space is searched."""
-    parts: dict[str, Any] = {}
-    for name, table in tables.items():
-        if name == "space":
-            parts[name] = space_from_table(table)
-        elif name == "points_to_evaluate":
-            parts[name] = points_from_list(table)
-        elif name in _SECTIONS:
-            _refuse_misplaced(name, table)
-            parts[name] = _SECTIONS[name].from_table(table)
-        else:
-            known = [*_SECTIONS, "space", "points_to_evaluate"]
-            raise SpecError(f"unknown section [{name}]{_at_home(name) or nearest(name, known)}")
-    return SearchSpec(**parts)
-
-
-def _refuse_misplaced(section: str, table: Any) -> None:
-    """SpecError where a section's table holds a setting of another section."""
-    for name in table if isinstance(table, Mapping) else ():
-        if name not in get_type_hints(_SECTIONS[section]) and (home := _at_home(name)):
-            raise SpecError(f"unknown setting {section}.{name}{home}")
-
-
-def _at_home(name: str) -> str:
-    """`" (did you mean 'section.name'?)"` for a setting's name, or an empty string."""
-    found = [section for section, kind in _SECTIONS.items() if name in get_type_hints(kind)]
-    return f" (did you mean '{found[0]}.{name}'?)" if found else ""
-
-
-def load_tables(path: Path) -> dict[str, Any]:
-    """The TOML tables in a file; SpecError where it cannot be read or is not TOML."""
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "not a text file"
-        raise SpecError(f"cannot read {path}: {reason}") from None
-    try:
-        return tomllib.loads(text)
-    except ValueError as error:  # TOMLDecodeError, or int() refusing more than 4300 digits
-        raise SpecError(f"{path} is not valid TOML: {error}") from None
-    except RecursionError:
-        raise SpecError(f"{path} is nested too deeply") from None
-
-
-def load_spec(path: Path) -> SearchSpec:
-    """The spec in a TOML file."""
-    tables = load_tables(path)
-    try:
-        return spec_from_tables(tables)
-    except SpecError as error:
-        raise SpecError(f"{path}: {error}") from None
-
-
-LEAST_SEEDS = 2  # to confirm with: fewer have no spread
+REFERENCE = TrainSpec()  # the configuration that every result is compared with

@@ -17,10 +17,11 @@ class SpecError(UserError, ValueError):
     """A setting that is unknown, of the wrong type, or out of range."""
 
 
-def setting(default: Any, **limits: Any) -> Any:
-    """A dataclass field with its limits: `ge`, `gt`, `le` (numbers) or `choices` (strings), and `past` choices, which
-    recorded runs may have."""
-    return field(default=default, metadata=limits)
+def setting(default: Any, about: str, **more: Any) -> Any:
+    """A dataclass field: what it is about, for --help and the table of settings; its limits `ge`, `gt`, `le` (numbers)
+    or `choices` (strings), and `past` choices, which recorded runs may have; and how the command line has it: its
+    `flag`, where that is not its name, its `metavar`, and whether it is `seconds`."""
+    return field(default=default, metadata={"about": about, **more})
 
 
 def nearest(name: str, known: Iterable[str], cutoff: float = 0.5) -> str:
@@ -84,6 +85,7 @@ def _check_limits(name: str, value: Any, limits: Mapping[str, Any]) -> None:
             raise SpecError(f"{name} must be {words} {limits[key]}, got {value}")
 
 
+@dataclasses.dataclass(frozen=True)
 class Section:
     """Checks every field's type and limits when a section is made."""
 
@@ -91,7 +93,7 @@ class Section:
 
     def __post_init__(self) -> None:
         hints = get_type_hints(type(self))
-        for item in fields(self):  # type: ignore[arg-type]
+        for item in fields(self):
             name = f"{self.section}.{item.name}"
             value = coerced(name, getattr(self, item.name), hints[item.name])
             _check_limits(name, value, item.metadata)
@@ -102,7 +104,7 @@ class Section:
         """A section from its TOML table; unknown keys are errors."""
         if not isinstance(table, Mapping):
             raise SpecError(f"{cls.section} must be a table, got {shown(table)}")
-        known = [item.name for item in fields(cls)]  # type: ignore[arg-type]
+        known = [item.name for item in fields(cls)]
         for key in table:
             if key not in known:
                 raise SpecError(f"unknown setting {cls.section}.{key}{nearest(key, known)}")
@@ -110,4 +112,4 @@ class Section:
 
     def to_table(self) -> dict[str, Any]:
         """The TOML table of this section; settings that are None (TOML has no null) are left out."""
-        return {key: value for key, value in dataclasses.asdict(self).items() if value is not None}  # type: ignore[call-overload]
+        return {key: value for key, value in dataclasses.asdict(self).items() if value is not None}

@@ -48,6 +48,12 @@ class Dataset:
         return self.test is not None
 
 
+def check_test_set(dataset: Dataset) -> None:
+    """DataError where there are no images to confirm a result on."""
+    if not dataset.has_test_set:
+        raise DataError(f"{dataset.name} has no test set (a folder's is DIR/test/CLASS/*): nothing to confirm on")
+
+
 def content_fingerprint(
     train: ImageSet, test: ImageSet | None, classes: Sequence[str], val: ImageSet | None = None
 ) -> str:

@@ -11,8 +11,7 @@ from ray.exceptions import LocalRayletDiedError, NodeDiedError, OutOfMemoryError
 from tune_resnet.config.spec import SearchSpec
 from tune_resnet.data.types import Split
 from tune_resnet.errors import UserError
-from tune_resnet.hpo.plan import Plan, expected_survival, shares, trials_per_gpu
-from tune_resnet.hpo.stopping import rung_epochs
+from tune_resnet.hpo.plan import Plan, shares, trials_per_gpu
 from tune_resnet.training.device import DeviceError, gpus_per_trial, resolved
 from tune_resnet.training.speed import Speed, TimingError, measure_here
 
@@ -41,9 +40,6 @@ def make_plan(
         spec=resolved(spec, spec.resources.device, speed.precision),
         trials=spec.search.num_samples,
         ended=ended,
-        epochs=spec.train.epochs,
-        rungs=rung_epochs(spec.scheduler, spec.train.epochs),
-        survival=expected_survival(spec),
         concurrency=concurrency,
         device_name=speed.device_name,
         # Steps are timed alone. What shares a GPU takes at most as long as one after the other.

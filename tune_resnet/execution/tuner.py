@@ -30,7 +30,7 @@ from tune_resnet.runs.resume import History
 from tune_resnet.runs.tables import FINISHED, INTERRUPTED, RUNNING, STOPPED
 
 
-def run_search(
+def run_trials(
     plan: Plan,
     data: Split,
     run: RunDirectory,

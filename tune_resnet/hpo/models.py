@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from tune_resnet._text import to_run
-from tune_resnet.config.spec import TrainSpec, load_spec
+from tune_resnet.config.spec import TrainSpec
+from tune_resnet.config.toml import load_spec
 from tune_resnet.config.validation import SpecError
 from tune_resnet.errors import UserError
 from tune_resnet.hpo.ranking import best_trials, winner

@@ -7,19 +7,25 @@ import random
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
 
 from tune_resnet._text import counted, duration
 from tune_resnet.config.spec import ResourceSpec, SearchSpec
-from tune_resnet.hpo.stopping import stopping_rule
+from tune_resnet.hpo.stopping import rung_epochs, stopping_rule
 from tune_resnet.runs.tables import REFERENCE_TRIAL
 from tune_resnet.training.device import ResolvedSpec
 
 _ENOUGH_STEPS = 10  # of the optimizer in an epoch
+_LEAST_TIMEOUT = 600.0  # seconds: a trial's process takes some to start
+_TIMEOUT_EPOCHS = 20  # so much longer than expected may an epoch take on a busy machine
+_SIMULATIONS = 200  # of the stopping rule; the mean's standard error is then about 1% of it
+_MEAN_SHORTFALL = 0.04  # of trials from the best, as a share of the loss, such that recorded searches come out right
 
 
 @dataclass(frozen=True, kw_only=True)
-class Outlook:
-    """A run to come."""
+class Plan:
+    """What is to be trained: the trials of a search, or a single training."""
 
     spec: ResolvedSpec
     device_name: str
@@ -29,13 +35,46 @@ class Outlook:
     held_out_images: int
     held_out: str  # "validation" or "test"
     note: str = ""  # of the split
+    trials: int = 1
+    ended: int = 0  # trials of a resumed search that are done
+    single: int | None = None  # the number of the trial of which this is a single training
+
+    @property
+    def epochs(self) -> int:
+        """Of a trial that is never stopped."""
+        return self.spec.train.epochs
+
+    @property
+    def rungs(self) -> tuple[int, ...]:
+        """The epochs at which trials are compared."""
+        return () if self.single is not None else rung_epochs(self.spec.scheduler, self.epochs)
+
+    @cached_property
+    def survival(self) -> tuple[float, ...]:
+        """Expected share of the trials that train each epoch, from the first (1.0) on."""
+        return (1.0,) * self.epochs if self.single is not None else expected_survival(self.spec)
+
+    @property
+    def epochs_expected(self) -> float:
+        """Over all trials, with early stopping."""
+        return self.trials * sum(self.survival)
+
+    @property
+    def epoch_timeout(self) -> float:
+        """Seconds after which a trial without a new epoch hangs."""
+        return self.spec.search.epoch_timeout or max(_LEAST_TIMEOUT, _TIMEOUT_EPOCHS * self.seconds_per_epoch)
+
+    def seconds(self, epochs: float) -> float:
+        """Wall time of what is left where all trials take so many epochs, never less than one whole trial."""
+        left = epochs * (self.trials - self.ended) / self.trials
+        return max(left / self.concurrency, self.epochs) * self.seconds_per_epoch
 
     @property
     def steps_per_epoch(self) -> int:
         """Optimizer steps of one trial."""
         return math.ceil(self.train_images / self.spec.train.batch_size)
 
-    def data_lines(self) -> list[str]:
+    def _data_lines(self) -> list[str]:
         """Images and network, for a person."""
         spec, train = self.spec, self.spec.train
         return [
@@ -57,40 +96,23 @@ class Outlook:
             f"choose a smaller --batch-size ({smaller} gives {steps})"
         ]
 
-
-_LEAST_TIMEOUT = 600.0  # seconds: a trial's process takes some to start
-_TIMEOUT_EPOCHS = 20  # so much longer than expected may an epoch take on a busy machine
-_SIMULATIONS = 200  # of the stopping rule; the mean's standard error is then about 1% of it
-_MEAN_SHORTFALL = 0.04  # of trials from the best, as a share of the loss, such that recorded searches come out right
-
-
-@dataclass(frozen=True, kw_only=True)
-class Plan(Outlook):
-    """The resolved plan of a search."""
-
-    trials: int
-    epochs: int  # of a trial that is never stopped
-    rungs: tuple[int, ...]
-    survival: tuple[float, ...]  # expected share of the trials that train each epoch, from the first (1.0) on
-    ended: int = 0  # trials of a resumed search that are done
-
-    @property
-    def epochs_expected(self) -> float:
-        """Over all trials, with early stopping."""
-        return self.trials * sum(self.survival)
-
-    @property
-    def epoch_timeout(self) -> float:
-        """Seconds after which a trial without a new epoch hangs."""
-        return self.spec.search.epoch_timeout or max(_LEAST_TIMEOUT, _TIMEOUT_EPOCHS * self.seconds_per_epoch)
-
-    def seconds(self, epochs: float) -> float:
-        """Wall time of what is left where all trials take so many epochs, never less than one whole trial."""
-        left = epochs * (self.trials - self.ended) / self.trials
-        return max(left / self.concurrency, self.epochs) * self.seconds_per_epoch
+    def about(self) -> dict[str, Any]:
+        """What the figures of the run depend on, for its env.json."""
+        return {
+            "device": self.spec.resources.device,
+            "device_name": self.device_name,
+            "precision": self.spec.train.precision,
+            "concurrency": self.concurrency,
+            "train_images": self.train_images,
+            "held_out": self.held_out,
+            "held_out_images": self.held_out_images,
+        }
 
     def lines(self) -> list[str]:
         """The plan for a person."""
+        return [*self._data_lines(), *(self._search_lines() if self.single is None else self._single_lines())]
+
+    def _search_lines(self) -> list[str]:
         trials = counted(self.trials, "trial")
         spec, resources, most = self.spec, self.spec.resources, self.trials * self.epochs
         stops = f", rungs at epochs {', '.join(map(str, self.rungs))}" if self.rungs else ""
@@ -103,7 +125,6 @@ class Plan(Outlook):
             pace = f": a few steps timed alone, times the {together} trials on one GPU"
         limit = f", ended after {duration(spec.search.time_budget)}" if spec.search.time_budget else ""
         return [
-            *self.data_lines(),
             f"search      {trials}, the first is the reference{points}; sampler {spec.search.sampler}{limit}",
             *([f"resume      {self.ended} of {trials} ended, {self.trials - self.ended} left"] if self.ended else []),
             f"stopping    {spec.scheduler.name} on {spec.scheduler.signal}{stops}",
@@ -112,6 +133,17 @@ class Plan(Outlook):
             f"each with {resources.cpus_per_trial:g} CPU{share}",
             f"time        about {duration(self.seconds(self.epochs_expected))} expected, "
             f"{duration(self.seconds(most))} at most ({self.seconds_per_epoch:.1f} s an epoch{pace})",
+        ]
+
+    def _single_lines(self) -> list[str]:
+        train = self.spec.train
+        name = "reference" if self.single == REFERENCE_TRIAL else f"trial {self.single}"
+        return [
+            f"{name:12}max_lr {train.max_lr:g}, weight_decay {train.weight_decay:g}, grad_clip {train.grad_clip:g}, "
+            f"seed {train.seed}",
+            f"device      {self.device_name}, {train.precision}",
+            f"time        about {duration(self.seconds(self.epochs))} "
+            f"({self.train_images / self.seconds_per_epoch:,.0f} images/s, from a few timed steps)",
         ]
 
 

@@ -12,10 +12,10 @@ import optuna
 from optuna.distributions import BaseDistribution, FloatDistribution
 from optuna.trial import FrozenTrial, TrialState
 
+from tune_resnet._files import write_whole
 from tune_resnet.config.spec import SearchSpec
 from tune_resnet.errors import RecordError, UserError
 from tune_resnet.hpo.ranking import best_trials
-from tune_resnet.runs.directory import write_whole
 from tune_resnet.runs.load import RunFrames, load_run
 from tune_resnet.runs.reading import read_text
 from tune_resnet.runs.tables import FINISHED, REFERENCE_TRIAL, STOPPED

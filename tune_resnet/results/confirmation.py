@@ -11,7 +11,7 @@ import pandas as pd
 from rich.table import Table
 
 from tune_resnet._text import percent, printable
-from tune_resnet.config.spec import LEAST_SEEDS, TUNABLE
+from tune_resnet.config.spec import MIN_SEEDS, TUNABLE
 from tune_resnet.hpo.ranking import winner
 from tune_resnet.results.paired_test import (
     ALPHA,
@@ -82,7 +82,7 @@ def _confirmation(
         result = look(rows, first)
         pairs = pairs[pairs.index >= first][: result.n if result else 0]
     else:
-        result = analyse_pairs(_differences(pairs)) if len(pairs) >= LEAST_SEEDS else None
+        result = analyse_pairs(_differences(pairs)) if len(pairs) >= MIN_SEEDS else None
     return Confirmation(
         trial=best["trial"] if best and of_winner else None if trials.empty else int(trials.min()),
         of_winner=of_winner,
@@ -164,7 +164,7 @@ def confirmation_sentence(confirmation: Confirmation) -> str:
     name, result, place = confirmation.name, confirmation.result, confirmation.place
     whose = f"{name[0].upper()}{name[1:]}" + ("" if confirmation.of_winner else " (not the winner now)")
     if result is None:
-        least = FIRST_LOOK if confirmation.sequential else LEAST_SEEDS
+        least = FIRST_LOOK if confirmation.sequential else MIN_SEEDS
         return f"{whose} was trained again{place}, but a verdict takes {least} complete pairs of trainings."
     yet = " yet" if confirmation.goes_on else ""
     answer = {

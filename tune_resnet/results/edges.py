@@ -10,7 +10,7 @@ import pandas as pd
 
 from tune_resnet._text import printable, to_run
 from tune_resnet.config.space import Domain
-from tune_resnet.config.spec import MOST_TRIALS, TrainSpec
+from tune_resnet.config.spec import MAX_TRIALS, TrainSpec
 from tune_resnet.hpo.ranking import best_trials
 from tune_resnet.runs.directory import SEARCH, RunDirectory
 from tune_resnet.runs.load import RunFrames
@@ -100,7 +100,7 @@ def widening_commands(frames: RunFrames) -> list[str]:
         for name, domain in frames.spec.space.items()
         if {(name, LOWER), (name, UPPER)} & moved.keys()
     ]
-    trials = min(math.ceil(_MORE_TRIALS * frames.spec.search.num_samples), MOST_TRIALS)
+    trials = min(math.ceil(_MORE_TRIALS * frames.spec.search.num_samples), MAX_TRIALS)
     path, model = RunDirectory(frames.path).shown_path, frames.spec.model.flag
     return [printable(to_run("search", "--resume", path, "--space", *space, "--num-samples", trials, *model))]
 

@@ -33,7 +33,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from tune_resnet._files import read_regular, replacing
+from tune_resnet._files import read_regular, write_whole
 from tune_resnet._text import as_json, one_line, shown_path, to_run
 from tune_resnet.config.spec import ModelSpec, SearchSpec
 from tune_resnet.config.validation import nearest
@@ -46,12 +46,6 @@ _PATIENCE = 0.5  # seconds: whoever only looks holds the lock for an instant, a 
 
 RUNS = Path("runs")  # where run directories are
 LATEST = "latest"  # stands for the run that was started last
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Writes a file so that a reader sees the old content or the new, never a part."""
-    with replacing(path) as file:
-        file.write(text.encode("utf-8", errors="backslashreplace"))  # an error's text may hold a name that is not UTF-8
 
 
 def find_run(named: Path | str, runs_dir: Path = RUNS) -> Path:

@@ -17,7 +17,8 @@ from typing import Any
 import pandas as pd
 
 from tune_resnet._text import printable
-from tune_resnet.config.spec import TUNABLE, SearchSpec, load_spec
+from tune_resnet.config.spec import TUNABLE, SearchSpec
+from tune_resnet.config.toml import load_spec
 from tune_resnet.config.validation import SpecError, shown
 from tune_resnet.errors import RecordError
 from tune_resnet.runs.directory import BASELINE, SEARCH, RunDirectory, find_run

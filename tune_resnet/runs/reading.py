@@ -11,17 +11,17 @@ from typing import Any
 import pandas as pd
 
 from tune_resnet._files import read_regular
-from tune_resnet.config.spec import MOST_EPOCHS, MOST_SEED, MOST_TRIALS
+from tune_resnet.config.spec import MAX_EPOCHS, MAX_SEED, MAX_TRIALS
 from tune_resnet.config.validation import shown
 from tune_resnet.errors import RecordError
 
 # No number in a run's tables is negative, and none is above these.
 _HIGHEST = {
-    "trial": MOST_TRIALS - 1,
-    "epoch": MOST_EPOCHS,
-    "epochs": MOST_EPOCHS,
-    "best_epoch": MOST_EPOCHS,
-    "seed": MOST_SEED,
+    "trial": MAX_TRIALS - 1,
+    "epoch": MAX_EPOCHS,
+    "epochs": MAX_EPOCHS,
+    "best_epoch": MAX_EPOCHS,
+    "seed": MAX_SEED,
     "val_accuracy": 1,
     "test_accuracy": 1,
 }

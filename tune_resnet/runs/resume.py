@@ -10,7 +10,7 @@ import pandas as pd
 
 from tune_resnet.config.spec import TUNABLE
 from tune_resnet.errors import RecordError
-from tune_resnet.runs.directory import BASELINE, FINAL, RunDirectory
+from tune_resnet.runs.directory import BASELINE, FINAL, SEARCH, RunDirectory
 from tune_resnet.runs.load import RunFrames, load_run
 from tune_resnet.runs.reading import read_table
 from tune_resnet.runs.tables import ENDED, EPOCH_DTYPES, FINISHED, REFERENCE_TRIAL, TrialRow
@@ -26,6 +26,7 @@ class History:
     trials: list[TrialRow] = field(default_factory=list)
     epochs: list[dict[str, Any]] = field(default_factory=list)
     env: dict[str, Any] = field(default_factory=dict)
+    kind: str = SEARCH
 
     @property
     def ended(self) -> int:
@@ -56,6 +57,7 @@ def read_history(run: RunDirectory) -> History:
         trials=[TrialRow(**{str(name): value for name, value in row.items()}) for row in trials.to_dict("records")],
         epochs=[{str(name): value for name, value in row.items()} for row in epochs.to_dict("records")],
         env=frames.env,
+        kind=frames.kind,
     )
 
 

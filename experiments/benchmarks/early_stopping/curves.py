@@ -32,6 +32,7 @@ from scipy.stats import qmc
 
 from experiments.benchmarks.early_stopping.signals import WatchedRun
 from experiments.benchmarks.this_command import this_command
+from tune_resnet._files import write_whole
 from tune_resnet._text import duration, percent
 from tune_resnet.config.space import DEFAULT_SPACE
 from tune_resnet.config.spec import DataSpec, ModelSpec, SearchSpec, TrainSpec
@@ -39,7 +40,6 @@ from tune_resnet.data.load import load_dataset
 from tune_resnet.data.split import search_split
 from tune_resnet.data.types import Split
 from tune_resnet.errors import UserError
-from tune_resnet.runs.directory import write_whole
 from tune_resnet.runs.environment import describe_environment
 from tune_resnet.training.device import choose_precision, device_name
 from tune_resnet.training.metrics import NonFiniteLoss

@@ -30,10 +30,10 @@ import pandas as pd
 
 from experiments.benchmarks.early_stopping.recorded import environment, write_environment
 from experiments.benchmarks.early_stopping.stopping_rules import rules_table, signal_names
+from tune_resnet._files import write_whole
 from tune_resnet._text import one_line
 from tune_resnet.errors import UserError
 from tune_resnet.results.fidelity import fidelity, signs
-from tune_resnet.runs.directory import write_whole
 
 CYCLE = "cycle_val_accuracy"
 

@@ -41,7 +41,9 @@ import torch
 from experiments.benchmarks.early_stopping.recorded import environment, write_environment
 from experiments.benchmarks.early_stopping.search_efficiency import points_chosen_without
 from experiments.benchmarks.early_stopping.stopping_rules import RAYS_ASHA
-from tune_resnet.config.spec import TUNABLE, ResourceSpec, SearchSpec, load_spec
+from tune_resnet._files import write_whole
+from tune_resnet.config.spec import TUNABLE, ResourceSpec, SearchSpec
+from tune_resnet.config.toml import load_spec
 from tune_resnet.data.load import load_dataset
 from tune_resnet.data.split import baseline_split
 from tune_resnet.execution.cluster import ray_cluster
@@ -49,7 +51,6 @@ from tune_resnet.execution.training_pool import Job, train_all
 from tune_resnet.hpo.plan import expected_survival
 from tune_resnet.hpo.ranking import best_trials, winner
 from tune_resnet.results.paired_test import analyse_pairs
-from tune_resnet.runs.directory import write_whole
 from tune_resnet.runs.load import RunFrames, load_run
 from tune_resnet.runs.tables import FINISHED, INTERRUPTED
 from tune_resnet.training.device import choose_precision, resolved

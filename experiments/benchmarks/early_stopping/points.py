@@ -24,9 +24,9 @@ from scipy.stats import qmc
 
 from experiments.benchmarks.early_stopping.recorded import environment, options_of, tables, write_environment
 from experiments.benchmarks.early_stopping.surrogate import Surrogate, comparable_runs
+from tune_resnet._files import write_whole
 from tune_resnet.config.space import DEFAULT_SPACE, Point
 from tune_resnet.config.spec import SearchSpec
-from tune_resnet.runs.directory import write_whole
 
 COUNT = 4  # points: an eighth of a search of 32 trials
 OWN = 0.05  # weight of a point's own mean gain beside what it adds: of points that add the same, the safer one

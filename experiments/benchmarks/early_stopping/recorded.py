@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from experiments.benchmarks.this_command import this_command
-from tune_resnet.runs.directory import write_whole
+from tune_resnet._files import write_whole
 from tune_resnet.runs.environment import describe_environment
 
 _JUDGED_ON = {"gtsrb": 980, "sign-300": 100}  # validation images; of all other tables 2,000

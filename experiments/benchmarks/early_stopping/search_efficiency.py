@@ -45,9 +45,9 @@ from experiments.benchmarks.early_stopping.recorded import environment, judged_o
 from experiments.benchmarks.early_stopping.replay import simulate
 from experiments.benchmarks.early_stopping.strategies import STRATEGIES, Make, ours
 from experiments.benchmarks.early_stopping.surrogate import Surrogate, comparable_runs, cross_validate
+from tune_resnet._files import write_whole
 from tune_resnet.config.space import Point
 from tune_resnet.config.spec import SearchSpec
-from tune_resnet.runs.directory import write_whole
 
 TARGET = 0.5  # percentage points of regret
 FIRST_BUDGET, BUDGET_STEP = 2, 1  # epochs spent, in those of a whole trial, where regret is written down

@@ -24,9 +24,9 @@ import pandas as pd
 from experiments.benchmarks.early_stopping.fidelity_table import final_quality
 from experiments.benchmarks.early_stopping.recorded import environment, judged_on, options_of, tables, write_environment
 from experiments.benchmarks.early_stopping.stopping_rules import RAYS_ASHA, Rule, qualities, replay, rule_of, rule_row
+from tune_resnet._files import write_whole
 from tune_resnet.config.spec import SchedulerSpec
 from tune_resnet.hpo.estimate import estimated_accuracy
-from tune_resnet.runs.directory import write_whole
 
 DEFAULT = SchedulerSpec()
 SEARCH = 28  # configurations, the reference among them: a search of 32 trials has few more before its winner is found

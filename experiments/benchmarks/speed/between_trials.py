@@ -34,7 +34,8 @@ import pandas as pd
 from experiments.benchmarks.speed.goals import Benchmark, Goal, alone, options, paired
 from experiments.benchmarks.speed.tutorial import TutorialRun
 from experiments.benchmarks.this_command import this_module
-from tune_resnet.config.spec import SearchSpec, load_spec
+from tune_resnet.config.spec import SearchSpec
+from tune_resnet.config.toml import load_spec
 from tune_resnet.data.load import load_dataset
 from tune_resnet.data.split import search_split
 from tune_resnet.execution.cluster import ray_cluster
@@ -61,7 +62,7 @@ def search_ours(spec: SearchSpec, path: Path) -> float:
     from rich.console import Console
 
     from tune_resnet.execution.resources import make_plan
-    from tune_resnet.execution.tuner import run_search
+    from tune_resnet.execution.tuner import run_trials
     from tune_resnet.hpo.warm_start import WarmStart
     from tune_resnet.runs.directory import RunDirectory
 
@@ -70,7 +71,7 @@ def search_ours(spec: SearchSpec, path: Path) -> float:
         plan = make_plan(spec, split)
         run = RunDirectory.create(path, plan.spec)
         started = time.perf_counter()
-        run_search(plan, split, run, WarmStart(), Console(file=sys.stderr))
+        run_trials(plan, split, run, WarmStart(), Console(file=sys.stderr))
         return time.perf_counter() - started
 
 

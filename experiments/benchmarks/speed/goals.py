@@ -26,8 +26,8 @@ from typing import Any, Self
 import pandas as pd
 
 from experiments.benchmarks.this_command import this_command
+from tune_resnet._files import write_whole
 from tune_resnet.results.paired_test import analyse_pairs
-from tune_resnet.runs.directory import write_whole
 from tune_resnet.runs.environment import describe_environment
 
 

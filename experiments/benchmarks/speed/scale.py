@@ -2,7 +2,7 @@
 
     python -m experiments.benchmarks.speed.scale --out experiments/results/benchmarks
 
-Searches run as they always do (`run_search`: searcher, early stopping, records, study, progress), but over a training
+Searches run as they always do (`run_trials`: searcher, early stopping, records, study, progress), but over a training
 that takes no time and draws its results from its learning rate. One in four trials goes on after epoch 2 of 4: 2.5
 reports a trial in the mean. Ray Tune's own random search and ASHA over the same training stand beside them, without its
 loggers. Each search has a process of its own.
@@ -42,7 +42,7 @@ from tune_resnet.data.load import load_dataset
 from tune_resnet.data.split import search_split
 from tune_resnet.execution.cluster import ray_cluster
 from tune_resnet.execution.searcher import OptunaSearcher
-from tune_resnet.execution.tuner import run_search
+from tune_resnet.execution.tuner import run_trials
 from tune_resnet.hpo.plan import Plan
 from tune_resnet.hpo.stopping import rung_epochs
 from tune_resnet.hpo.warm_start import WarmStart
@@ -115,7 +115,7 @@ def our_search(sampler: str, path: Path, concurrent: int = CONCURRENT) -> list[f
         held_out="validation",
     )
     run = RunDirectory.create(path, spec)
-    run_search(plan, data, run, WarmStart(), Console(file=io.StringIO()), IdleTrial)
+    run_trials(plan, data, run, WarmStart(), Console(file=io.StringIO()), IdleTrial)
     return load_run(path).epochs["ended_at"].to_list()
 
 

@@ -1,0 +1,114 @@
+"""One command that trains: what is asked for, its images, its run directory."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+
+from tune_resnet._files import write_whole
+from tune_resnet._text import say, shown_path, to_run
+from tune_resnet.commands.request import Request
+from tune_resnet.config.spec import SearchSpec
+from tune_resnet.errors import RecordError
+from tune_resnet.runs.directory import FINAL, RunDirectory
+
+if TYPE_CHECKING:
+    from tune_resnet.data.types import Dataset
+    from tune_resnet.hpo.plan import Plan
+    from tune_resnet.runs.resume import History
+
+
+@dataclass(frozen=True)
+class End:
+    """How it has ended: the exit code of a command, and the run directory (None: there is none)."""
+
+    exit_code: int
+    path: Path | None = None
+
+
+@dataclass(frozen=True)
+class Job:
+    """One command that trains. A run that goes on has a `history`, and its lock is held."""
+
+    request: Request
+    spec: SearchSpec
+    console: Console
+    started: float  # Unix time
+    kind: str  # `search`, `baseline` or `final`
+    path: Path  # of the run directory, which a new run gets when all is ready for it
+    history: History | None = None
+
+    @property
+    def env(self) -> Mapping[str, Any]:
+        """What a run that goes on says of itself; nothing of a new one."""
+        return self.history.env if self.history else {}
+
+    @contextmanager
+    def directory(self, plan: Plan, dataset: Dataset, **about: int) -> Iterator[RunDirectory]:
+        """The run directory for the time of the block, with what is known before the first trial, `about` included; for
+        this command alone."""
+        from tune_resnet.runs.environment import describe_environment
+
+        here, run = describe_environment(), RunDirectory(self.path)
+        command = self.request.command or to_run("search", "--experiment", shown_path(run.spec_toml))
+        if self.history is not None:
+            again = {"started_at": self.started, "git_commit": here["git_commit"], "command": command}
+            run.write_env({**self.env, "resumed": [*self.env.get("resumed", []), again]})
+            write_whole(run.spec_toml, plan.spec.to_toml())
+            yield run
+            return
+        env = {
+            **here,
+            "command": command,
+            "kind": self.kind,
+            **plan.about(),
+            "dataset": dataset.name,
+            "dataset_fingerprint": dataset.fingerprint,
+            "test_set": dataset.has_test_set,
+            "started_at": self.started,
+            **about,
+        }
+        if self.kind == FINAL:
+            _make_room(self.path, self.console)
+        run = RunDirectory.create(self.path, plan.spec, env)
+        with run.lock():
+            yield run
+
+
+def _make_room(path: Path, console: Console) -> None:
+    """Moves another trial's final training aside, if there is one; RecordError where a command is at work in it."""
+    if not path.exists():
+        return
+    from tune_resnet.runs.load import load_run
+
+    before = RunDirectory(path)
+    aside = before.path.with_name(f"final-trial-{load_run(before.path).env.get('trial')}")
+    with before.lock():
+        shutil.rmtree(aside, ignore_errors=True)
+        before.path.rename(aside)
+    say(console, f"the final training there was is in {shown_path(aside)} now")
+
+
+def images_of(spec: SearchSpec, run: Path | None = None, fingerprint: str | None = None) -> Dataset:
+    """The images of a spec; the user's own network is tried on their classes.
+
+    Raises:
+        UserError: they are not there, or the network does not fit; RecordError: they are not those with the
+            `fingerprint` (None: any will do), as which the `run` knows them.
+    """
+    from tune_resnet.data.load import load_dataset
+
+    dataset = load_dataset(spec.data)
+    if fingerprint not in (None, dataset.fingerprint):
+        raise RecordError(f"the images are not those of {run} (env.json: dataset_fingerprint)")
+    if spec.model.factory is not None:
+        from tune_resnet.training.model import check_network
+
+        check_network(spec.model, len(dataset.classes))
+    return dataset

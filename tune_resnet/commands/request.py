@@ -1,0 +1,138 @@
+"""What is asked for, in Python or on the command line: a spec, and what is to be done with it."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from collections.abc import Sequence
+from dataclasses import KW_ONLY, dataclass, fields
+from pathlib import Path
+
+from tune_resnet._text import to_install
+from tune_resnet.config.space import check_grown
+from tune_resnet.config.spec import MIN_SEEDS, SECTIONS, SearchSpec
+from tune_resnet.config.toml import load_spec
+from tune_resnet.config.validation import SpecError
+from tune_resnet.errors import RecordError
+from tune_resnet.runs.directory import LATEST, RUNS, RunDirectory, find_run
+
+LOGGERS = {"tensorboard": "tensorboardX", "mlflow": "mlflow", "wandb": "wandb"}  # and what each imports
+_PACKAGES = {"mlflow": "mlflow-skinny"}  # that bring it: the whole mlflow wants an older pyarrow
+
+# What may change of a run: where its images are and how to train, whatever is done with it;
+_MACHINE = {
+    "data.data_dir", "model.factory", "resources.device", "resources.cpus_per_trial", "resources.gpus_per_trial",
+    "resources.max_concurrent",
+}  # fmt: skip
+_LENGTH = {"search.num_samples", "search.time_budget"}  # as it goes on, as its space may;
+_SIZE = {"model.width", "data.limit_train", "train.epochs"}  # and as it is confirmed.
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is to be done with a spec.
+
+    Runs are given as a directory, its name in `runs_dir`, or `latest`.
+
+    Raises:
+        SpecError: a value is wrong, or two of them do not go together.
+    """
+
+    spec: SearchSpec = None  # type: ignore[assignment]  # by default a run's own, of a new one SearchSpec()
+    _: KW_ONLY
+    baseline: bool = False  # one training of the reference instead, judged on the test set
+    confirm: bool | int = False  # then compare winner and reference with fresh seeds: so many; True: until it is clear
+    resume: Path | str | None = None  # the run to continue, or with `confirm` to confirm as it is
+    finalize: Path | str | None = None  # the run whose winner is to be trained on all training images
+    trial: int | None = None  # ... or this trial of it
+    warm_start: Sequence[Path | str] = ()  # earlier runs to learn from
+    dry_run: bool = False  # print the plan and stop
+    runs_dir: Path = RUNS
+    address: str | None = None  # of a Ray cluster to join
+    log: Sequence[str] = ()  # of LOGGERS
+    command: str | None = None  # what a shell runs to have the same done
+
+    def __post_init__(self) -> None:
+        self._check_together()
+        for name in ("resume", "finalize"):
+            if run := getattr(self, name):
+                object.__setattr__(self, name, found_run(run, self.runs_dir))
+        object.__setattr__(self, "warm_start", [found_run(run, self.runs_dir) for run in self.warm_start])
+        object.__setattr__(self, "spec", self._settled_spec())
+        if self.spec.search.name == LATEST and not (self.resume or self.finalize):
+            raise SpecError(f"a run cannot be called {LATEST}: that word means the run that was started last")
+
+    def _settled_spec(self) -> SearchSpec:
+        run = self.resume or self.finalize
+        if run is None:
+            return self.spec or SearchSpec()
+        own = load_spec(own_spec_file(Path(run)))
+        if self.spec is None:
+            if own.model.factory is not None:
+                raise SpecError(f"{run} uses a network of your own: give its spec, to allow it to be imported and run")
+            return own
+        goes_on = self.resume is not None and not self.confirm
+        may_change = _MACHINE | (_LENGTH if goes_on else _SIZE if self.confirm else set())
+        _check_same_run(Path(run), own, self.spec, may_change, may_grow=goes_on)
+        return self.spec
+
+    def _check_together(self) -> None:
+        """SpecError where one thing that is asked for does not go with another, or is not installed."""
+        if type(self.confirm) is int and self.confirm < MIN_SEEDS:
+            raise SpecError(f"--confirm must be at least {MIN_SEEDS} seeds, got {self.confirm}")
+        if self.baseline and self.confirm:
+            raise SpecError("--confirm needs the winner of a search: --baseline has none")
+        if self.baseline and self.warm_start:
+            raise SpecError("--warm-start needs a search: --baseline proposes nothing")
+        if self.trial is not None and not self.finalize:
+            raise SpecError("--trial goes with --finalize: it names the trial to train")
+        for name, apart in (
+            ("resume", ("baseline", "finalize", "warm_start")),
+            ("finalize", ("baseline", "confirm", "warm_start", "address", "log")),
+        ):
+            if getattr(self, name):
+                for other in (other for other in apart if getattr(self, other)):
+                    raise SpecError(f"--{other.replace('_', '-')} does not go with --{name}")
+        if self.resume and self.confirm and self.dry_run:
+            raise SpecError("--dry-run does not go with --resume and --confirm")
+        for name in self.log:
+            if name not in LOGGERS:
+                raise SpecError(f"--log must be one of {', '.join(LOGGERS)}; got {name!r}")
+            if importlib.util.find_spec(LOGGERS[name]) is None:
+                raise SpecError(f"--log {name} needs a package: {to_install(_PACKAGES.get(name, LOGGERS[name]))}")
+
+    @property
+    def pairs(self) -> int | None:
+        """Of seeds, to confirm with; None: until the verdict is clear."""
+        return self.confirm if type(self.confirm) is int else None
+
+
+def found_run(run: Path | str, runs_dir: Path) -> Path:
+    """As `directory.find_run`, but what it raises is a SpecError."""
+    try:
+        return find_run(run, runs_dir)
+    except RecordError as error:
+        raise SpecError(error) from None
+
+
+def own_spec_file(run: Path) -> Path:
+    """The file that says what a run is; SpecError where it is none that can be read."""
+    path = RunDirectory(run).spec_toml
+    if os.path.exists(path) and not os.path.isfile(path):  # a pipe, say, would be waited for
+        raise SpecError(f"cannot read {path}: not a regular file")
+    return path
+
+
+def _check_same_run(run: Path, own: SearchSpec, spec: SearchSpec, may_change: set[str], *, may_grow: bool) -> None:
+    """SpecError where a run would become another."""
+    if may_grow:
+        check_grown(own.space, spec.space)
+    elif own.space != spec.space:
+        raise SpecError(f"the space of {run} cannot change here: --resume without --confirm widens it")
+    if own.points_to_evaluate != spec.points_to_evaluate:
+        raise SpecError(f"points_to_evaluate of {run} cannot change")
+    for section, kind in SECTIONS.items():
+        for item in fields(kind):
+            before, now = (getattr(getattr(one, section), item.name) for one in (own, spec))
+            if before != now and f"{section}.{item.name}" not in may_change:
+                raise SpecError(f"{section}.{item.name} is {before} in {run}, and cannot become {now}")

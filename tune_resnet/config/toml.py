@@ -1,0 +1,71 @@
+"""A spec from its TOML file.
+
+A file has one table per section (`[data]`, `[model]`, `[train]`, `[space]`, `[search]`, `[scheduler]`, `[resources]`).
+`[train]` states the reference configuration; `[space]` names what a search varies. Every error is a `SpecError` with a
+one-line message that names the setting.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, get_type_hints
+
+from tune_resnet.config.space import points_from_list, space_from_table
+from tune_resnet.config.spec import SECTIONS, SearchSpec
+from tune_resnet.config.validation import SpecError, nearest
+
+
+def spec_from_tables(tables: Mapping[str, Any]) -> SearchSpec:
+    """A spec from TOML tables. A `[space]` table lists all that varies; without one the default space is searched."""
+    parts: dict[str, Any] = {}
+    for name, table in tables.items():
+        if name == "space":
+            parts[name] = space_from_table(table)
+        elif name == "points_to_evaluate":
+            parts[name] = points_from_list(table)
+        elif name in SECTIONS:
+            _refuse_misplaced(name, table)
+            parts[name] = SECTIONS[name].from_table(table)
+        else:
+            known = [*SECTIONS, "space", "points_to_evaluate"]
+            raise SpecError(f"unknown section [{name}]{_at_home(name) or nearest(name, known)}")
+    return SearchSpec(**parts)
+
+
+def _refuse_misplaced(section: str, table: Any) -> None:
+    """SpecError where a section's table holds a setting of another section."""
+    for name in table if isinstance(table, Mapping) else ():
+        if name not in get_type_hints(SECTIONS[section]) and (home := _at_home(name)):
+            raise SpecError(f"unknown setting {section}.{name}{home}")
+
+
+def _at_home(name: str) -> str:
+    """`" (did you mean 'section.name'?)"` for a setting's name, or an empty string."""
+    found = [section for section, kind in SECTIONS.items() if name in get_type_hints(kind)]
+    return f" (did you mean '{found[0]}.{name}'?)" if found else ""
+
+
+def load_tables(path: Path) -> dict[str, Any]:
+    """The TOML tables in a file; SpecError where it cannot be read or is not TOML."""
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not a text file"
+        raise SpecError(f"cannot read {path}: {reason}") from None
+    try:
+        return tomllib.loads(text)
+    except ValueError as error:  # TOMLDecodeError, or int() refusing more than 4300 digits
+        raise SpecError(f"{path} is not valid TOML: {error}") from None
+    except RecursionError:
+        raise SpecError(f"{path} is nested too deeply") from None
+
+
+def load_spec(path: Path) -> SearchSpec:
+    """The spec in a TOML file."""
+    tables = load_tables(path)
+    try:
+        return spec_from_tables(tables)
+    except SpecError as error:
+        raise SpecError(f"{path}: {error}") from None
