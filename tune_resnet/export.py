@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from tune_resnet._text import one_line, printable, to_install
 from tune_resnet.errors import UserError
 from tune_resnet.hpo.models import chosen_model
-from tune_resnet.runs.directory import find_run
+from tune_resnet.runs.find import find_run
 from tune_resnet.training.saved_model import TrainedModel, load_model, probabilities
 
 TOLERANCE = 1e-4  # of a probability

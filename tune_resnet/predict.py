@@ -15,7 +15,7 @@ from tune_resnet._text import as_json, percent, printable
 from tune_resnet.data.image_file import image_files, read_image
 from tune_resnet.errors import UserError
 from tune_resnet.hpo.models import chosen_model
-from tune_resnet.runs.directory import find_run
+from tune_resnet.runs.find import find_run
 from tune_resnet.training.saved_model import TrainedModel, load_model, probabilities
 
 _TOP = 3  # classes shown of an image to a person

@@ -32,7 +32,7 @@ from tune_resnet.runs.directory import RunDirectory
 from tune_resnet.runs.load import load_run
 from tune_resnet.runs.recorder import Recorder
 from tune_resnet.runs.resume import read_history
-from tune_resnet.runs.tables import ENDED, EPOCH_COLUMNS, FAILED, REFERENCE_TRIAL, ending
+from tune_resnet.runs.tables import ENDED, EPOCH_DTYPES, FAILED, REFERENCE_TRIAL, ending
 from tune_resnet.training.device import ResolvedSpec, resolved
 from tune_resnet.training.saved_model import load_model, probabilities
 
@@ -97,7 +97,7 @@ class Search:
         new = recorder.is_new(number, result["epoch"])
         result["done"] |= new and scheduler._stops(number, result)
         if new:
-            recorder.epoch(number, {name: result[name] for name in EPOCH_COLUMNS if name in result}, result["worker"])
+            recorder.epoch(number, {name: result[name] for name in EPOCH_DTYPES if name in result}, result["worker"])
             searcher.learn("it", result)
         if result["done"]:
             state = ending(result["epoch"], EPOCHS, result.get("failure"))

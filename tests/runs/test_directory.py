@@ -22,16 +22,17 @@ from tune_resnet._files import write_whole
 from tune_resnet.config.spec import BudgetSpec, SearchSpec, TrainSpec
 from tune_resnet.config.toml import load_spec
 from tune_resnet.errors import RecordError
-from tune_resnet.runs.directory import RunDirectory, find_run
+from tune_resnet.runs.directory import RunDirectory
+from tune_resnet.runs.find import find_run
 from tune_resnet.runs.recorder import Recorder
 from tune_resnet.runs.tables import (
-    EPOCH_COLUMNS,
+    EPOCH_DTYPES,
     FAILED,
     FINISHED,
     INTERRUPTED,
     RUNNING,
     STOPPED,
-    TRIAL_COLUMNS,
+    TRIAL_DTYPES,
     TrialRow,
     ending,
 )
@@ -81,8 +82,8 @@ def shared_run(tmp_path_factory: pytest.TempPathFactory) -> RunDirectory:
 
 def test_a_new_run_directory_holds_its_spec_and_two_empty_tables(run: RunDirectory) -> None:
     assert load_spec(run.spec_toml) == SPEC
-    assert run.epochs_csv.read_text() == ",".join(EPOCH_COLUMNS) + "\n"
-    assert run.trials_csv.read_text() == ",".join(TRIAL_COLUMNS) + "\n"
+    assert run.epochs_csv.read_text() == ",".join(EPOCH_DTYPES) + "\n"
+    assert run.trials_csv.read_text() == ",".join(TRIAL_DTYPES) + "\n"
     assert set(files_below(run.path)) == {"spec.toml", "epochs.csv", "trials.csv"}
 
 
@@ -276,12 +277,12 @@ floats = st.floats(allow_nan=False)
 
 
 @many
-@given(row=st.fixed_dictionaries(dict.fromkeys(EPOCH_COLUMNS, floats)))
+@given(row=st.fixed_dictionaries(dict.fromkeys(EPOCH_DTYPES, floats)))
 def test_every_number_of_an_epoch_is_read_back_exactly(row: dict[str, float], shared_run: RunDirectory) -> None:
     shared_run.append_epoch(row)
     assert shared_run.epochs_csv.read_bytes().endswith(b"\n")
     read = rows_of(shared_run.epochs_csv)[-1]
-    assert {column: float(cell).hex() for column, cell in read.items()} == {c: row[c].hex() for c in EPOCH_COLUMNS}
+    assert {column: float(cell).hex() for column, cell in read.items()} == {c: row[c].hex() for c in EPOCH_DTYPES}
 
 
 @pytest.mark.parametrize("missing", [{}, {"val_loss": None}, {"val_loss": math.nan}], ids=str)
@@ -370,7 +371,7 @@ def test_a_started_trial_runs_the_reference_but_for_what_is_given(recorder: Reco
     recorder.start(1, {"max_lr": 0.05})
     first, second = trials_on_disk(recorder)
     assert (first["state"], first["max_lr"], first["weight_decay"], first["seed"]) == (RUNNING, "0.01", "0.0001", "7")
-    assert {name for name in TRIAL_COLUMNS if first[name] != second[name]} == {"trial", "max_lr", "started_at"}
+    assert {name for name in TRIAL_DTYPES if first[name] != second[name]} == {"trial", "max_lr", "started_at"}
     assert (first["epochs"], first["val_accuracy"], first["ended_at"], first["error"]) == ("0", "", "", "")
 
 

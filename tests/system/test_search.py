@@ -31,7 +31,7 @@ from tune_resnet.config.toml import load_spec
 from tune_resnet.execution.searcher import STUDY_NAME
 from tune_resnet.hpo.ranking import winner
 from tune_resnet.runs.load import load_run
-from tune_resnet.runs.tables import EPOCH_COLUMNS, FAILED, FINISHED, INTERRUPTED, STOPPED
+from tune_resnet.runs.tables import EPOCH_DTYPES, FAILED, FINISHED, INTERRUPTED, STOPPED
 from tune_resnet.search import main
 from tune_resnet.training.saved_model import load_model
 
@@ -118,7 +118,7 @@ def test_a_search_leaves_a_whole_run_directory(tmp_path: Path, capsys: pytest.Ca
     assert [float(reference[name]) for name in ("max_lr", "weight_decay", "grad_clip")] == [0.01, 1e-4, 0.1]
     assert (reference["trial"], reference["state"], reference["epochs"]) == ("0", FINISHED, "4")
     assert {row["state"] for row in trials} <= {STOPPED, FINISHED}
-    assert tuple(epochs[0]) == EPOCH_COLUMNS
+    assert list(epochs[0]) == list(EPOCH_DTYPES)
     assert all(row["test_accuracy"] == "" and row["test_loss"] == "" for row in epochs)
     assert len({row["worker"] for row in trials}) <= 2  # processes are reused
 

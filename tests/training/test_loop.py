@@ -12,7 +12,8 @@ import torch
 
 from tune_resnet.config.spec import ModelSpec, TrainSpec
 from tune_resnet.data.types import Split
-from tune_resnet.training.loop import TrainingRun, epoch_seed
+from tune_resnet.training.device import epoch_seed
+from tune_resnet.training.loop import TrainingRun
 from tune_resnet.training.metrics import EpochMetrics, NonFiniteLoss
 from tune_resnet.training.model import ResNet9
 

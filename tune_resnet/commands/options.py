@@ -16,7 +16,7 @@ from tune_resnet.config.space import DEFAULT_SPACE, with_bounds
 from tune_resnet.config.spec import SECTIONS, SearchSpec
 from tune_resnet.config.toml import load_tables, spec_from_tables
 from tune_resnet.config.validation import SpecError, nearest
-from tune_resnet.runs.directory import RUNS
+from tune_resnet.runs.find import RUNS
 
 _EPILOG = """\
 Flags override the file of --experiment. Exit codes: 0 done, 1 the search failed, 2 bad input, 130 interrupted (Ctrl-C),

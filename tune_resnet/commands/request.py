@@ -14,7 +14,8 @@ from tune_resnet.config.spec import MIN_SEEDS, SECTIONS, SearchSpec
 from tune_resnet.config.toml import load_spec
 from tune_resnet.config.validation import SpecError
 from tune_resnet.errors import RecordError
-from tune_resnet.runs.directory import LATEST, RUNS, RunDirectory, find_run
+from tune_resnet.runs.directory import RunDirectory
+from tune_resnet.runs.find import LATEST, RUNS, find_run
 
 LOGGERS = {"tensorboard": "tensorboardX", "mlflow": "mlflow", "wandb": "wandb"}  # and what each imports
 _PACKAGES = {"mlflow": "mlflow-skinny"}  # that bring it: the whole mlflow wants an older pyarrow

@@ -16,7 +16,7 @@ from tune_resnet._text import duration, one_line
 from tune_resnet.execution.progress import Progress
 from tune_resnet.hpo.models import drop_outrun_models
 from tune_resnet.runs.recorder import Recorder
-from tune_resnet.runs.tables import EPOCH_COLUMNS, FAILED, FINISHED, ending
+from tune_resnet.runs.tables import EPOCH_DTYPES, FAILED, FINISHED, ending
 
 
 class SearchEnd(tune.Stopper):  # type: ignore[misc]
@@ -82,7 +82,7 @@ class RecordEvents(tune.Callback):  # type: ignore[misc]
             self.going_on.remove(number)
             self.progress.trial_goes_on(number, result["continued"])
         if "failure" not in result and self.recorder.is_new(number, result["epoch"]):
-            row = {column: result[column] for column in EPOCH_COLUMNS if column in result}
+            row = {column: result[column] for column in EPOCH_DTYPES if column in result}
             with self._storage():
                 self.recorder.epoch(number, row, result["worker"])
                 self.learn(trial.trial_id, row)

@@ -20,8 +20,8 @@ from tune_resnet.config.validation import SpecError
 from tune_resnet.errors import UserError
 from tune_resnet.hpo.ranking import best_trials, winner
 from tune_resnet.runs.directory import BASELINE, FINAL, SEARCH, RunDirectory
-from tune_resnet.runs.load import RunFrames, load_run
-from tune_resnet.runs.tables import EPOCH_COLUMNS, FINISHED, TrialRow, train_spec_of
+from tune_resnet.runs.load import RunFrames, load_run, once_per_run
+from tune_resnet.runs.tables import EPOCH_DTYPES, FINISHED, TrialRow, train_spec_of
 from tune_resnet.training.saved_model import ModelFileError, read_outcome
 
 KEPT = 8  # models at the end of a search; twice as many meanwhile, so that ranking them costs next to nothing
@@ -88,6 +88,7 @@ def trial_to_finalize(frames: RunFrames, number: int | None) -> dict[Any, Any]:
     return rows[0]
 
 
+@once_per_run
 def final_run(frames: RunFrames) -> RunFrames | None:
     """The run of the final training that --finalize has left in a run's directory; None where it has not finished."""
     final = RunDirectory(RunDirectory(frames.path).final)
@@ -140,7 +141,7 @@ def last_epoch(run: RunDirectory, row: TrialRow, train: TrainSpec) -> dict[str, 
         return None
     ended_at = os.path.getmtime(run.model_of(row.trial))
     known = outcome.last.columns("val") | {"trial": row.trial, "ended_at": ended_at}
-    return dict.fromkeys(EPOCH_COLUMNS, math.nan) | known
+    return dict.fromkeys(EPOCH_DTYPES, math.nan) | known
 
 
 def _holds(best: Path, train: TrainSpec) -> bool:

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Hashable
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import pandas as pd
 
 from tune_resnet.hpo.estimate import estimated_accuracy
-from tune_resnet.runs.load import RunFrames, accuracy_column
+from tune_resnet.runs.load import RunFrames, accuracy_column, once_per_run
 from tune_resnet.runs.tables import FINISHED, REFERENCE_TRIAL, STATES
-
-_RANKED: WeakKeyDictionary[RunFrames, pd.DataFrame] = WeakKeyDictionary()
 
 
 def ranked_trials(frames: RunFrames) -> pd.DataFrame:
@@ -21,11 +18,10 @@ def ranked_trials(frames: RunFrames) -> pd.DataFrame:
     Finished trials come first, by estimate: the first of them is the winner. Then come running, stopped, interrupted
     and failed ones, each by epochs done. Equals are in order of their accuracies, then of their numbers.
     """
-    if frames not in _RANKED:  # every view of a run asks, and an answer takes a tenth of a second
-        _RANKED[frames] = _ranked(frames)
-    return _RANKED[frames].copy()
+    return _ranked(frames).copy()
 
 
+@once_per_run
 def _ranked(frames: RunFrames) -> pd.DataFrame:
     trials = frames.trials
     estimate = trials["trial"].map(estimates(frames))

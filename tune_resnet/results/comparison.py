@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 
 from tune_resnet.hpo.ranking import best_trials, held_out_images
-from tune_resnet.runs.load import RunFrames, accuracy_column
+from tune_resnet.runs.load import RunFrames, accuracy_column, once_per_run
 from tune_resnet.runs.tables import REFERENCE_TRIAL
 
 CASES = (
@@ -52,6 +52,7 @@ class Comparison:
         return WON if self.gain > 0 else LOST if self.gain < 0 else EQUAL
 
 
+@once_per_run
 def compare_to_reference(frames: RunFrames) -> Comparison:
     """The winner against the reference of the same run."""
     column = accuracy_column(frames)

@@ -24,7 +24,7 @@ from tune_resnet.results.paired_test import (
     analyse_pairs,
 )
 from tune_resnet.runs.directory import RunDirectory
-from tune_resnet.runs.load import RunFrames, own_size, read_object
+from tune_resnet.runs.load import RunFrames, once_per_run, own_size, read_object
 from tune_resnet.runs.tables import REFERENCE, SEQUENTIAL, SIZE, WINNER
 
 SEED_OFFSET = 1000  # seeds are the search's seed + this + 0, 1, 2 ...: other searches rarely have come near them
@@ -54,6 +54,7 @@ class Confirmation:
         return "an earlier configuration" if self.trial is None else f"trial {self.trial}"
 
 
+@once_per_run
 def confirmations(frames: RunFrames) -> list[Confirmation]:
     """Each configuration of confirm.csv beside the reference, at each size; first the winner at the search's own."""
     rows, columns = frames.confirm, [*TUNABLE, *SIZE]

@@ -13,7 +13,7 @@ from tune_resnet.config.space import Domain
 from tune_resnet.config.spec import MAX_TRIALS, TrainSpec
 from tune_resnet.hpo.ranking import best_trials
 from tune_resnet.runs.directory import SEARCH, RunDirectory
-from tune_resnet.runs.load import RunFrames
+from tune_resnet.runs.load import RunFrames, once_per_run
 from tune_resnet.runs.tables import RUNNING
 
 LOWER, UPPER = "lower", "upper"
@@ -42,6 +42,7 @@ def best_quarter(frames: RunFrames, least: int) -> pd.DataFrame:
     return finished.head(max(2, round(_GOOD_SHARE * len(finished))) if len(finished) >= least else 0)
 
 
+@once_per_run
 def edges(frames: RunFrames) -> list[Edge]:
     """Each bound that can be moved and has the winner, or more than half of the best quarter of at least 8 finished
     trials, in the outermost 5% of the domain. None while a search goes on: its winner may change.

@@ -30,7 +30,8 @@ FIRST_LOOK, MOST_PAIRS = min(LOOK_LEVELS), max(LOOK_LEVELS)
 
 _MOST_ENUMERATED = 16  # pairs: 65,536 sign patterns
 _DRAWN = 100_000  # sign patterns for more pairs; the standard error of p is then below 0.0016
-_SAME = 1e-9  # differences of accuracies in percentage points are this or larger, or nothing but rounding
+_DIGITS = 9  # of differences in percentage points: what is smaller is rounding
+_SAME = 10.0**-_DIGITS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,11 +113,10 @@ def analyse_looks(differences: Sequence[float]) -> PairedResult | None:
 
 def _interval(values: np.ndarray, level: float) -> tuple[float, float] | tuple[None, None]:
     """The t interval of the mean that misses it with probability `level`."""
-    n, mean, spread = len(values), float(values.mean()), float(values.std(ddof=1))
-    if spread <= _SAME:
+    if values.std(ddof=1) <= _SAME:
         return None, None
-    margin = float(stats.t.isf(level / 2, n - 1)) * spread / math.sqrt(n)
-    return mean - margin, mean + margin
+    interval = stats.ttest_1samp(values, 0).confidence_interval(1 - level)
+    return float(interval.low), float(interval.high)
 
 
 def _verdict(low: float | None, high: float | None) -> str:
@@ -126,17 +126,13 @@ def _verdict(low: float | None, high: float | None) -> str:
 
 
 def _permutation_p(values: np.ndarray) -> float:
-    """Share of sign patterns whose sum is at least as far from 0 as the observed one (Fisher, 1935).
-
-    Among drawn patterns the observed one counts too, so that p is never 0 (Phipson and Smyth, 2010).
-    """
-    n, observed = len(values), abs(values.sum()) - _SAME
-    if n <= _MOST_ENUMERATED:
-        patterns = np.arange(2**n)[:, np.newaxis] >> np.arange(n) & 1
-        return float((np.abs((2 * patterns - 1) @ values) >= observed).mean())
-    patterns = np.random.default_rng(0).integers(0, 2, (_DRAWN, n), dtype=np.int8)
-    extreme = int((np.abs((2 * patterns - 1) @ values) >= observed).sum())
-    return (extreme + 1) / (_DRAWN + 1)
+    """The two-sided p value under random signs (Fisher, 1935): of all sign patterns, or of drawn ones for many pairs,
+    among which the observed one counts too, so that p is never 0 (Phipson and Smyth, 2010)."""
+    rounded = (values.round(_DIGITS),)  # so that equal sums stay equal
+    test = stats.permutation_test(
+        rounded, np.sum, permutation_type="samples", vectorized=True, n_resamples=_DRAWN, rng=0
+    )
+    return float(test.pvalue)
 
 
 def _pairs_needed(mean: float, spread: float) -> int | None:

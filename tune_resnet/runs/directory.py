@@ -24,7 +24,6 @@ from __future__ import annotations
 
 import errno
 import fcntl
-import json
 import os
 import shutil
 import time
@@ -36,58 +35,12 @@ from typing import Any
 from tune_resnet._files import read_regular, write_whole
 from tune_resnet._text import as_json, one_line, shown_path, to_run
 from tune_resnet.config.spec import ModelSpec, SearchSpec
-from tune_resnet.config.validation import nearest
 from tune_resnet.errors import RecordError, SearchError
-from tune_resnet.runs.tables import EPOCH_COLUMNS, TRIAL_COLUMNS, cell, csv_lines
+from tune_resnet.runs.tables import EPOCH_DTYPES, TRIAL_DTYPES, cell, csv_lines
 
 SEARCH, BASELINE, FINAL = "search", "baseline", "final"  # the kinds of run, in env.json
 
 _PATIENCE = 0.5  # seconds: whoever only looks holds the lock for an instant, a command for longer
-
-RUNS = Path("runs")  # where run directories are
-LATEST = "latest"  # stands for the run that was started last
-
-
-def find_run(named: Path | str, runs_dir: Path = RUNS) -> Path:
-    """The run directory with this path or, in `runs_dir`, with this name; for `latest` the one there that was started
-    last.
-
-    A folder that exists but lacks a run's files is given where there is no run of that name: its reader says what it
-    lacks. RecordError, with the nearest name, where there is nothing.
-    """
-    if str(named) == LATEST:
-        return _latest_run(runs_dir)
-    places = list(dict.fromkeys([Path(named), runs_dir / named]))
-    found = [place for place in places if os.path.isfile(RunDirectory(place).spec_toml)]
-    found += [place for place in places if os.path.exists(place)]
-    if found:
-        return found[0]
-    said = ", nor ".join(map(str, places if len(Path(named).parts) == 1 else places[:1]))
-    known = [run.path.name for run in _runs_in(runs_dir)]
-    raise RecordError(f"there is no run {said}{nearest(Path(named).name, [*known, LATEST])}")
-
-
-def _latest_run(runs_dir: Path) -> Path:
-    runs = _runs_in(runs_dir)
-    if not runs:
-        raise RecordError(f"there is no {LATEST} run: {runs_dir} holds none")
-    return max(runs, key=_started_at).path
-
-
-def _runs_in(folder: Path) -> list[RunDirectory]:
-    """The runs in a folder, by name; none where it cannot be read."""
-    names = sorted(os.listdir(folder)) if os.path.isdir(folder) else []
-    runs = [RunDirectory(folder / name) for name in names if not name.startswith(".")]
-    return [run for run in runs if os.path.isfile(run.spec_toml)]
-
-
-def _started_at(run: RunDirectory) -> float:
-    """When a run was started, Unix time in seconds; 0 where it does not say."""
-    try:
-        started: Any = json.loads(read_regular(run.env_json))["started_at"]
-    except (OSError, ValueError, LookupError, TypeError, RecursionError):
-        return 0.0
-    return started if type(started) in (int, float) and started > 0 else 0.0
 
 
 def _locked(descriptor: int, kind: int) -> bool:
@@ -144,7 +97,7 @@ class RunDirectory:
             fresh.path.mkdir(parents=True)
             fresh.checkpoints.mkdir()
             write_whole(fresh.spec_toml, spec.to_toml())
-            write_whole(fresh.epochs_csv, csv_lines([EPOCH_COLUMNS]))
+            write_whole(fresh.epochs_csv, csv_lines([EPOCH_DTYPES]))
             fresh.write_trials([])
             if env:
                 fresh.write_env(env)
@@ -218,11 +171,11 @@ class RunDirectory:
 
     def write_trials(self, lines: Iterable[str]) -> None:
         """Writes trials.csv whole, of lines that `TrialRow.line` made."""
-        write_whole(self.trials_csv, "".join([csv_lines([TRIAL_COLUMNS]), *lines]))
+        write_whole(self.trials_csv, "".join([csv_lines([TRIAL_DTYPES]), *lines]))
 
     def append_epoch(self, row: Mapping[str, Any]) -> None:
         """Adds one complete line to epochs.csv, or none where that fails; columns that `row` lacks stay empty."""
-        line = csv_lines([[cell(row.get(column)) for column in EPOCH_COLUMNS]]).encode()
+        line = csv_lines([[cell(row.get(column)) for column in EPOCH_DTYPES]]).encode()
         descriptor = os.open(self.epochs_csv, os.O_WRONLY | os.O_APPEND)
         size = os.fstat(descriptor).st_size
         try:

@@ -6,13 +6,15 @@ Only its CSV, JSON and TOML files are read, so nothing in a run directory can ex
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+from weakref import WeakKeyDictionary
 
 import pandas as pd
 
@@ -21,7 +23,8 @@ from tune_resnet.config.spec import TUNABLE, SearchSpec
 from tune_resnet.config.toml import load_spec
 from tune_resnet.config.validation import SpecError, shown
 from tune_resnet.errors import RecordError
-from tune_resnet.runs.directory import BASELINE, SEARCH, RunDirectory, find_run
+from tune_resnet.runs.directory import BASELINE, SEARCH, RunDirectory
+from tune_resnet.runs.find import find_run
 from tune_resnet.runs.reading import read_table, read_text
 from tune_resnet.runs.tables import CONFIRM_DTYPES, EPOCH_DTYPES, REFERENCE, RUNNING, SIZE, STATES, TRIAL_DTYPES, WINNER
 
@@ -32,6 +35,8 @@ _ENV_VALUES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "resumed": (lambda value: isinstance(value, list), "a list"),
     "wall_seconds": (lambda value: type(value) in (int, float) and 0 <= value < math.inf, "a number of seconds"),
 }
+Answer = TypeVar("Answer")
+
 _LEVELS = 10  # of nesting; what comes near the interpreter's limit could not be written back
 
 
@@ -54,6 +59,20 @@ class RunFrames:
         """`search`, `baseline` or `final`."""
         judged_on_test = self.env.get("held_out") == "test"  # of the runs before there were kinds: the baselines
         return str(self.env.get("kind", BASELINE if judged_on_test else SEARCH))
+
+
+def once_per_run(answer: Callable[[RunFrames], Answer]) -> Callable[[RunFrames], Answer]:
+    """Decorates a question about a run, which is then answered once, however many views ask it: all of them say the
+    same."""
+    known: WeakKeyDictionary[RunFrames, Answer] = WeakKeyDictionary()
+
+    @functools.wraps(answer)
+    def answered(frames: RunFrames) -> Answer:
+        if frames not in known:
+            known[frames] = answer(frames)
+        return known[frames]
+
+    return answered
 
 
 def load_run(named: Path | str) -> RunFrames:

@@ -8,7 +8,7 @@ import io
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypedDict, get_type_hints
 
 from tune_resnet.config.spec import TUNABLE, TrainSpec
 
@@ -17,24 +17,17 @@ ENDED = (FINISHED, STOPPED, FAILED)  # for good: nothing continues such a trial
 
 REFERENCE_TRIAL = 0  # the reference configuration is the first trial of every run
 
-EPOCH_COLUMNS = (
-    "trial",
-    "epoch",  # from 1
-    "lr",  # learning rate of the epoch's last optimizer step
-    "train_loss",  # mean over the epoch's images, in training mode
-    "val_loss",  # on the validation split, after the epoch; empty in a baseline judged on the test set
-    "val_accuracy",  # in [0, 1]
-    "test_loss",  # only in a baseline
-    "test_accuracy",  # in [0, 1]
-    "seconds",  # training and evaluation
-    "images_per_second",  # training images over `seconds`
-    "ended_at",  # Unix time, seconds
-)
+STATES = (FINISHED, RUNNING, STOPPED, INTERRUPTED, FAILED)  # in the order in which trials are ranked
+
+WINNER, REFERENCE = "winner", "reference"  # the configurations of confirm.csv
+SIZE = ("width", "train_images", "of_epochs")  # what a confirmation may have larger than its search
+SEQUENTIAL = "sequential"
 
 
 @dataclass(kw_only=True)
 class TrialRow:
-    """One row of trials.csv."""
+    """One row of trials.csv, one per trial. A number that is not known, as an accuracy before the first epoch,
+    is NaN; a text is empty."""
 
     trial: int
     state: str
@@ -54,15 +47,57 @@ class TrialRow:
 
     def line(self) -> str:
         """The row as a line of trials.csv."""
-        return csv_lines([[cell(getattr(self, column)) for column in TRIAL_COLUMNS]])
+        return csv_lines([[cell(getattr(self, column)) for column in TRIAL_DTYPES]])
+
+
+class EpochRow(TypedDict):
+    """One row of epochs.csv, which has one per trial and epoch."""
+
+    trial: int
+    epoch: int  # from 1
+    lr: float  # learning rate of the epoch's last optimizer step
+    train_loss: float  # mean over the epoch's images, in training mode
+    val_loss: float  # on the validation split, after the epoch; empty in a baseline judged on the test set
+    val_accuracy: float  # in [0, 1]
+    test_loss: float  # only in a baseline
+    test_accuracy: float  # in [0, 1]
+    seconds: float  # training and evaluation
+    images_per_second: float  # training images over `seconds`
+    ended_at: float  # Unix time, seconds
+
+
+class ConfirmRow(TypedDict):
+    """One row of confirm.csv, which has one per training of a confirmation."""
+
+    seed: int
+    configuration: str  # winner (of that time) or reference
+    max_lr: float
+    weight_decay: float
+    grad_clip: float
+    epochs: int  # finished
+    test_accuracy: float  # in [0, 1], after the last epoch
+    test_loss: float
+    seconds: float  # training and evaluation
+    worker: str  # host:process
+    error: str  # why it has no accuracy
+    width: int  # of ResNet9
+    train_images: int
+    of_epochs: int  # that a whole training has
+    rule: str  # of the winner's rows: sequential, looked at after each pair; or empty, a number of pairs
+
+
+def _dtypes(row: type) -> dict[str, str]:
+    """The columns of a table and their types in pandas."""
+    pandas_name = {int: "int64", float: "float64", str: "str"}
+    return {name: pandas_name[kind] for name, kind in get_type_hints(row).items()}
+
+
+TRIAL_DTYPES, EPOCH_DTYPES, CONFIRM_DTYPES = _dtypes(TrialRow), _dtypes(EpochRow), _dtypes(ConfirmRow)
 
 
 def train_spec_of(trial: Mapping[Any, Any], train: TrainSpec) -> TrainSpec:
     """What a trial trains, as a row of trials.csv has it, where `train` is the reference."""
     return dataclasses.replace(train, **{name: trial[name] for name in (*TUNABLE, "seed")})
-
-
-TRIAL_COLUMNS = tuple(item.name for item in dataclasses.fields(TrialRow))
 
 
 def ending(epochs_done: int, epochs: int, failure: str | None) -> str:
@@ -80,64 +115,3 @@ def csv_lines(rows: Iterable[Iterable[Any]]) -> str:
 
 def cell(value: Any) -> Any:
     return "" if value is None or (isinstance(value, float) and math.isnan(value)) else value
-
-
-# One row per trial. A float that is not known (an accuracy before the first epoch, say) is NaN, a text is "".
-TRIAL_DTYPES = {
-    "trial": "int64",
-    "state": "str",
-    "max_lr": "float64",
-    "weight_decay": "float64",
-    "grad_clip": "float64",
-    "seed": "int64",
-    "epochs": "int64",
-    "val_accuracy": "float64",
-    "test_accuracy": "float64",
-    "best_epoch": "int64",
-    "seconds": "float64",
-    "started_at": "float64",
-    "ended_at": "float64",
-    "worker": "str",
-    "error": "str",
-}
-
-# One row per trial and epoch, sorted by both.
-EPOCH_DTYPES = {
-    "trial": "int64",
-    "epoch": "int64",
-    "lr": "float64",
-    "train_loss": "float64",
-    "val_loss": "float64",
-    "val_accuracy": "float64",
-    "test_loss": "float64",
-    "test_accuracy": "float64",
-    "seconds": "float64",
-    "images_per_second": "float64",
-    "ended_at": "float64",
-}
-
-WINNER, REFERENCE = "winner", "reference"  # the configurations of confirm.csv
-
-SIZE = ("width", "train_images", "of_epochs")  # what a confirmation may have larger than its search
-SEQUENTIAL = "sequential"
-
-# confirm.csv: one row per training of a confirmation
-CONFIRM_DTYPES = {
-    "seed": "int64",
-    "configuration": "str",  # winner (of that time) or reference
-    "max_lr": "float64",
-    "weight_decay": "float64",
-    "grad_clip": "float64",
-    "epochs": "int64",  # finished
-    "test_accuracy": "float64",  # in [0, 1], after the last epoch
-    "test_loss": "float64",
-    "seconds": "float64",  # training and evaluation
-    "worker": "str",  # host:process
-    "error": "str",  # why it has no accuracy
-    "width": "int64",  # of ResNet9
-    "train_images": "int64",
-    "of_epochs": "int64",  # that a whole training has
-    "rule": "str",  # of the winner's rows: sequential, looked at after each pair; or empty, a number of pairs
-}
-
-STATES = (FINISHED, RUNNING, STOPPED, INTERRUPTED, FAILED)  # in the order in which trials are ranked

@@ -8,7 +8,6 @@ import time
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -17,7 +16,7 @@ from tune_resnet.config.spec import ModelSpec, TrainSpec
 from tune_resnet.data.types import Split
 from tune_resnet.training.augmentation import Normalise, crop_and_flip, draw_crops, to_device
 from tune_resnet.training.cuda_graph import RecordedStep
-from tune_resnet.training.device import choose_precision, full_fp32, keep_freed_memory, seeded
+from tune_resnet.training.device import choose_precision, epoch_seed, full_fp32, keep_freed_memory, seeded
 from tune_resnet.training.metrics import EpochMetrics, NonFiniteLoss
 from tune_resnet.training.model import build_network
 from tune_resnet.training.optimizer import Adam
@@ -256,8 +255,3 @@ class TrainingRun:
             loss_sum += functional.cross_entropy(logits, labels, reduction="sum")
             correct += (logits.argmax(1) == labels).sum()
         return loss_sum, correct
-
-
-def epoch_seed(seed: int, epoch: int) -> int:
-    """The seed of everything random in one epoch, in [0, 2**63)."""
-    return int(np.random.SeedSequence([seed, epoch]).generate_state(1, np.uint64)[0] >> np.uint64(1))

@@ -48,7 +48,7 @@ from tune_resnet.hpo.stopping import rung_epochs
 from tune_resnet.hpo.warm_start import WarmStart
 from tune_resnet.runs.directory import RunDirectory
 from tune_resnet.runs.load import load_run
-from tune_resnet.runs.tables import EPOCH_COLUMNS, FINISHED, REFERENCE_TRIAL, STOPPED, TrialRow
+from tune_resnet.runs.tables import EPOCH_DTYPES, FINISHED, REFERENCE_TRIAL, STOPPED, TrialRow
 
 TRIALS, CONCURRENT, RUNG, KEPT = 1000, 2, 2, 4  # one in KEPT goes on from epoch RUNG
 SAMPLERS = ("random", "tpe")
@@ -305,7 +305,7 @@ def record(path: Path) -> None:
             for epoch in range(1, done + 1)
         ]
     run.write_trials(lines)
-    pd.DataFrame(rows, columns=list(EPOCH_COLUMNS)).to_csv(run.epochs_csv, index=False)
+    pd.DataFrame(rows, columns=list(EPOCH_DTYPES)).to_csv(run.epochs_csv, index=False)
     run.write_env({"held_out": "validation", "held_out_images": 1000})
 
 
