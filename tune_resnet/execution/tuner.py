@@ -12,10 +12,10 @@ from ray import tune
 from rich.console import Console
 
 from tune_resnet.data.types import Split
-from tune_resnet.execution import ray_patches  # noqa: F401 (it patches)
 from tune_resnet.execution.callbacks import RecordEvents, SearchEnd
 from tune_resnet.execution.interrupts import signals_to
 from tune_resnet.execution.progress import Progress
+from tune_resnet.execution.ray_patches import patched_ray
 from tune_resnet.execution.scheduler import EarlyStopping
 from tune_resnet.execution.searcher import OptunaSearcher
 from tune_resnet.execution.trainable import TrialTrainable
@@ -61,7 +61,7 @@ def run_trials(
         ready = tune.with_parameters(trainable, spec=spec, data=data, run_path=run.path)
         tuner = _tuner(ready, plan, run, left, searcher, scheduler, [events, *loggers], end)
         try:
-            with progress, signals_to(end, console), _imports_uncollected():
+            with progress, patched_ray(), signals_to(end, console), _imports_uncollected():
                 tuner.fit()
         finally:
             searcher.close()
