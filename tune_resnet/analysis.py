@@ -14,7 +14,7 @@ from pathlib import Path
 from rich.console import Console
 
 from tune_resnet._text import printable, say
-from tune_resnet.errors import RecordError
+from tune_resnet.errors import exit_code_of
 from tune_resnet.hpo.ranking import best_trials, estimates, ranked_trials, winner
 from tune_resnet.results.comparison import Comparison, compare_to_reference
 from tune_resnet.results.early_stopping import rung_table
@@ -51,16 +51,16 @@ _PIPE_WIDTH = 1000  # characters, so that no column is cut where output is not a
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line; the exit code: 0, or 2 after one line on stderr."""
     options = _parser().parse_args(arguments)
-    try:
-        runs = list({run.path: run for run in map(load_run, options.runs)}.values())  # each once
-        written = []
-        if options.csv:
-            written += export_csv(merge_runs(runs), options.csv)
-        if options.parquet:
-            written += export_parquet(merge_runs(runs), options.parquet)
-    except RecordError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    return exit_code_of(lambda: _print(options))
+
+
+def _print(options: argparse.Namespace) -> None:
+    runs = list({run.path: run for run in map(load_run, options.runs)}.values())  # each once
+    written = []
+    if options.csv:
+        written += export_csv(merge_runs(runs), options.csv)
+    if options.parquet:
+        written += export_parquet(merge_runs(runs), options.parquet)
     console = Console(width=None if sys.stdout.isatty() else _PIPE_WIDTH, highlight=False)
     for run, label in zip(runs, run_labels(runs), strict=True):
         print_run(console, run, label, options.top)
@@ -71,7 +71,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print_fidelity(console, run, label)
     for path in written:
         say(console, f"wrote {printable(path)}")
-    return 0
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable
+
 from tune_resnet._text import printable
 
 
@@ -22,3 +25,13 @@ class SearchError(UserError):
 
 class RecordError(UserError):
     """A run directory that cannot be made, written or read."""
+
+
+def exit_code_of(command: Callable[[], None]) -> int:
+    """Runs a command; 0, or after one line on stderr the exit code of what only the user can mend."""
+    try:
+        command()
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    return 0

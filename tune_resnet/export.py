@@ -1,114 +1,18 @@
-"""A run's best model for other programs: `python -m tune_resnet.export RUN --format onnx` (or torch).
-
-The model takes uint8 images (N, 3, 32, 32), as `image_file.read_image` makes them, and gives class probabilities,
-float32 (N, classes), for any N. The file holds the classes' names as JSON: in ONNX's metadata or, from torch.export, in
-the extra file `classes.json`.
-"""
+"""A run's best model for other programs: `python -m tune_resnet.export RUN --format onnx` (or torch)."""
 
 from __future__ import annotations
 
 import argparse
-import importlib.util
-import json
-import logging
 import sys
-import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-import torch
-from torch import Tensor, nn
-
-from tune_resnet._text import one_line, printable, to_install
-from tune_resnet.errors import UserError
+from tune_resnet._text import printable
+from tune_resnet.errors import exit_code_of
 from tune_resnet.hpo.models import chosen_model
 from tune_resnet.runs.find import find_run
-from tune_resnet.training.saved_model import TrainedModel, load_model, probabilities
-
-TOLERANCE = 1e-4  # of a probability
-_IMAGES = 100  # random ones, to compare on
-_ONNX_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
-
-
-class ExportError(UserError):
-    """A model that cannot be exported, or would not give the same answers."""
-
-
-class Classifier(nn.Module):
-    """From uint8 images to class probabilities."""
-
-    mean: Tensor
-    std: Tensor
-
-    def __init__(self, model: TrainedModel) -> None:
-        super().__init__()
-        self.network = model.network
-        self.register_buffer("mean", model.normalise.mean)
-        self.register_buffer("std", model.normalise.std)
-
-    def forward(self, images: Tensor) -> Tensor:
-        probabilities: Tensor = self.network((images.float() - self.mean) / self.std).softmax(1)
-        return probabilities
-
-
-def export(model: TrainedModel, path: Path, form: str) -> float:
-    """Writes the model as `onnx` or `torch`; the greatest difference of a probability on 100 random images.
-
-    Raises:
-        ExportError: a package is missing, the file cannot be written, or a probability differs by more than 1e-4.
-    """
-    images = np.random.default_rng(0).integers(0, 256, (_IMAGES, 3, 32, 32), dtype=np.uint8)
-    batch = torch.export.Dim("batch")
-    program = torch.export.export(
-        Classifier(model).eval(), (torch.from_numpy(images[:2]),), dynamic_shapes=({0: batch},)
-    )
-    try:
-        answer = _FORMATS[form](program, path, json.dumps(model.classes))
-    except (OSError, RuntimeError) as error:
-        raise ExportError(f"cannot write {printable(path)}: {one_line(error)}") from None
-    difference = float(np.abs(answer(images) - probabilities(model, images)).max())
-    if not difference <= TOLERANCE:
-        raise ExportError(
-            f"{printable(path)} gives probabilities that differ from the model's by up to {difference:.2g}"
-        )
-    return difference
-
-
-Answer = Callable[[np.ndarray], np.ndarray]  # what a written file makes of images
-
-
-def _write_torch(program: torch.export.ExportedProgram, path: Path, classes: str) -> Answer:
-    torch.export.save(program, path, extra_files={"classes.json": classes})
-    loaded = torch.export.load(path).module()
-
-    def answer(images: np.ndarray) -> np.ndarray:
-        with torch.inference_mode():
-            found: np.ndarray = loaded(torch.from_numpy(images)).numpy()
-        return found
-
-    return answer
-
-
-def _write_onnx(program: torch.export.ExportedProgram, path: Path, classes: str) -> Answer:
-    missing = [name for name in _ONNX_PACKAGES if importlib.util.find_spec(name) is None]
-    if missing:
-        raise ExportError(f"ONNX needs more packages: {to_install(*missing)}")
-    import onnxruntime
-
-    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of PyTorch's own inner workings
-        converted = torch.onnx.export(program, input_names=["images"], output_names=["probabilities"], verbose=False)
-    assert converted is not None
-    converted.model.metadata_props["classes"] = classes
-    converted.save(path)
-    session = onnxruntime.InferenceSession(path)
-    return lambda images: np.asarray(session.run(None, {"images": images})[0])
-
-
-_FORMATS = {"onnx": _write_onnx, "torch": _write_torch}
-_SUFFIXES = {"onnx": ".onnx", "torch": ".pt2"}
+from tune_resnet.training.exported_model import COMPARED_IMAGES, FORMATS, SUFFIXES, export
+from tune_resnet.training.saved_model import load_model
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -119,26 +23,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
         allow_abbrev=False,
     )
     parser.add_argument("run", type=Path, metavar="RUN", help="a run: its directory, its name in runs/, or latest")
-    parser.add_argument("--format", choices=tuple(_FORMATS), default="onnx", help="default onnx; torch: torch.export")
+    parser.add_argument("--format", choices=tuple(FORMATS), default="onnx", help="default onnx; torch: torch.export")
     parser.add_argument(
         "--out", type=Path, metavar="FILE", help="default model.onnx or model.pt2 in RUN/best or RUN/final/best"
     )
     parser.add_argument("--model", metavar="MODULE:FUNCTION", help="import your own network, if the run used one")
     options = parser.parse_args(arguments)
-    try:
-        chosen = chosen_model(find_run(options.run))
-        model = load_model(chosen.path, options.model)
-        chosen.place.mkdir(exist_ok=True)
-        path = options.out or chosen.place / f"model{_SUFFIXES[options.format]}"
-        difference = export(model, path, options.format)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    return exit_code_of(lambda: _write(options))
+
+
+def _write(options: argparse.Namespace) -> None:
+    chosen = chosen_model(find_run(options.run))
+    model = load_model(chosen.path, options.model)
+    chosen.place.mkdir(exist_ok=True)
+    path = options.out or chosen.place / f"model{SUFFIXES[options.format]}"
+    difference = export(model, path, options.format)
     print(
         f"wrote {printable(path)}, {chosen.whose}; "
-        f"on {_IMAGES} random images its probabilities differ by at most {difference:.1g}"
+        f"on {COMPARED_IMAGES} random images its probabilities differ by at most {difference:.1g}"
     )
-    return 0
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ import numpy as np
 
 from tune_resnet._text import as_json, percent, printable
 from tune_resnet.data.image_file import image_files, read_image
-from tune_resnet.errors import UserError
+from tune_resnet.errors import exit_code_of
 from tune_resnet.hpo.models import chosen_model
 from tune_resnet.runs.find import find_run
 from tune_resnet.training.saved_model import TrainedModel, load_model, probabilities
@@ -24,31 +24,29 @@ _TOP = 3  # classes shown of an image to a person
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line; the exit code: 0, or 2 after one line on stderr."""
     options = _parser().parse_args(arguments)
-    try:
-        chosen = chosen_model(find_run(options.run))
-        model = load_model(chosen.path, options.model)
-        paths = [path for named in options.images for path in (image_files(named) if named.is_dir() else [named])]
-        images = np.stack([read_image(path) for path in paths])
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    rows = probabilities(model, images)
+    return exit_code_of(lambda: _print(options))
+
+
+def _print(options: argparse.Namespace) -> None:
+    chosen = chosen_model(find_run(options.run))
+    model = load_model(chosen.path, options.model)
+    paths = [path for named in options.images for path in (image_files(named) if named.is_dir() else [named])]
+    rows = probabilities(model, np.stack([read_image(path) for path in paths]))
     if options.csv:
         writer = csv.writer(sys.stdout, lineterminator="\n")
         writer.writerow(["file", *map(printable, model.classes)])
         writer.writerows([printable(path), *row.tolist()] for path, row in zip(paths, rows, strict=True))
-        return 0
+        return
     top = options.top or (len(model.classes) if options.json else _TOP)
     ranked = [_likeliest(model, row, top) for row in rows]
     if options.json:
         files = [{"file": str(path), "classes": dict(best)} for path, best in zip(paths, ranked, strict=True)]
         print(as_json(files))
-        return 0
+        return
     print(f"model: {chosen.whose}")
     for path, best in zip(paths, ranked, strict=True):
         shown = ", ".join(f"{printable(name)} {percent(share)}" for name, share in best)
         print(f"{printable(path)}: {shown}")
-    return 0
 
 
 def _likeliest(model: TrainedModel, row: np.ndarray, count: int) -> list[tuple[str, float]]:

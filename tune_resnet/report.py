@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tune_resnet._text import printable
-from tune_resnet.errors import RecordError
+from tune_resnet.errors import exit_code_of
 from tune_resnet.results.page import write_report
 
 
@@ -24,13 +24,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--out", type=Path, metavar="FILE", help="the page (default RUN/report.html; ./report.html for several)"
     )
     options = parser.parse_args(arguments)
-    try:
-        path = write_report(options.runs, options.out)
-    except RecordError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    print(f"wrote {printable(path)}")
-    return 0
+    return exit_code_of(lambda: print(f"wrote {printable(write_report(options.runs, options.out))}"))
 
 
 if __name__ == "__main__":

@@ -24,17 +24,17 @@ def run(tmp_path: Path) -> Build:
     return build
 
 
-def concluded(build: Build, budget: TimeBudget | None) -> tuple[bool, str]:
+def concluded(build: Build, budget: TimeBudget | None) -> tuple[int, str]:
     console = Console(file=io.StringIO(), width=1000)
-    done = conclude(build.directory, console, time.time(), budget)
+    code = conclude(build.directory, console, time.time(), budget)
     assert isinstance(console.file, io.StringIO)
-    return done, console.file.getvalue()
+    return code, console.file.getvalue()
 
 
 def test_a_time_budget_that_ended_the_search_is_said(run: Build) -> None:
     budget = TimeBudget(seconds=1800, seconds_per_epoch=12, epochs_before=0)
-    done, printed = concluded(run, budget)
-    assert done
+    code, printed = concluded(run, budget)
+    assert code == 0
     assert f"\nThe time budget of 30m 00s ended the search with {SPEC.search.num_samples - 1} trials left.\n" in printed
 
 
@@ -44,8 +44,8 @@ def test_without_one_nothing_is_said_of_it(run: Build) -> None:
 
 def test_a_time_budget_in_which_nothing_was_trained_is_too_short(run: Build) -> None:
     """Whatever was found before: a loop that resumes the search as long as it ends well must end."""
-    done, printed = concluded(run, TimeBudget(seconds=5, seconds_per_epoch=12.3, epochs_before=6))
-    assert not done
+    code, printed = concluded(run, TimeBudget(seconds=5, seconds_per_epoch=12.3, epochs_before=6))
+    assert code == 1
     assert (
         "\nThe time budget of 5s was over before one epoch was (about 12s, after some seconds to start): nothing was "
         "trained. Give a longer --time-budget.\n"

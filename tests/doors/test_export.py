@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 import torch
 
-from tune_resnet import export as export_module
 from tune_resnet._text import to_install
 from tune_resnet.config.spec import ModelSpec, TrainSpec
 from tune_resnet.data.types import Split
-from tune_resnet.export import TOLERANCE, ExportError, export, main
+from tune_resnet.export import main
+from tune_resnet.training import exported_model
+from tune_resnet.training.exported_model import TOLERANCE, ExportError, export
 from tune_resnet.training.loop import TrainingRun
 from tune_resnet.training.saved_model import TrainedModel, load_model, probabilities, save_model
 
@@ -69,7 +70,7 @@ def test_a_file_that_answers_otherwise_is_an_error(
     model: TrainedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     wrong = lambda program, path, classes: lambda images: probabilities(model, images) + 2 * TOLERANCE  # noqa: E731
-    monkeypatch.setitem(export_module._FORMATS, "torch", wrong)
+    monkeypatch.setitem(exported_model.FORMATS, "torch", wrong)
     with pytest.raises(ExportError, match=r"probabilities that differ from the model's by up to 0\.0002"):
         export(model, tmp_path / "it.pt2", "torch")
 
@@ -86,7 +87,7 @@ def test_what_is_wrong_is_said_in_a_line(run: Path, tmp_path: Path, capsys: pyte
 def test_without_its_packages_onnx_says_what_to_install(
     model: TrainedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(export_module.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(exported_model.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ExportError) as caught:
         export(model, tmp_path / "it.onnx", "onnx")
     assert str(caught.value).endswith(f": {to_install('onnx', 'onnxscript', 'onnxruntime')}")
