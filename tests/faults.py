@@ -345,6 +345,6 @@ def recorded(file: Path) -> list[Injected]:
     ]
 
 
-if __name__ == "__main__":  # the tables of README.md and of the record's own page
+if __name__ == "__main__":  # the tables of tests/README.md and of the record's own page
     for kind_of in (group, str):
         print(summary(recorded(Path(sys.argv[1])), kind_of), end="\n\n")

@@ -1,4 +1,4 @@
-"""README's pictures of the report: a recorded run's page, as a desktop and a phone show it.
+"""Pictures of the report: a recorded run's page, as a desktop and a phone show it.
 
     python -m experiments.benchmarks.figures.screenshots --out experiments/results \
         --run experiments/results/cifar10-jpeg-search
