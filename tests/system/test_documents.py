@@ -1,86 +1,164 @@
-"""README's links lead somewhere, its commands have the flags it names, its file map is complete."""
+"""Every page: links lead somewhere, commands exist and have the flags that are named, tables are what they are of."""
 
 from __future__ import annotations
 
-import dataclasses
 import importlib
-import json
+import importlib.util
 import re
+import sys
 import tomllib
+from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import pytest
-from factories import ROOT
+import yaml
+from factories import RESULTS, ROOT
 from faults import group, recorded, summary
 
-from tune_resnet.config.spec import SearchSpec
+from experiments.benchmarks.speed.goals import read_rows, table
+from tune_resnet.config.spec import SECTIONS
 
-PAGES = [path for path in ROOT.rglob("*.md") if not {".venv", ".git", "runs"} & set(path.relative_to(ROOT).parts)]
-README = (ROOT / "README.md").read_text()
-COMMAND = re.compile(r"python -m (tune_resnet\.\w+)([^\n#`]*(?:\\\n[^\n#`]*)*)")
-
-
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
-def test_every_link_leads_to_a_file_or_a_heading(page: Path) -> None:
-    text = page.read_text()
-    anchors = {
-        re.sub(r"[^\w -]", "", head).strip().lower().replace(" ", "-") for head in re.findall(r"^#+ (.*)$", text, re.M)
-    }
-    links = [link for link in re.findall(r"\]\(([^)\s]+)\)", text) if not link.startswith("http")]
-    broken = [
-        link
-        for link in links
-        if not (link[1:] in anchors if link.startswith("#") else (page.parent / link.partition("#")[0]).exists())
-    ]
-    assert broken == []
+PAGES = {
+    str(path.relative_to(ROOT)): path.read_text()
+    for path in sorted(ROOT.rglob("*.md"))
+    if not {".venv", ".git", ".pytest_cache", "runs"} & set(path.relative_to(ROOT).parts)
+}
+COMMAND = re.compile(r"python -m ((?:tune_resnet|experiments)\.[a-z_.]*[a-z])\b((?:\\\n|[^\n#`])*)")
+MAKE = re.compile(r"(?:^    |`)make (\w+)", re.M)
+PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+MAX_LINES = 130  # of README
 
 
-def commands() -> list[tuple[str, frozenset[str]]]:
-    """Each module that README runs, with the flags it gives it."""
-    found = COMMAND.findall(README)
-    return [(module, frozenset(re.findall(r"(?<=\s)--[a-z-]+", arguments))) for module, arguments in found]
+def anchors(page: str) -> set[str]:
+    """What a link to a heading of a page ends in, as GitHub makes it."""
+    heads = re.findall(r"^#+ (.*)$", page, re.M)
+    return {re.sub(r"[^\w -]", "", head).strip().lower().replace(" ", "-") for head in heads}
 
 
-@pytest.mark.parametrize("module", sorted({module for module, _ in commands()}))
-def test_every_command_has_the_flags_that_readme_gives_it(module: str, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit):
-        importlib.import_module(module).main(["--help"])
-    known = set(re.findall(r"--[a-z-]+", capsys.readouterr().out))
-    assert {flag for name, flags in commands() if name == module for flag in flags} <= known
+def leads_somewhere(link: str, page: Path) -> bool:
+    name, _, anchor = link.partition("#")
+    target = (page.parent / name).resolve() if name else page
+    return target.exists() and (not anchor or anchor in anchors(target.read_text()))
 
 
-def test_the_specs_that_readme_names_are_there() -> None:
-    named = set(re.findall(r"experiments/[\w/]+\.(?:toml|py|md)", README))
-    assert named
+@pytest.mark.parametrize("page", PAGES)
+def test_every_link_leads_to_a_file_or_a_heading(page: str) -> None:
+    links = re.findall(r"\]\(([^)\s]+)\)", PAGES[page])
+    assert [one for one in links if not one.startswith("http") and not leads_somewhere(one, ROOT / page)] == []
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_the_files_that_a_page_names_are_there(page: str) -> None:
+    named = re.findall(r"(?<![\w/.])(?:experiments|tests|tune_resnet)/[\w./-]+\.(?:toml|py|md|yaml)\b", PAGES[page])
     assert [name for name in named if not (ROOT / name).exists()] == []
 
 
-def test_the_map_names_every_file_of_every_room() -> None:
-    rows = re.findall(r"^\| `(\w+)/` \| (.*) \|$", (ROOT / "tune_resnet" / "README.md").read_text(), re.M)
+def flags_by_module() -> dict[str, set[str]]:
+    """Each module that a page runs, with all flags that it is given."""
+    found: dict[str, set[str]] = {}
+    for module, arguments in COMMAND.findall("\n".join(PAGES.values())):
+        found.setdefault(module, set()).update(re.findall(r"(?<=\s)--[a-z-]+", arguments))
+    return found
+
+
+@pytest.mark.parametrize(("module", "flags"), flags_by_module().items(), ids=flags_by_module())
+def test_every_command_has_the_flags_that_pages_give_it(
+    module: str, flags: set[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert importlib.util.find_spec(module)
+    if module.endswith(".picture"):
+        pytest.importorskip("matplotlib")
+    command = importlib.import_module(module)
+    if hasattr(command, "main"):
+        monkeypatch.setattr(sys, "argv", [module, "--help"])
+        with pytest.raises(SystemExit):
+            command.main()
+    assert flags <= set(re.findall(r"--[a-z-]+", capsys.readouterr().out))
+
+
+def test_what_pages_have_made_is_in_the_makefile() -> None:
+    targets = re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.M)
+    named = set(MAKE.findall("\n".join(PAGES.values())))
+    assert {"quickstart", "test", "bench"} <= named <= set(targets)
+
+
+def test_the_extras_that_pages_install_are_there() -> None:
+    found = re.findall(r"'\.\[([\w,]+)\]'", "\n".join(PAGES.values()))
+    named = {extra for extras in found for extra in extras.split(",")}
+    assert {"dashboard", "log", "onnx", "picture"} <= named <= set(PYPROJECT["project"]["optional-dependencies"])
+
+
+def test_the_installed_command_is_the_one_that_pages_name() -> None:
+    module, _, function = PYPROJECT["project"]["scripts"]["tune-resnet"].partition(":")
+    assert "`tune-resnet` is short for `python -m tune_resnet.search`" in PAGES["README.md"]
+    assert (module, function) == ("tune_resnet.search", "main")
+
+
+def test_readme_is_short() -> None:
+    assert len(PAGES["README.md"].splitlines()) <= MAX_LINES
+
+
+def test_the_maps_name_every_room_and_every_file_of_it() -> None:
+    rows = re.findall(r"^\| `(\w+)/` \| (.*) \|$", PAGES["tune_resnet/README.md"], re.M)
     named = {room: set(re.findall(r"`(\w+)`", files)) for room, files in rows}
     rooms = {path.parent for path in (ROOT / "tune_resnet").glob("*/__init__.py")}
     assert named == {room.name: {path.stem for path in room.glob("*.py")} - {"__init__"} for room in rooms}
+    assert set(re.findall(r"^    tune_resnet/(\w+)/ ", PAGES["README.md"], re.M)) == set(named)
 
 
-def test_the_table_of_settings_is_complete_and_right() -> None:
-    rows = re.findall(r"^\| `(\w+\.\w+)` \| (?:`([^`]*)`)? ?\|", (ROOT / "experiments" / "README.md").read_text(), re.M)
-    settings = tomllib.loads(SearchSpec().to_toml())
-    expected = {
-        f"{table}.{item.name}": settings[table].get(item.name)
-        for table in settings
-        if table not in ("space", "points_to_evaluate")
-        for item in dataclasses.fields(getattr(SearchSpec(), table))
-    }
-    assert [name for name, _ in rows] == list(expected)
-    for name, shown in rows:
-        default = expected[name]
-        assert shown == ("" if default is None else default) or json.loads(shown) == default, name
+def lines_of_settings() -> list[str]:
+    """A line for each setting of a spec, in the words of its field."""
+    lines = []
+    for section, kind in SECTIONS.items():
+        for item in fields(kind):
+            about: dict[str, Any] = dict(item.metadata)
+            flag = about.get("flag", item.name).replace("_", "-")
+            default = "" if item.default is None else f"`{str(item.default).lower()}`"
+            choices = ", ".join(f"`{choice}`" for choice in about.get("choices", ()))
+            what = f"{choices}; {about['about']}" if choices else about["about"]
+            lines.append(f"| `{section}.{item.name}` | `--{flag}` | {default} | {what} |")
+    return lines
+
+
+def test_the_table_of_settings_has_what_the_fields_say() -> None:
+    assert re.findall(r"^\| `\w+\.\w+` .*$", PAGES["experiments/README.md"], re.M) == lines_of_settings()
 
 
 def test_the_fault_matrix_is_the_recorded_one() -> None:
-    folder = ROOT / "experiments" / "results" / "faults"
-    injected = recorded(folder / "faults.csv")
+    injected = recorded(RESULTS / "faults" / "faults.csv")
     assert all(fault.survived for fault in injected)
     assert sum(fault.rows_lost + fault.rows_changed for fault in injected) == 0
-    assert summary(injected, group) in README
-    assert summary(injected) in (folder / "README.md").read_text()
+    assert summary(injected, group) in PAGES["tests/README.md"]
+    assert summary(injected) in PAGES["experiments/results/faults/README.md"]
+
+
+def test_the_table_of_benchmarks_is_the_recorded_one() -> None:
+    rows = read_rows(RESULTS / "benchmarks")
+    page = PAGES["experiments/benchmarks/README.md"]
+    assert table(rows) in page
+    met = sum(row.met for row in rows)
+    assert f"{met} of these {len(rows)} bounds are met" in page
+    assert f"Of {len(rows)} bounds on speed and memory, {len(rows) - met} are missed" in PAGES["README.md"]
+
+
+def test_the_table_of_markers_is_complete() -> None:
+    named = re.findall(r"^\| `(\w+)` \|", PAGES["tests/README.md"], re.M)
+    markers = PYPROJECT["tool"]["pytest"]["ini_options"]["markers"]
+    assert sorted(named) == sorted(marker.partition(":")[0] for marker in markers)
+
+
+def test_the_example_of_reading_a_run_runs(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.chdir(ROOT)
+    lines = PAGES["experiments/USING.md"].splitlines()
+    begin = next(number for number, line in enumerate(lines) if line.startswith("    from tune_resnet.analysis import"))
+    exec("\n".join(line[4:] for line in lines[begin : lines.index("", begin)]), {})
+    assert "finished" in capsys.readouterr().out
+
+
+def test_hooks_and_workflow_run_what_a_change_must_pass() -> None:
+    (local,) = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"]
+    tools = [hook["entry"].removeprefix(".venv/bin/") for hook in local["hooks"]]
+    assert (local["repo"], tools) == ("local", ["ruff format", "ruff check", "mypy", "lint-imports"])
+    workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "ci.yml").read_text())
+    assert [step["run"] for step in workflow["jobs"]["test"]["steps"] if "run" in step] == [".ci/run"]
