@@ -7,6 +7,7 @@ import signal
 import sys
 import time
 from collections.abc import Sequence
+from typing import NoReturn
 
 from rich.console import Console
 
@@ -52,9 +53,14 @@ def _run(arguments: Sequence[str]) -> int:
     return 128 + received[0] if received else code
 
 
-if __name__ == "__main__":
+def process() -> NoReturn:
+    """What a shell starts."""
     exit_code = main()
     with lasting_output():
         sys.stdout.flush()
         sys.stderr.flush()
     os._exit(exit_code)  # at once: a thread may be in the middle of imports that nobody waits for any more
+
+
+if __name__ == "__main__":
+    process()

@@ -132,7 +132,7 @@ class ResourceSpec(Section):
     """What one trial uses, and how many run at once."""
 
     section = "resources"
-    cpus_per_trial: float = setting(1, "and threads", gt=0, le=4096)
+    cpus_per_trial: float = setting(1, "CPUs, and threads, of a trial", gt=0, le=4096)
     gpus_per_trial: float | None = setting(None, "0.5: two trials share one; else a whole one each", ge=0, le=64)
     max_concurrent: int | None = setting(None, "trials at once; else as many as fit", ge=1)
     device: str = setting("auto", "auto: a GPU where there is one", choices=DEVICES)
