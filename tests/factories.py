@@ -38,7 +38,7 @@ def leave_model(run: RunDirectory, row: TrialRow, train: TrainSpec, **last: floa
     outcome = Outcome(
         trial=row.trial,
         train=train_spec_of(vars(row), train),
-        last=EpochMetrics(epoch=train.epochs, **{**metrics, **last}),  # type: ignore[arg-type]
+        last=EpochMetrics(epoch=train.epochs, **{**metrics, **last}),
     )
     save_model(run.model_of(row.trial), nn.Linear(1, 1), _SPLIT, ModelSpec(width=1), outcome)
 

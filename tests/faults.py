@@ -136,7 +136,7 @@ class Broken:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            env=os.environ | {"RAY_TMPDIR": str(self.sessions), "FAULTS": str(self.faults_json)} | self.environment,
+            env={**os.environ, "RAY_TMPDIR": str(self.sessions), "FAULTS": str(self.faults_json), **self.environment},
             preexec_fn=lambda: signal.signal(
                 signal.SIGHUP, signal.SIG_DFL
             ),  # whoever tests may ignore it, as nohup does

@@ -21,9 +21,11 @@ from typing import Any
 from torch import Tensor
 
 from tune_resnet import search
-from tune_resnet.commands import baseline, confirm
+from tune_resnet.commands import baseline
+from tune_resnet.data.types import Split
 from tune_resnet.execution import trainable, training_pool, tuner
 from tune_resnet.training import checkpoint
+from tune_resnet.training.device import ResolvedSpec
 from tune_resnet.training.loop import TrainingRun
 
 FILE = Path(os.environ["FAULTS"])
@@ -46,10 +48,10 @@ class FaultyTraining(TrainingRun):
 
 
 class FaultyTrainable(trainable.TrialTrainable):
-    def setup(self, config: dict[str, Any], **arguments: Any) -> None:
+    def setup(self, config: dict[str, Any], spec: ResolvedSpec, data: Split, run_path: Path) -> None:
         break_trainings(trainable)
         FaultyTraining.who = str(config["trial"])
-        super().setup(config, **arguments)
+        super().setup(config, spec, data, run_path)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         FaultyTraining.who = str(new_config["trial"])
@@ -101,8 +103,7 @@ if __name__ == "__main__":
     os.environ["COMMAND"] = str(os.getpid())
     break_trainings(baseline)
     tuner.run_trials = partial(tuner.run_trials, trainable=FaultyTrainable)
-    training_pool.Trainer = FaultyTrainer  # type: ignore[misc]
-    confirm.train_all = training_pool.train_all
+    vars(training_pool)["Trainer"] = FaultyTrainer
     code = search.main()
     sys.stdout.flush()
     os._exit(code)

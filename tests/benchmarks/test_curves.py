@@ -120,7 +120,9 @@ def test_batch_statistics_are_those_of_training_mode_without_dropout(split: Spli
     watched = signals.WatchedRun(replace(SPEC, precision="fp32"), split, WIDTH)
     row = watched.watched_epoch()
     watched.model.train()
-    watched.model.classifier[2].p = 0.0
+    dropout = watched.model.get_submodule("classifier.2")
+    assert isinstance(dropout, torch.nn.Dropout)
+    dropout.p = 0.0
     loss = torch.nn.functional.cross_entropy(watched._logits(watched.held_out.images), watched.held_out.labels)
     assert row["batch_stats_val_loss"] == pytest.approx(loss.item(), rel=1e-4)
     assert row["batch_stats_val_loss"] != pytest.approx(row["val_loss"], rel=1e-2)
@@ -131,9 +133,10 @@ def test_reestimated_statistics_are_the_training_images_own(split: Split) -> Non
     watched.watched_epoch()
     bench = watched.bench
     bench.reestimated(watched.model, watched.live)
-    features = bench.model.conv1[0](bench.normalise(bench.train_images.images))
-    torch.testing.assert_close(bench.model.conv1[1].running_mean, features.mean((0, 2, 3)), atol=1e-4, rtol=1e-4)
-    assert not torch.equal(bench.model.conv1[1].running_mean, watched.model.conv1[1].running_mean)
+    features = bench.model.get_submodule("conv1.0")(bench.normalise(bench.train_images.images))
+    means = bench.model.get_buffer("conv1.1.running_mean")
+    torch.testing.assert_close(means, features.mean((0, 2, 3)), atol=1e-4, rtol=1e-4)
+    assert not torch.equal(means, watched.model.get_buffer("conv1.1.running_mean"))
 
 
 def test_the_cool_down_runs_the_rate_to_zero_over_a_part_of_an_epoch(

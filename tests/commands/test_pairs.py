@@ -164,7 +164,7 @@ def test_the_verdict_does_not_depend_on_which_training_ends_first(
     assert len(pool.trained) == 9
     found = confirmations(load_run(run))[0]
     assert found.result is not None
-    assert (found.result.n, found.result.verdict, found.result.mean) == (3, "better", pytest.approx(1))
+    assert [found.result.n, found.result.verdict, found.result.mean] == [3, "better", pytest.approx(1)]
     assert list(found.pairs.index) == [1000, 1001, 1002]
     assert "and those after the verdict do not count: seed 1003, 1004." in capsys.readouterr().out
 

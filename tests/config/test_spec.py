@@ -146,7 +146,7 @@ def values_of(name: str, *, toml: bool = False) -> st.SearchStrategy[Any]:
 def sections(cls: Any) -> st.SearchStrategy[Any]:
     settings = {item.name: values_of(f"{cls.section}.{item.name}") for item in fields(cls)}
     if cls is ModelSpec:  # either of the two
-        return st.one_of(st.builds(cls, **{name: values}) for name, values in settings.items())
+        return st.one_of([st.builds(cls, **{name: values}) for name, values in settings.items()])
     return st.builds(cls, **settings)
 
 

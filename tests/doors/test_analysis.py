@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -82,7 +83,8 @@ def test_a_run_reads_back_as_recorded(mixed: Build) -> None:
     mixed.directory.write_env({"device_name": "a chip", "held_out_images": 500})
     frames = mixed.load()
     ended = [row for row in mixed.recorder.trials.values() if row.state != RUNNING]
-    read = [TrialRow(**row) for row in frames.trials[frames.trials["state"] != RUNNING].to_dict("records")]
+    rows: Any = frames.trials[frames.trials["state"] != RUNNING].to_dict("records")
+    read = [TrialRow(**row) for row in rows]
     assert repr(read) == repr(ended)  # by repr, for NaN equals NaN there
     assert (frames.name, frames.path, frames.spec) == ("run", mixed.directory.path, SPEC)
     assert frames.env == {"device_name": "a chip", "held_out_images": 500}
@@ -235,7 +237,7 @@ def test_every_float_and_every_error_text_survives_the_files(
 
 def test_an_error_longer_than_the_csv_module_expects_is_read(build: Build) -> None:
     build.trial([], FAILED, error="x" * 200_000)
-    assert len(build.load().trials.loc[0, "error"]) == 200_000
+    assert len(build.load().trials["error"][0]) == 200_000
 
 
 @pytest.mark.parametrize("error", ["NA", "nan", "null", 'say "a, b"', "1"])
@@ -430,7 +432,7 @@ def test_a_baseline_in_progress_is_judged_on_the_test_set(build: Build) -> None:
     build.recorder.epoch(0, {"epoch": 1, "seconds": 1.0, "test_accuracy": 0.3})
     frames = build.load()
     assert accuracy_column(frames) == "test_accuracy"
-    assert frames.trials.loc[0, ["epochs", "best_epoch", "test_accuracy"]].tolist() == [1, 1, 0.3]
+    assert frames.trials[["epochs", "best_epoch", "test_accuracy"]].iloc[0].tolist() == [1, 1, 0.3]
 
 
 # --- rungs -----------------------------------------------------------------------------------------------------------
@@ -538,7 +540,7 @@ def test_importance_leaves_out_what_an_edited_space_no_longer_contains(build: Bu
         build.trial([0.1 * number] * EPOCHS, FINISHED, max_lr=0.01 + 0.01 * number)
     frames = build.load()
 
-    def within(high: float) -> dict[str, float]:
+    def within(high: float) -> dict[Any, float]:
         spec = dataclasses.replace(SPEC, space={"max_lr": Domain(low=1e-3, high=high)})
         return importance(dataclasses.replace(frames, spec=spec)).to_dict()
 

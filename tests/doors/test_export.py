@@ -87,7 +87,7 @@ def test_what_is_wrong_is_said_in_a_line(run: Path, tmp_path: Path, capsys: pyte
 def test_without_its_packages_onnx_says_what_to_install(
     model: TrainedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(exported_model.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(ExportError) as caught:
         export(model, tmp_path / "it.onnx", "onnx")
     assert str(caught.value).endswith(f": {to_install('onnx', 'onnxscript', 'onnxruntime')}")

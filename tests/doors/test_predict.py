@@ -26,7 +26,8 @@ from tune_resnet.data.types import Dataset
 from tune_resnet.predict import main
 from tune_resnet.runs.load import load_run
 from tune_resnet.search import main as search
-from tune_resnet.training.metrics import NonFiniteLoss
+from tune_resnet.training.loop import TrainingRun
+from tune_resnet.training.metrics import EpochMetrics, NonFiniteLoss
 from tune_resnet.training.saved_model import ModelFileError, load_model, probabilities
 
 SMALL = ["--baseline", "--dataset", "digits", "--width", "8", "--device", "cpu", "--precision", "fp32", "--name", "it"]
@@ -165,8 +166,8 @@ def test_what_is_no_model_of_ours_is_refused(run: Path, tmp_path: Path, damage: 
 def test_a_baseline_whose_loss_is_not_finite_is_failed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    class Diverging(baseline.TrainingRun):
-        def run_epoch(self) -> baseline.EpochMetrics:  # type: ignore[name-defined]
+    class Diverging(TrainingRun):
+        def run_epoch(self) -> EpochMetrics:
             raise NonFiniteLoss(1, None)
 
     monkeypatch.setattr(baseline, "TrainingRun", Diverging)
@@ -177,8 +178,8 @@ def test_a_baseline_whose_loss_is_not_finite_is_failed(
 
 
 def test_an_interrupted_baseline_keeps_its_epochs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    class Interrupted(baseline.TrainingRun):
-        def run_epoch(self) -> baseline.EpochMetrics:  # type: ignore[name-defined]
+    class Interrupted(TrainingRun):
+        def run_epoch(self) -> EpochMetrics:
             if self.epochs_done == 2:
                 raise KeyboardInterrupt
             return super().run_epoch()
@@ -194,8 +195,8 @@ def test_a_closed_terminal_interrupts_a_baseline_which_is_recorded_whole(
 ) -> None:
     terminal, inside = os.openpty()
 
-    class HungUp(baseline.TrainingRun):
-        def run_epoch(self) -> baseline.EpochMetrics:  # type: ignore[name-defined]
+    class HungUp(TrainingRun):
+        def run_epoch(self) -> EpochMetrics:
             if self.epochs_done == 2:
                 os.close(terminal)
                 os.kill(os.getpid(), signal.SIGHUP)
@@ -224,6 +225,7 @@ def test_a_dry_baseline_says_how_long_it_takes(tmp_path: Path, capsys: pytest.Ca
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.filterwarnings("default:skipped 1 file:UserWarning")  # which the command itself prints
 def test_a_dry_run_says_which_images_it_is_about(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for part, count in (("train", 3), ("val", 2), ("test", 1)):
         for name in ("cat", "dog"):

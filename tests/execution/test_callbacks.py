@@ -45,10 +45,11 @@ def no_study(trial_id: str, result: Mapping[str, Any]) -> None:
     """Learns nothing."""
 
 
-class RayTrial(SimpleNamespace):
+class RayTrial:
     """Ray's, as far as it is looked at."""
 
-    __hash__ = object.__hash__
+    def __init__(self, **parts: Any) -> None:
+        vars(self).update(parts)
 
 
 def failed_trial(folder: Path, error: BaseException | str) -> Any:

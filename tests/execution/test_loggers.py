@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 
 from tune_resnet._text import to_install
-from tune_resnet.commands.options import LOGGERS, parse_options
+from tune_resnet.commands.options import parse_options
+from tune_resnet.commands.request import LOGGERS
 from tune_resnet.config.validation import SpecError
 from tune_resnet.errors import UserError
 from tune_resnet.execution.loggers import logger_callbacks

@@ -15,8 +15,9 @@ from tune_resnet.hpo.plan import Plan
 from tune_resnet.runs.directory import RunDirectory
 from tune_resnet.runs.recorder import Recorder
 from tune_resnet.runs.tables import FAILED, FINISHED, STOPPED
+from tune_resnet.training.device import resolved
 
-SPEC = SearchSpec(train=TrainSpec(epochs=4), search=BudgetSpec(num_samples=5))
+SPEC = resolved(SearchSpec(train=TrainSpec(epochs=4), search=BudgetSpec(num_samples=5)), "cpu", "fp32")
 
 
 class Expecting(Plan):

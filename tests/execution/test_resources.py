@@ -30,7 +30,7 @@ from tune_resnet.execution.cluster import ray_cluster
 from tune_resnet.execution.resources import _fit, _settle_device, make_plan
 from tune_resnet.hpo.plan import Plan, expected_survival, trials_per_gpu
 from tune_resnet.runs.load import load_run
-from tune_resnet.training.device import DeviceError
+from tune_resnet.training.device import DeviceError, resolved
 from tune_resnet.training.loop import TrainingRun
 from tune_resnet.training.model import ModelError
 from tune_resnet.training.speed import Speed, TimingError, measure_speed
@@ -113,7 +113,7 @@ def test_a_share_of_a_gpu_is_refused_where_trials_run_on_the_cpu(device: str, mo
 def data_lines(images: int, batch: int, note: str = "") -> list[str]:
     """What the plan of a single training says of its images and network."""
     plan = Plan(
-        spec=SearchSpec(train=TrainSpec(batch_size=batch, epochs=1)),
+        spec=resolved(SearchSpec(train=TrainSpec(batch_size=batch, epochs=1)), "cpu", "fp32"),
         device_name="a CPU",
         seconds_per_epoch=1,
         concurrency=1,

@@ -36,7 +36,7 @@ from tune_resnet.training.device import resolved
 from tune_resnet.training.saved_model import ModelFileError, read_outcome
 
 
-def finish(build: Build, accuracy: float, **params: float) -> int:
+def finish(build: Build, accuracy: float, **params: Any) -> int:
     """A finished trial with its model."""
     number = build.trial([0.1, 0.1, 0.1, accuracy], FINISHED, **params)
     leave_model(build.directory, build.recorder.trials[number], SPEC.train, accuracy=accuracy)
@@ -146,12 +146,12 @@ def test_a_model_whose_trial_is_not_on_record_as_finished_yet_stays(build: Build
 @given(params=st.fixed_dictionaries({n: st.floats(d.low, d.high) for n, d in DEFAULT_SPACE.items()}))
 @example(params={name: domain.low for name, domain in DEFAULT_SPACE.items()})
 @example(params={name: domain.high for name, domain in DEFAULT_SPACE.items()})
-def test_the_spec_beside_the_best_model_retrains_it(params: dict[str, float]) -> None:
+def test_the_spec_beside_the_best_model_retrains_it(params: dict[str, Any]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         build = Build(Path(folder) / "run", replace(SPEC, search=BudgetSpec(name="it")))
         finish(build, 0.5, **params)
         keep_winner(build.load())
-        train = replace(SPEC.train, **params)  # type: ignore[arg-type]
+        train = replace(SPEC.train, **params)
         assert load_spec(build.directory.best / "spec.toml") == replace(SPEC, train=train)
 
 

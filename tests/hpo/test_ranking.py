@@ -56,6 +56,7 @@ def test_luck_alone_does_not_win(lucky: Build) -> None:
     comparison = compare_to_reference(frames)
     assert comparison.winner == found["trial"]
     assert comparison.gain == pytest.approx(100 * (found["val_accuracy"] - frames.trials["val_accuracy"][0]))
+    assert comparison.estimated_gain is not None
     assert 0 < comparison.estimated_gain < 5
     assert f"Trial {found['trial']} reached {found['val_accuracy']:.2%}" in comparison_sentence(frames)
 

@@ -9,6 +9,7 @@ import tempfile
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from factories import SEARCH, SPEC, Build, Page, plain, searchable
@@ -36,7 +37,7 @@ def found(build: Build) -> list[tuple[str, str, bool]]:
     return [(edge.name, edge.side, edge.winner) for edge in edges(build.load())]
 
 
-def finish(build: Build, accuracy: float, **params: float) -> None:
+def finish(build: Build, accuracy: float, **params: Any) -> None:
     build.trial([0.3, 0.4, 0.5, accuracy], FINISHED, **params)
 
 
@@ -166,13 +167,13 @@ def test_everything_says_so_and_gives_the_same_command(
     build: Build, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     command = f"-m tune_resnet.search --resume {build.directory.path} --space grad_clip=0.001:1 --num-samples 48\n"
-    console = Console(file=io.StringIO(), width=1000)
-    conclude(build.directory, console, time.time())
+    printed = io.StringIO()
+    conclude(build.directory, Console(file=printed, width=1000), time.time())
     assert main([str(build.directory.path)]) == 0
     page = Page(write_report([build.directory.path]))
     other = Build(tmp_path / "other").directory.path
     both = Page(write_report([build.directory.path, other], tmp_path / "both.html"))
-    for text in (console.file.getvalue(), capsys.readouterr().out, page.text, both.text):
+    for text in (printed.getvalue(), capsys.readouterr().out, page.text, both.text):
         assert SENTENCE in text
         assert command in f"{text}\n"
     assert "at a bound of the space: grad_clip " in plain(build.load())

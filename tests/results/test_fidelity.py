@@ -25,7 +25,10 @@ RUNS = 20
 FINAL = np.arange(RUNS) / 100  # the top 10% are the last two
 
 
-def judged(signal: Sequence[float], final: Sequence[float] = tuple(FINAL), sign: int = 1) -> pd.Series:
+Floats = np.ndarray | Sequence[float]
+
+
+def judged(signal: Floats, final: Floats = FINAL, sign: int = 1) -> pd.Series:
     """The one row of a table with one signal at one epoch."""
     table = pd.DataFrame({"run": range(len(signal)), "epoch": 1, "signal": signal})
     return fidelity(table, pd.Series(final), {"signal": sign}).iloc[0]
@@ -305,18 +308,18 @@ def test_signals_of_recorded_curves(curves: pd.DataFrame) -> None:
     curves = curves[curves["seed"] == 0]
     found = fidelity_table.signal_fidelity(curves, fidelity_table.final_quality(curves))
     rows = found.set_index(["signal", "epoch"])
-    assert rows.loc["train_loss", "spearman"].tolist() == pytest.approx([1] * 4)
-    assert rows.loc["val_accuracy", "spearman"].tolist() == pytest.approx([-1] * 4)
-    assert rows.loc[("cycle_val_accuracy", 1), ["n", "spearman"]].tolist() == pytest.approx([4, 1])
+    assert rows["spearman"]["train_loss"].tolist() == pytest.approx([1] * 4)
+    assert rows["spearman"]["val_accuracy"].tolist() == pytest.approx([-1] * 4)
+    assert [rows[name]["cycle_val_accuracy", 1] for name in ("n", "spearman")] == pytest.approx([4, 1])
 
 
 def test_rules_on_recorded_curves(curves: pd.DataFrame, few_orders: None) -> None:
     rules = fidelity_table.all_tables(curves)["rules"].set_index("rule")
-    assert rules.loc["none", ["epochs_share", "best_survives", "top_kept", "regret"]].tolist() == [1, 1, 1, 0]
+    assert [rules[name]["none"] for name in ("epochs_share", "best_survives", "top_kept", "regret")] == [1, 1, 1, 0]
     truthful = rules.loc["train_loss, rungs 1, 2, 1 in 2"]
     assert (truthful["best_survives"], truthful["regret"]) == (1, 0)
     assert truthful["epochs_share"] < 0.9
-    assert rules.loc["val_accuracy, rungs 1, 2, 4, 1 in 2", "regret"] > 0
+    assert rules["regret"]["val_accuracy, rungs 1, 2, 4, 1 in 2"] > 0
 
 
 def test_a_failed_configuration_is_stopped_or_comes_last(curves: pd.DataFrame, few_orders: None) -> None:
@@ -351,6 +354,7 @@ def test_the_script_writes_what_it_prints(
     out = tmp_path / "new" / "out"
     arguments = ["--curves", str(tmp_path / "curves.parquet"), "--out", str(out)]
     monkeypatch.setattr(sys, "argv", ["fidelity_table.py", *arguments])
+    monkeypatch.setattr(sys.modules["__main__"], "__spec__", fidelity_table.__spec__)  # as `python -m` leaves it
     fidelity_table.main()
     assert {path.name for path in out.iterdir()} == {
         "fidelity.csv", "rules.csv", "noise.csv", "cost.csv", "env.json"

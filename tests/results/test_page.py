@@ -74,8 +74,8 @@ def test_curves_have_every_epoch_of_every_trial(mixed: Build) -> None:
 
 def test_configurations_have_the_last_accuracy(mixed: Build) -> None:
     rows = configurations(mixed.load()).set_index("trial")
-    assert rows.loc[3, ["role", "weight_decay", "epochs", "accuracy"]].tolist() == [STOPPED, 1e-5, 2, 0.5]
-    assert math.isnan(rows.loc[6, "accuracy"])
+    assert [rows[name][3] for name in ("role", "weight_decay", "epochs", "accuracy")] == [STOPPED, 1e-5, 2, 0.5]
+    assert math.isnan(rows["accuracy"][6])
 
 
 def test_the_good_region_is_where_the_best_quarter_is(tmp_path: Path) -> None:
@@ -86,8 +86,8 @@ def test_the_good_region_is_where_the_best_quarter_is(tmp_path: Path) -> None:
     for number in range(3, 8):
         build.trial([0.5, 0.6, 0.7, 0.5 + number / 20], FINISHED, max_lr=0.01 + number / 1000)
     region = good_region(build.load())
-    assert region.loc["max_lr"].tolist() == pytest.approx([0.016, 0.017])
-    assert region.loc["grad_clip"].tolist() == [0.1, 0.1]
+    assert region.T["max_lr"].tolist() == pytest.approx([0.016, 0.017])
+    assert region.T["grad_clip"].tolist() == [0.1, 0.1]
 
 
 @pytest.mark.parametrize(
@@ -136,7 +136,7 @@ def test_every_trial_that_the_rule_stops_is_short_of_its_cut(tmp_path: Path) -> 
         while len(accuracies) < spec.train.epochs:
             accuracies.append(draw.random())
             row = {"epoch": len(accuracies), "train_loss": 1 - accuracies[-1]}
-            if rule.should_stop(trial, row["epoch"], signal.quality(trial, row)) and trial != 0:
+            if rule.should_stop(trial, len(accuracies), signal.quality(trial, row)) and trial != 0:
                 break
         build.trial(accuracies, FINISHED if len(accuracies) == spec.train.epochs else STOPPED)
     rows = judged(build.load())
@@ -163,7 +163,8 @@ def run_at(build: Build, times: dict[int, tuple[float, float, str]]) -> None:
     """Sets when and where trials ran, and the ends of their epochs."""
     trials = pd.read_csv(build.directory.trials_csv)
     for trial, (start, end, worker) in times.items():
-        trials.loc[trials["trial"] == trial, ["started_at", "ended_at", "worker"]] = [start, end, worker]
+        row = trials["trial"] == trial
+        trials.loc[row, "started_at"], trials.loc[row, "ended_at"], trials.loc[row, "worker"] = start, end, worker
     trials.to_csv(build.directory.trials_csv, index=False)
 
 

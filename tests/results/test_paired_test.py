@@ -33,7 +33,8 @@ def clear_looks(draw: Draw) -> np.ndarray:
     looks = slice(FIRST_LOOK - 1, None)
     squares = (values**2).cumsum(axis=1) - n * means**2
     errors = np.sqrt(squares[:, looks] / (n[looks] - 1) / n[looks])
-    return np.abs(means[:, looks]) > stats.t.isf(np.array(list(LOOK_LEVELS.values())) / 2, n[looks] - 1) * errors
+    widths = stats.t.isf(np.array(list(LOOK_LEVELS.values())) / 2, n[looks] - 1) * errors
+    return np.asarray(np.abs(means[:, looks]) > widths)
 
 
 def normal(effect: float) -> Draw:
@@ -81,9 +82,9 @@ def test_the_first_clear_look_counts() -> None:
     result = analyse_looks(values)
     assert result is not None
     assert (result.n, result.verdict, result.sequential, result.is_clear) == (3, BETTER, True, True)
-    assert (result.mean, result.p_value, result.pairs_needed) == (pytest.approx(1), None, None)
+    assert [result.mean, result.p_value, result.pairs_needed] == [pytest.approx(1), None, None]
     interval = stats.ttest_1samp(values[:3], 0).confidence_interval(1 - LOOK_LEVELS[3])
-    assert (result.low, result.high) == (pytest.approx(interval.low), pytest.approx(interval.high))
+    assert (result.low, result.high) == pytest.approx((interval.low, interval.high))
     worse = analyse_looks([-value for value in values])
     assert worse is not None
     assert (worse.n, worse.verdict) == (3, WORSE)
@@ -93,7 +94,9 @@ def test_looks_go_on_until_it_is_clear_or_to_the_last() -> None:
     values = [1.0, 1.5, 0.6, 1.2, 0.9, -5.0]
     numbers = [result.n for count in range(3, 7) if (result := analyse_looks(values[:count]))]
     assert numbers == [3, 4, 5, 5]
-    assert not analyse_looks(values[:4]).is_clear  # type: ignore[union-attr]
+    looked = analyse_looks(values[:4])
+    assert looked is not None
+    assert not looked.is_clear
     assert analyse_pairs(values[:4]).is_clear  # with 4 pairs fixed before
     unclear = analyse_looks([1.0, -1.0] * 10)
     assert unclear is not None

@@ -5,11 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from factories import RESULTS, Build
+from playwright.sync_api import Browser, sync_playwright
 
+from experiments.benchmarks.figures.screenshots import start_chromium
 from tune_resnet.results.page import write_report
 from tune_resnet.runs.tables import FINISHED, STOPPED
 
@@ -39,12 +42,7 @@ pytestmark = pytest.mark.browser
 
 
 @pytest.fixture(scope="module")
-def browser() -> Iterator[object]:
-    pytest.importorskip("playwright", reason="Playwright is not installed")
-    from playwright.sync_api import sync_playwright
-
-    from experiments.benchmarks.figures.screenshots import start_chromium
-
+def browser() -> Iterator[Browser]:
     with sync_playwright() as playwright:
         browser = start_chromium(playwright)
         if browser is None:
@@ -69,8 +67,8 @@ def page_file(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathF
 class View:
     """A page as a browser shows it, and what went wrong meanwhile."""
 
-    def __init__(self, browser: object, file: Path, width: int, scheme: str) -> None:
-        self.context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)  # type: ignore[attr-defined]
+    def __init__(self, browser: Browser, file: Path, width: int, scheme: Literal["light", "dark"]) -> None:
+        self.context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
         self.page = self.context.new_page()
         self.wrong: list[str] = []
         self.requests: list[str] = []
@@ -83,7 +81,7 @@ class View:
 
 
 @pytest.fixture(params=[(1200, "light"), (380, "dark")], ids=["desktop", "phone"])
-def view(request: pytest.FixtureRequest, browser: object, page_file: Path) -> Iterator[View]:
+def view(request: pytest.FixtureRequest, browser: Browser, page_file: Path) -> Iterator[View]:
     view = View(browser, page_file, *request.param)
     yield view
     view.context.close()
@@ -97,6 +95,7 @@ def test_a_page_is_whole_fits_and_reads_well(view: View) -> None:
     drawn = page.evaluate(f"[...document.querySelectorAll('.plot')].map({marks})")
     assert drawn
     assert min(drawn) > 0
+    assert page.viewport_size is not None
     assert page.evaluate("document.documentElement.scrollWidth") <= page.viewport_size["width"]
     poor = [(text, contrast) for text, contrast in page.evaluate(CONTRASTS) if contrast < LEAST_CONTRAST]
     assert poor == []
@@ -110,7 +109,7 @@ def test_a_page_can_be_heard_and_used_by_keyboard(view: View) -> None:
     assert view.page.evaluate("document.activeElement.getAttribute('role')") == "region"
 
 
-def test_hovering_tells_what_a_mark_is(browser: object, tmp_path: Path) -> None:
+def test_hovering_tells_what_a_mark_is(browser: Browser, tmp_path: Path) -> None:
     view = View(browser, write_report([RESULTS / "cifar10-jpeg-search"], tmp_path / "report.html"), 1200, "light")
     plot = view.page.locator(".plot").first
     plot.scroll_into_view_if_needed()
@@ -124,7 +123,7 @@ def test_hovering_tells_what_a_mark_is(browser: object, tmp_path: Path) -> None:
     view.context.close()
 
 
-def test_the_colours_follow_when_night_falls(browser: object, tmp_path: Path) -> None:
+def test_the_colours_follow_when_night_falls(browser: Browser, tmp_path: Path) -> None:
     view = View(browser, write_report([RESULTS / "cifar10-jpeg-search"], tmp_path / "report.html"), 1200, "light")
     fill = "getComputedStyle(document.querySelector('.plot .xtick text')).fill"
     before = view.page.evaluate(fill)

@@ -21,6 +21,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 from faults import Broken, Fault, Injected, each_trial_is_as_alone, send, table
@@ -193,7 +194,7 @@ def assert_command_like_unbroken(
     command: str, searched: Path, tmp_path: Path, faults: list[Fault], matrix: list[Injected]
 ) -> None:
     """Breaks a command on a copy of the search, or a command of its own, and compares it with an unbroken one."""
-    settings = {"samples": 4, "epochs": 6, "command": command, "max_retries": 99, "epoch_timeout": 20}
+    settings: dict[str, Any] = {"samples": 4, "epochs": 6, "command": command, "max_retries": 99, "epoch_timeout": 20}
     broken, unbroken = (
         Broken(tmp_path / name, faults=some, **settings) for name, some in (("broken", faults), ("unbroken", []))
     )
@@ -258,13 +259,13 @@ def leave_temporary_files(run: Path) -> None:
     (run / ".best.tmp" / "model.safetensors").write_bytes(b"half")
 
 
-DAMAGES: dict[str, Callable[[Path], None]] = {
+DAMAGES: dict[str, Callable[[Path], object]] = {
     "half a line in epochs.csv": cut_a_line,
     "checkpoint cut short": lambda run: damage_checkpoint(run, b""),
     "checkpoint overwritten": lambda run: damage_checkpoint(run, b"nonsense" * 99),
     "checkpoint gone": lambda run: damage_checkpoint(run, None),
     "study.db gone": lambda run: (run / "study.db").unlink(missing_ok=True),
-    "study.db overwritten": lambda run: (run / "study.db").write_bytes(b"nonsense" * 99) and None,
+    "study.db overwritten": lambda run: (run / "study.db").write_bytes(b"nonsense" * 99),
     "temporary files left": leave_temporary_files,
     "Ray's folder gone": lambda run: shutil.rmtree(run / "ray", ignore_errors=True),
 }

@@ -456,12 +456,13 @@ def test_any_table_with_trials_enough_to_learn_from_is_read_or_refused(
     check()
 
 
-def in_place(entry: str) -> Callable[[Path], object]:
-    """Replaces a file or folder by something else."""
+def in_place(entry: str, name: str = "") -> Callable[[Path], object]:
+    """Replaces a file or folder, or what has the name in that folder, by something else."""
 
-    def replace(path: Path) -> None:
+    def replace(place: Path) -> None:
+        path = place / name
         shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
-        {
+        entries: dict[str, Callable[[], object]] = {
             "nothing": lambda: None,
             "file": lambda: path.write_bytes(b"x"),
             "empty": path.touch,
@@ -471,7 +472,8 @@ def in_place(entry: str) -> Callable[[Path], object]:
             "dangling": lambda: path.symlink_to("nowhere"),
             "endless": lambda: path.symlink_to("/dev/zero"),
             "upwards": lambda: path.symlink_to(".."),
-        }[entry]()
+        }
+        entries[entry]()
 
     return replace
 
@@ -484,8 +486,9 @@ def test_anything_may_be_in_the_place_of_a_file_or_folder(
     entry: str, good: Path, readers: dict[str, list[Reader]], tmp_path: Path
 ) -> None:
     everyone = {**readers, "best": readers[MODEL] + [resume], "checkpoints": [*readers[CHECKPOINT], resume]}
-    for name, read in {**everyone, ".lock": [analyse, resume], "ray": [resume]}.items():
-        read_with(good, lambda run, name=name: in_place(entry)(run / name), read, tmp_path)  # type: ignore[misc]
+    everyone |= {".lock": [analyse, resume], "ray": [resume]}
+    for name, read in everyone.items():
+        read_with(good, in_place(entry, name), read, tmp_path)
 
 
 @pytest.mark.parametrize("name", [".lock", *TEXTS, "study.db", "checkpoints", "best", "ray", "elsewhere"])

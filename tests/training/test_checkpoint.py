@@ -63,11 +63,11 @@ def broken_after(steps: int, training: TrainingRun) -> None:
     """The training raises once, at that step of the next epoch."""
     whole, done = training._step, iter(range(steps))
 
-    def step(*arguments: Any) -> torch.Tensor:
+    def step(images: torch.Tensor, labels: torch.Tensor, step: int) -> torch.Tensor:
         if next(done, None) is None:
             training._step = whole  # type: ignore[method-assign]
             raise MemoryError
-        return whole(*arguments)
+        return whole(images, labels, step)
 
     training._step = step  # type: ignore[method-assign]
 

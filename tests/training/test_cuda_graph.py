@@ -6,6 +6,7 @@ import gc
 import weakref
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -66,7 +67,7 @@ def test_a_run_is_freed_with_its_last_name(split: Split, recorded: bool, precisi
     run.reset(replace(SPEC, precision=precision, seed=1))
     run.run_epoch()
     run.load_state_dict(run.state_dict())
-    kept = [
+    kept: list[weakref.ref[Any]] = [
         weakref.ref(run),
         weakref.ref(run.model),
         weakref.ref(run.optimizer),

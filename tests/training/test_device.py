@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import suppress
+from typing import Any
 
 import pytest
 import torch
@@ -68,7 +69,7 @@ def test_seeding_a_gpu_seeds_the_cpu_as_well_and_restores_both() -> None:
 
 def tf32_settings() -> list[object]:
     """As PyTorch has them: the newer ones, then the older, which raises where it is at odds with them."""
-    backends = torch.backends
+    backends: Any = torch.backends  # its parts are not declared
     parts = backends.cudnn.conv, backends.cudnn.rnn, backends.cuda.matmul
     return [*(part.fp32_precision for part in parts), backends.cudnn.allow_tf32]
 

@@ -15,7 +15,6 @@ from tune_resnet.data.types import Split
 from tune_resnet.training.device import epoch_seed
 from tune_resnet.training.loop import TrainingRun
 from tune_resnet.training.metrics import EpochMetrics, NonFiniteLoss
-from tune_resnet.training.model import ResNet9
 
 SPEC = TrainSpec(epochs=4, batch_size=50, precision="fp32", seed=7)
 WIDTH = ModelSpec(width=4)
@@ -120,7 +119,7 @@ def test_training_leaves_the_callers_random_numbers_alone(split: Split) -> None:
 
 def test_seed_changes_everything_random(split: Split) -> None:
     first, second = (TrainingRun(replace(SPEC, seed=seed), split, model=WIDTH) for seed in (0, 1))
-    assert not torch.equal(first.model.conv1[0].weight, second.model.conv1[0].weight)
+    assert not torch.equal(*(run.model.get_parameter("conv1.0.weight") for run in (first, second)))
     assert len({epoch_seed(seed, epoch) for seed in range(30) for epoch in range(30)}) == 900
 
 
@@ -156,7 +155,7 @@ def test_a_loss_that_is_not_finite_carries_the_last_good_epoch(split: Split) -> 
     run = TrainingRun(SPEC, split, model=WIDTH)
     good = run.run_epoch()
     with torch.no_grad():
-        run.model.classifier[3].weight.fill_(math.nan)
+        run.model.get_parameter("classifier.3.weight").fill_(math.nan)
     with pytest.raises(NonFiniteLoss, match="not finite in epoch 2") as caught:
         run.run_epoch()
     assert caught.value.last_good == good
@@ -168,7 +167,7 @@ def test_a_loss_that_is_not_finite_carries_the_last_good_epoch(split: Split) -> 
 def test_a_first_epoch_that_is_not_finite_has_no_good_one(split: Split) -> None:
     run = TrainingRun(SPEC, split, model=WIDTH)
     with torch.no_grad():
-        run.model.classifier[3].weight.fill_(math.inf)
+        run.model.get_parameter("classifier.3.weight").fill_(math.inf)
     with pytest.raises(NonFiniteLoss) as caught:
         run.run_epoch()
     assert (caught.value.epoch, caught.value.last_good) == (1, None)
@@ -192,12 +191,12 @@ def test_evaluation_changes_nothing_and_ignores_dropout(split: Split) -> None:
     run = TrainingRun(SPEC, split, model=WIDTH)
     metrics = run.run_epoch()
     state = weights(run)
-    network: ResNet9 = run.model.eval()
+    network = run.model.eval()
     with torch.inference_mode():
         logits = network(run.normalise(run.held_out.images))
     accuracy = (logits.argmax(1) == run.held_out.labels).double().mean().item()
     loss = torch.nn.functional.cross_entropy(logits, run.held_out.labels).item()
-    assert (metrics.accuracy, metrics.loss) == (accuracy, pytest.approx(loss, rel=1e-5))
+    assert [metrics.accuracy, metrics.loss] == [accuracy, pytest.approx(loss, rel=1e-5)]
     for name, tensor in network.state_dict().items():
         assert torch.equal(tensor, state[name]), name
 

@@ -54,6 +54,7 @@ def test_pooling_before_relu_gives_the_same_outputs_and_gradients() -> None:
         chosen = images.clone().requires_grad_()
         output = nn.Sequential(*layers)(chosen)
         (output**2).sum().backward()
+        assert chosen.grad is not None
         results.append((output, chosen.grad))
     assert torch.equal(results[0][0], results[1][0])
     assert torch.equal(results[0][1], results[1][1])

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -62,10 +64,10 @@ def test_a_state_goes_on_where_it_was_taken_and_reset_begins_anew() -> None:
         lambda state: state["exp_avg_sqs"].__setitem__(0, torch.zeros(())),
     ],
 )
-def test_a_state_that_does_not_fit_is_an_error(spoil: object) -> None:
+def test_a_state_that_does_not_fit_is_an_error(spoil: Callable[[dict[str, Any]], object]) -> None:
     optimizer = Adam(parameters(), torch.tensor(0.1))
     state = {name: list(tensors) for name, tensors in optimizer.state_dict().items()}
-    spoil(state)  # type: ignore[operator]
+    spoil(state)
     with pytest.raises((KeyError, ValueError)):
         optimizer.load_state_dict(state)
 

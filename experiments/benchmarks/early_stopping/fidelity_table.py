@@ -40,7 +40,7 @@ CYCLE = "cycle_val_accuracy"
 
 def full_length(curves: pd.DataFrame) -> pd.DataFrame:
     """The rows of runs of the longest cycle, all seeds."""
-    return curves[curves["total_epochs"] == curves["total_epochs"].max()]
+    return curves[curves["total_epochs"].eq(curves["total_epochs"].max())]
 
 
 def final_quality(curves: pd.DataFrame) -> pd.Series:
@@ -84,7 +84,7 @@ def noise_table(curves: pd.DataFrame) -> pd.DataFrame:
     apart = deviations - deviations.groupby(["seed", "epoch"]).transform("mean")
     freedom = count * (len(seeds) - 1)  # of the deviations at an epoch; without the common effect, a seed's mean less
     tables = [
-        np.sqrt((values**2).groupby("epoch").sum() / degrees).assign(common=common, configurations=count)
+        ((values**2).groupby("epoch").sum() / degrees).apply(np.sqrt).assign(common=common, configurations=count)
         for common, values, degrees in ((True, deviations, freedom), (False, apart, freedom - (len(seeds) - 1)))
     ]
     return pd.concat(tables)

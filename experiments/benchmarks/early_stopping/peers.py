@@ -38,8 +38,8 @@ class OnSyneTune(Strategy):
     """A scheduler of Syne Tune's, called as its Tuner does."""
 
     def __init__(self, name: str, seed: int, epochs: int, **options: Any) -> None:
-        from syne_tune.config_space import loguniform  # type: ignore[import-not-found]
-        from syne_tune.optimizer import baselines  # type: ignore[import-not-found]
+        from syne_tune.config_space import loguniform
+        from syne_tune.optimizer import baselines
 
         np.random.seed(seed)  # CQR draws from the global generator
         self.epochs = epochs
@@ -54,7 +54,7 @@ class OnSyneTune(Strategy):
         self.trials: dict[int, Any] = {}
 
     def ask(self, number: int) -> Configuration:
-        from syne_tune.backend.trial_status import Trial  # type: ignore[import-not-found]
+        from syne_tune.backend.trial_status import Trial
 
         config = self.scheduler.suggest().config
         self.trials[number] = Trial(trial_id=number, config=config, creation_time=datetime.min)
@@ -82,8 +82,8 @@ class NepsPriorBand(Strategy):
     """
 
     def __init__(self, seed: int, epochs: int) -> None:
-        import neps  # type: ignore[import-not-found]
-        from neps.optimizers.ask_and_tell import AskAndTell  # type: ignore[import-not-found]
+        import neps
+        from neps.optimizers.ask_and_tell import AskAndTell
 
         np.random.seed(seed)  # PriorBand draws from the global generators
         torch.manual_seed(seed)
@@ -121,7 +121,7 @@ class NepsPriorBand(Strategy):
 
 
 def optuna_auto(seed: int, epochs: int) -> Strategy:
-    import optunahub  # type: ignore[import-not-found]
+    import optunahub
 
     hub = optunahub.load_module("samplers/auto_sampler", ref=_HUB_COMMIT)
     return OptunaAlone(hub.AutoSampler(seed=seed), NopPruner(), epochs, name=f"search {seed}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,6 @@ def environment() -> dict[str, Any]:
     return describe_environment() | {"command": this_command()}
 
 
-def write_environment(folder: Path, env: dict[str, Any]) -> None:
+def write_environment(folder: Path, env: Mapping[str, Any]) -> None:
     """Writes env.json."""
     write_whole(folder / "env.json", json.dumps(env, indent=2) + "\n")

@@ -218,7 +218,7 @@ def regrets(folder: Path, seeds: int) -> dict[str, np.ndarray]:
     """Of each strategy that has all seeds, the regret, (seeds, epochs spent)."""
     files = {name: folder / f"{name}.parquet" for name in ALL}
     tables = {name: pd.read_parquet(file).sort_values("seed") for name, file in files.items() if file.exists()}
-    return {name: np.stack(table["regret"][:seeds]) for name, table in tables.items() if len(table) >= seeds}
+    return {name: np.stack(table["regret"][:seeds].to_list()) for name, table in tables.items() if len(table) >= seeds}
 
 
 def _write(tables: Mapping[str, pd.DataFrame], env: Mapping[str, Any], out: Path) -> None:

@@ -19,7 +19,6 @@ from torch import Tensor, nn
 from tune_resnet.config.spec import ModelSpec, TrainSpec
 from tune_resnet.data.types import ImageSet, Split
 from tune_resnet.training.loop import TrainingRun
-from tune_resnet.training.model import ResNet9
 
 HORIZONS = (8, 33, 100)  # optimizer steps that an average of the weights looks back
 REESTIMATED_HORIZON = 33  # also judged with batch-norm statistics measured for its weights
@@ -119,19 +118,19 @@ class _Bench(TrainingRun):
         mixed = dataclasses.replace(data, train=_mixed(data.train), held_out=_mixed(data.held_out))
         super().__init__(spec, mixed, model=model)
 
-    def batch_statistics(self, model: ResNet9) -> tuple[float, float]:
+    def batch_statistics(self, model: nn.Module) -> tuple[float, float]:
         """Loss and accuracy when batch norm uses each validation batch's own statistics; dropout is off."""
         self.model = copy.deepcopy(model)
         for layer in _batch_norms(self.model):
             layer.running_mean = layer.running_var = None  # without them, it does so in evaluation mode too
         return self._judge()
 
-    def averaged(self, model: ResNet9, tensors: list[Tensor]) -> tuple[float, float]:
+    def averaged(self, model: nn.Module, tensors: list[Tensor]) -> tuple[float, float]:
         """Loss and accuracy of averaged weights and batch-norm statistics."""
         self._take(model, tensors)
         return self._judge()
 
-    def reestimated(self, model: ResNet9, tensors: list[Tensor]) -> tuple[float, float]:
+    def reestimated(self, model: nn.Module, tensors: list[Tensor]) -> tuple[float, float]:
         """Loss and accuracy of averaged weights with batch-norm statistics measured anew.
 
         They are the mean over training batches, which are not augmented, as the validation images are not.
@@ -167,7 +166,7 @@ class _Bench(TrainingRun):
         steps = self.steps_per_epoch
         return self.start_lr * (1 - (step % steps + 1) / (steps + 1))
 
-    def _take(self, model: ResNet9, tensors: list[Tensor]) -> None:
+    def _take(self, model: nn.Module, tensors: list[Tensor]) -> None:
         self.model = copy.deepcopy(model)
         torch._foreach_copy_(_float_tensors(self.model), tensors)
 
@@ -180,12 +179,12 @@ def _columns(prefix: str, judged: tuple[float, float]) -> dict[str, float]:
     return {f"{prefix}val_loss": judged[0], f"{prefix}val_accuracy": judged[1]}
 
 
-def _float_tensors(model: ResNet9) -> list[Tensor]:
+def _float_tensors(model: nn.Module) -> list[Tensor]:
     """Parameters and batch-norm statistics, sharing the model's memory, in a fixed order."""
     return [tensor for tensor in model.state_dict().values() if tensor.is_floating_point()]
 
 
-def _batch_norms(model: ResNet9) -> list[nn.BatchNorm2d]:
+def _batch_norms(model: nn.Module) -> list[nn.BatchNorm2d]:
     return [layer for layer in model.modules() if isinstance(layer, nn.BatchNorm2d)]
 
 

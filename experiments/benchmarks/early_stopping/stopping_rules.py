@@ -72,7 +72,7 @@ def qualities(curves: pd.DataFrame) -> dict[str, pd.DataFrame]:
 
 
 def signal_names(curves: pd.DataFrame) -> list[str]:
-    return ["train_loss", *(name for name in curves if name.endswith(("val_loss", "val_accuracy")))]
+    return ["train_loss", *(name for name in map(str, curves) if name.endswith(("val_loss", "val_accuracy")))]
 
 
 def replay(rule: Rule, table: pd.DataFrame, order: np.ndarray) -> tuple[int, np.ndarray]:

@@ -182,13 +182,14 @@ def ours(points: tuple[Point, ...], images: int) -> dict[str, Make]:
     """This project's search as it is by default, with these points tried first, and with parts of it replaced; for
     trials that are judged on so many images."""
     plain = SearchSpec(points_to_evaluate=())
-    return {"ours": partial(Ours, replace(plain, points_to_evaluate=points), images)} | {
+    replaced: dict[str, Make] = {
         f"ours-{sampler}-{stopping}": partial(
             Ours, replace(plain, search=BudgetSpec(sampler=sampler), scheduler=scheduler), images
         )
         for sampler in SAMPLERS
         for stopping, scheduler in STOPPING.items()
     }
+    return {"ours": partial(Ours, replace(plain, points_to_evaluate=points), images)} | replaced
 
 
 def optuna_alone(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping, Sequence
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -49,13 +50,13 @@ class Surrogate:
         hyperparameters = runs.groupby(["configuration", "seed"])[list(DEFAULT_SPACE)].first()
         points = unit_points(hyperparameters.loc[lines.index].to_dict("records"))
         self._centre, self._spread = lines.mean().to_numpy(), lines.std().to_numpy()
-        standard = (lines - self._centre) / self._spread
+        standard = lines.sub(self._centre).div(self._spread)
         _, strengths, directions = np.linalg.svd(standard, full_matrices=False)
         scales = strengths[:COMPONENTS, None] / np.sqrt(len(standard))  # a component's standard deviation
         self._directions = directions[:COMPONENTS] * scales
         scores = standard.to_numpy() @ (directions[:COMPONENTS] / scales).T
         self._processes = [_fitted(points, score) for score in scores.T]
-        self._noise = _noise(standard, standard - self._standard_mean(points))
+        self._noise = _noise(standard, standard.sub(self._standard_mean(points)))
 
     def curve(self, configuration: Mapping[str, float], seed: int | tuple[int, ...] | None) -> dict[str, np.ndarray]:
         """A training run: each output's values after epochs 1, 2, ... Equal seeds have equal noise, None has none."""
@@ -80,7 +81,7 @@ class Surrogate:
 
     def _standard_mean(self, points: np.ndarray) -> np.ndarray:
         """Points of the unit cube -> standardised lines, (points, outputs x epochs)."""
-        return np.column_stack([process.predict(points) for process in self._processes]) @ self._directions
+        return np.asarray(np.column_stack([process.predict(points) for process in self._processes]) @ self._directions)
 
 
 def comparable_runs(curves: pd.DataFrame) -> pd.DataFrame:
@@ -89,12 +90,12 @@ def comparable_runs(curves: pd.DataFrame) -> pd.DataFrame:
     A seed's weights and order of images shift the curves of all configurations alike, the training loss of the first
     epoch by 5%. Trials of one search share a seed, so that none has an advantage from it.
     """
-    runs = curves[curves["total_epochs"] == curves["total_epochs"].max()]
+    runs = curves[curves["total_epochs"].eq(curves["total_epochs"].max())]
     lines = pd.DataFrame({name: _line(name, runs[name]) for name in _outputs(runs)})
     of_configuration = lines.groupby([runs["configuration"], runs["epoch"]])
     deviations = (lines - of_configuration.transform("mean"))[of_configuration.transform("size") > 1]
     effects = deviations.reindex(lines.index).groupby([runs["seed"], runs["epoch"]]).transform("mean").fillna(0)
-    return runs.assign(**{name: _from_line(name, lines[name] - effects[name]) for name in lines})
+    return runs.assign(**{name: _from_line(name, (lines - effects)[name].to_numpy()) for name in _outputs(runs)})
 
 
 def cross_validate(runs: pd.DataFrame) -> pd.DataFrame:
@@ -115,7 +116,7 @@ def cross_validate(runs: pd.DataFrame) -> pd.DataFrame:
         [
             {"output": name, "epoch": epoch}
             | _agreement(rows[name], rows[f"{name}_predicted"])
-            | {"noise": noise.loc[epoch, name]}
+            | {"noise": noise[name].loc[epoch]}
             for name in surrogate.outputs
             for epoch, rows in both.groupby("epoch")
         ]
@@ -128,7 +129,9 @@ def _outputs(runs: pd.DataFrame) -> list[str]:
 
 def _predictions(surrogate: Surrogate, runs: pd.DataFrame) -> pd.DataFrame:
     """The surrogate's means for the configurations of these runs."""
-    configurations = runs.groupby("configuration")[list(DEFAULT_SPACE)].first().to_dict("index")
+    configurations: dict[Any, dict[Any, float]] = (
+        runs.groupby("configuration")[list(DEFAULT_SPACE)].first().to_dict("index")
+    )
     return pd.concat([_table(surrogate, row).assign(configuration=number) for number, row in configurations.items()])
 
 
@@ -153,9 +156,9 @@ def _noise(standard: pd.DataFrame, residuals: pd.DataFrame) -> np.ndarray:
     repeated = standard[standard.groupby("configuration").transform("size") > 1]
     configurations, seeds = (repeated.index.unique(level) for level in ("configuration", "seed"))
     if len(configurations) < LEAST_REPEATED:
-        return residuals.to_numpy() / np.sqrt(len(residuals))
+        return np.asarray(residuals / np.sqrt(len(residuals)))
     freedom = len(repeated) - len(configurations) - (len(seeds) - 1)  # means of configurations and of seeds are known
-    return (repeated - repeated.groupby("configuration").transform("mean")).to_numpy() / np.sqrt(freedom)
+    return np.asarray((repeated - repeated.groupby("configuration").transform("mean")) / np.sqrt(freedom))
 
 
 def _fitted(points: np.ndarray, score: np.ndarray) -> GaussianProcessRegressor:
@@ -166,7 +169,7 @@ def _fitted(points: np.ndarray, score: np.ndarray) -> GaussianProcessRegressor:
         return process.fit(points, score)
 
 
-def unit_points(configurations: Sequence[Mapping[str, float]]) -> np.ndarray:
+def unit_points(configurations: Sequence[Mapping[Any, float]]) -> np.ndarray:
     """(configurations, hyperparameters): the default space as the unit cube, on each domain's scale."""
     return np.array([[domain.share(row[name]) for name, domain in DEFAULT_SPACE.items()] for row in configurations])
 
@@ -177,8 +180,8 @@ def _point(configuration: Mapping[str, float]) -> np.ndarray:
 
 def _line(name: str, values: pd.Series) -> pd.Series:
     """From an output's own scale to the whole real line."""
-    return logit(values) if name.endswith("accuracy") else np.log(values)
+    return pd.Series(logit(values) if name.endswith("accuracy") else np.log(values))
 
 
 def _from_line(name: str, values: np.ndarray) -> np.ndarray:
-    return expit(values) if name.endswith("accuracy") else np.exp(values)
+    return np.asarray(expit(values) if name.endswith("accuracy") else np.exp(values))

@@ -92,7 +92,7 @@ def _gains(
     accuracy, loss = among["val_accuracy"].to_numpy(), among["val_loss"].to_numpy()
     estimate = estimated_accuracy(accuracy, loss, judged_on(name))
     ways = {"estimate": estimate, "accuracy": accuracy, "loss": -loss, "best": truth[among.index].to_numpy()}
-    return {way: truth[among.index[by.argmax()]] - truth[0] for way, by in ways.items()}
+    return {way: truth[among.index[int(by.argmax())]] - truth[0] for way, by in ways.items()}
 
 
 def main() -> None:

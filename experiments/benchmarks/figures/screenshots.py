@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import argparse
 import shutil
+import sys
 import tempfile
 from pathlib import Path
-from typing import Any
 
-from playwright.sync_api import Playwright, sync_playwright
+from playwright.sync_api import Browser, Playwright, sync_playwright
 
 from tune_resnet.results.page import write_report
 
@@ -26,10 +26,10 @@ FLAGS = [
 SCREENS = {"desktop": (1100, 1150), "phone": (380, 1150)}  # pixels, width and height
 
 
-def start_chromium(playwright: Playwright) -> Any:
+def start_chromium(playwright: Playwright) -> Browser | None:
     """The system's browser; None where there is none."""
     path = shutil.which("chromium")
-    return path and playwright.chromium.launch(executable_path=path, args=FLAGS)
+    return playwright.chromium.launch(executable_path=path, args=FLAGS) if path else None
 
 
 def main() -> None:
@@ -40,6 +40,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
         file = write_report([options.run], Path(folder) / "report.html").absolute()
         browser = start_chromium(playwright)
+        if browser is None:
+            sys.exit("error: there is no chromium")
         for name, (width, height) in SCREENS.items():
             page = browser.new_page(viewport={"width": width, "height": height})
             page.goto(file.as_uri())

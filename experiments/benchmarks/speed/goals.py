@@ -18,7 +18,7 @@ import math
 import statistics
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Self
@@ -181,7 +181,7 @@ def table(rows: Sequence[Row]) -> str:
 
 def read_rows(folder: Path) -> list[Row]:
     """All rows of a folder of results, by the scripts' names."""
-    kinds = {field.name: field.type for field in fields(Row)}
+    kinds = {field.name: str(field.type) for field in fields(Row)}
     rows = []
     for file in sorted(folder.glob("*.json")):
         with file.with_suffix(".csv").open(newline="") as lines:
@@ -193,7 +193,8 @@ def read_rows(folder: Path) -> list[Row]:
 
 
 def _parsed(kind: str, text: str) -> Any:
-    return {"str": str, "float": float, "int": int, "bool": "True".__eq__}[kind](text)
+    readers: dict[str, Callable[[str], Any]] = {"str": str, "float": float, "int": int, "bool": "True".__eq__}
+    return readers[kind](text)
 
 
 def _csv(rows: Sequence[Mapping[str, Any]]) -> str:

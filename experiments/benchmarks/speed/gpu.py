@@ -93,7 +93,8 @@ def together(benchmark: Benchmark) -> None:
 
 def _rate_of(count: int) -> float:
     context = multiprocessing.get_context("spawn")
-    ready, spans = context.Barrier(count), context.SimpleQueue()
+    ready = context.Barrier(count)
+    spans: SimpleQueue[tuple[float, float]] = context.SimpleQueue()
     trials = [context.Process(target=_train, args=(ready, spans)) for _ in range(count)]
     for trial in trials:
         trial.start()

@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import os
 import random
-from pathlib import Path
 from typing import Any
 
 from ray import tune
 
-from tune_resnet.config.spec import SearchSpec
 from tune_resnet.runs.directory import RunDirectory
 
 EPOCHS = 4
 
 
-class Idle(tune.Trainable):
+class Idle(tune.Trainable):  # type: ignore[misc]
     """A training that takes no time; its quality is drawn from its learning rate, and the same after every epoch."""
 
-    def setup(self, config: dict[str, Any]) -> None:
+    def setup(self, config: dict[str, Any], **shared: Any) -> None:
         self.reset_config(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
@@ -34,8 +32,8 @@ class Idle(tune.Trainable):
 class IdleTrial(Idle):
     """The same, with a trial's duties in this project: who finishes leaves a model."""
 
-    def setup(self, config: dict[str, Any], spec: SearchSpec, data: Any, run_path: Path) -> None:
-        self.directory = RunDirectory(run_path)
+    def setup(self, config: dict[str, Any], **shared: Any) -> None:
+        self.directory = RunDirectory(shared["run_path"])
         super().setup(config)
 
     def step(self) -> dict[str, Any]:

@@ -37,7 +37,7 @@ def flops_per_image(width: int, classes: int = 10) -> float:
     network = ResNet9(classes, width)
     with FlopCounterMode(display=False) as counter:
         network(torch.zeros(2, 3, 32, 32)).sum().backward()
-    return counter.get_total_flops() / 2
+    return float(counter.get_total_flops()) / 2
 
 
 def matmul_flops(device: torch.device) -> float:

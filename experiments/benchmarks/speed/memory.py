@@ -27,7 +27,6 @@ IMAGES = 50_000
 TRAINED_ON = 1_200  # images: three batches, enough for every buffer to be there
 
 
-@ray.remote(num_cpus=1)
 class Trial:
     """A process that trains as a trial does."""
 
@@ -80,9 +79,9 @@ def main() -> None:
     arguments = options(__doc__).parse_args()
     pairs = []
     with Benchmark("memory", arguments.out) as benchmark, ray_cluster(None):
-        data = ray.put(digits(IMAGES, 1_000))
+        actor, data = ray.remote(num_cpus=1)(Trial), ray.put(digits(IMAGES, 1_000))
         for pair in range(PAIRS):
-            trials = [Trial.remote(data) for _ in range(2)]
+            trials = [actor.remote(data) for _ in range(2)]
             for bytes_used in ray.get([trial.train.remote() for trial in trials]):
                 benchmark.sample("one trial, MB", pair=pair, **{name: used / 1e6 for name, used in bytes_used.items()})
                 needed = sum(bytes_used[name] for name in ("weights", "optimizer", "activations"))
