@@ -123,7 +123,8 @@ def test_batch_statistics_are_those_of_training_mode_without_dropout(split: Spli
     dropout = watched.model.get_submodule("classifier.2")
     assert isinstance(dropout, torch.nn.Dropout)
     dropout.p = 0.0
-    loss = torch.nn.functional.cross_entropy(watched._logits(watched.held_out.images), watched.held_out.labels)
+    logits = watched.model(watched.normalise(watched.held_out.images))
+    loss = torch.nn.functional.cross_entropy(logits, watched.held_out.labels)
     assert row["batch_stats_val_loss"] == pytest.approx(loss.item(), rel=1e-4)
     assert row["batch_stats_val_loss"] != pytest.approx(row["val_loss"], rel=1e-2)
 
@@ -228,7 +229,7 @@ def test_a_regime_s_rows_are_a_plain_run_s_and_end_with_unused_images(tree: Path
     data = DataSpec(dataset="folder", data_dir=str(tree), limit_train=60, validation_fraction=0.5)
     spec = SearchSpec(data=data, model=WIDTH, train=replace(SPEC, batch_size=10))
     rows = list(regimes.free_rows(spec.train, spec))
-    split, unused = regimes._images(data)
+    split, unused = regimes.used_and_unused(data)
     plain = TrainingRun(spec.train, split, model=WIDTH)
     for row in rows:
         metrics = plain.run_epoch().columns("val")

@@ -7,6 +7,7 @@ import math
 import os
 import re
 import time
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -27,13 +28,15 @@ from tune_resnet.config.spec import BudgetSpec, ModelSpec, ResourceSpec, Schedul
 from tune_resnet.config.toml import load_spec
 from tune_resnet.data.types import Dataset, Split
 from tune_resnet.execution.cluster import ray_cluster
-from tune_resnet.execution.resources import _fit, _settle_device, make_plan
+from tune_resnet.execution.resources import make_plan
 from tune_resnet.hpo.plan import Plan, expected_survival, trials_per_gpu
 from tune_resnet.runs.load import load_run
 from tune_resnet.training.device import DeviceError, resolved
 from tune_resnet.training.loop import TrainingRun
 from tune_resnet.training.model import ModelError
 from tune_resnet.training.speed import Speed, TimingError, measure_speed
+
+SPEED = Speed(device_name="a CPU", precision="fp32", images_per_second=100)
 
 
 def spec(trials: int, epochs: int, scheduler: str) -> SearchSpec:
@@ -96,17 +99,27 @@ def test_recorded_searches_trained_as_many_epochs_as_a_plan_of_today_expects() -
         ({"CPU": 16}, 1, 1, 0),
     ],
 )
-def test_how_many_trials_fit_on_a_node(node: dict[str, float], cpus: float, gpus: float, trials: int) -> None:
-    assert _fit(node, cpus, gpus) == trials
+def test_how_many_trials_fit_on_a_node(
+    node: dict[str, float], cpus: float, gpus: float, trials: int, split: Split, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ray, "cluster_resources", lambda: {"GPU": gpus})
+    monkeypatch.setattr(ray, "nodes", lambda: [{"Alive": True, "Resources": node}])
+    monkeypatch.setattr("tune_resnet.execution.resources._measure", lambda *_: SPEED)
+    resources = ResourceSpec(cpus_per_trial=cpus, gpus_per_trial=gpus)
+    with nullcontext() if trials else pytest.raises(DeviceError, match="no node has"):
+        assert make_plan(replace(spec(64, 8, "none"), resources=resources), split).concurrency == trials
 
 
 @pytest.mark.parametrize("device", ["auto", "cpu"])
-def test_a_share_of_a_gpu_is_refused_where_trials_run_on_the_cpu(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_share_of_a_gpu_is_refused_where_trials_run_on_the_cpu(
+    device: str, split: Split, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 2.0})
+    monkeypatch.setattr(ray, "nodes", lambda: [{"Alive": True, "Resources": {"CPU": 2.0}}])
     resources = ResourceSpec(device=device, gpus_per_trial=0.5)
     with pytest.raises(DeviceError, match=r"gpus_per_trial = 0\.5, but trials run on the CPU"):
-        _settle_device(SearchSpec(resources=resources), growing=False)
-    settled = _settle_device(SearchSpec(resources=replace(resources, gpus_per_trial=None)), growing=False)
+        make_plan(SearchSpec(resources=resources), split, SPEED)
+    settled = make_plan(SearchSpec(resources=replace(resources, gpus_per_trial=None)), split, SPEED).spec
     assert (settled.resources.device, settled.resources.gpus_per_trial) == ("cpu", 0)
 
 
@@ -199,9 +212,8 @@ def test_a_search_of_the_past_can_be_planned_again_which_its_confirmation_does(
 ) -> None:
     monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 2.0})
     monkeypatch.setattr(ray, "nodes", lambda: [{"Alive": True, "Resources": {"CPU": 2.0}}])
-    speed = Speed(device_name="a CPU", precision="fp32", images_per_second=100)
     past = replace(CPU_SPEC, search=BudgetSpec(sampler="multifidelity", num_samples=6))
-    assert make_plan(past, split, speed).trials == 6
+    assert make_plan(past, split, SPEED).trials == 6
 
 
 def test_what_pytorch_cannot_train_is_one_line(split: Split, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,11 +8,13 @@ import re
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from ray.tune.schedulers import TrialScheduler
 from rich.console import Console
 
 from tune_resnet.analysis import main
@@ -95,7 +97,8 @@ class Search:
     def hear(self, number: int, result: dict[str, Any], recorder: Recorder, scheduler: Any, searcher: Any) -> None:
         """As Ray passes a result on."""
         new = recorder.is_new(number, result["epoch"])
-        result["done"] |= new and scheduler._stops(number, result)
+        trial = SimpleNamespace(config={"trial": number})
+        result["done"] |= scheduler.on_trial_result(None, trial, result) == TrialScheduler.STOP
         if new:
             recorder.epoch(number, {name: result[name] for name in EPOCH_DTYPES if name in result}, result["worker"])
             searcher.learn("it", result)

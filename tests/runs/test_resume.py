@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import optuna
@@ -12,6 +13,7 @@ import pytest
 from factories import leave_model
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from ray.tune.schedulers import TrialScheduler
 
 from tune_resnet._files import write_whole
 from tune_resnet.config.space import DEFAULT_SPACE, Domain
@@ -87,7 +89,8 @@ class Search:
             return
         for epoch in range(1, EPOCHS + 1):
             result = epoch_row(number, epoch, config["max_lr"])
-            stop = self.scheduler._stops(number, result)
+            trial = SimpleNamespace(config={"trial": number})
+            stop = self.scheduler.on_trial_result(None, trial, result) == TrialScheduler.STOP
             if epoch == EPOCHS:
                 leave_model(self.recorder.run, self.recorder.trials[number], self.spec.train)
             if self.recorder.is_new(number, epoch):

@@ -37,7 +37,7 @@ UNUSED = 10_000  # images at most, which neither train nor choose: what the last
 
 def free_rows(train: TrainSpec, spec: SearchSpec) -> Iterator[dict[str, float]]:
     """The signals that cost a search nothing, and at the end the accuracy on images that it does not use."""
-    split, unused = _images(spec.data)
+    split, unused = used_and_unused(spec.data)
     run = TrainingRun(train, split, model=spec.model, flip=spec.data.flip)
     for epoch in range(1, train.epochs + 1):
         row = run.run_epoch().columns("val")
@@ -49,7 +49,7 @@ def free_rows(train: TrainSpec, spec: SearchSpec) -> Iterator[dict[str, float]]:
 
 
 @functools.cache
-def _images(spec: DataSpec) -> tuple[Split, ImageSet | None]:
+def used_and_unused(spec: DataSpec) -> tuple[Split, ImageSet | None]:
     """What a search sees, and some of the training images that its `limit_train` leaves out (None: all are used)."""
     dataset = load_dataset(spec)
     split = search_split(dataset, spec)
