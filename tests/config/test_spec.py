@@ -201,6 +201,15 @@ LIMITS: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
     "train.grad_clip": ((TINY, 1e6), (0, -0.1, 1000001)),
     "train.epochs": ((1, 10_000), (0, -8, 10_001)),
     "train.batch_size": ((1, 100_000), (0, 100_001)),
+    "train.peak_at": ((TINY, 0.9999), (0, 1, 1.5)),
+    "train.div_factor": ((1, 1e6), (0.9, 1e7)),
+    "train.final_div_factor": ((1, 1e12), (0.9, 1e13)),
+    "train.momentum": ((TINY, 0.9999), (0, 1)),
+    "train.momentum_at_peak": ((TINY, 0.9999), (0, 1)),
+    "train.label_smoothing": ((0, 0.9), (-0.1, 1)),
+    "train.dropout": ((0, 0.95), (-0.1, 1)),
+    "train.crop_padding": ((0, 16), (-1, 17)),
+    "train.cutout": ((0, 31), (-1, 32)),
     "train.seed": ((0, SEED), (-1, SEED + 1)),
     "search.num_samples": ((1, 1_000_000), (0, 1_000_001)),
     "search.time_budget": ((TINY, 1e308), (0, -60)),
@@ -217,12 +226,13 @@ CHOICES = [name for name, (item, _) in SETTINGS.items() if "choices" in item.met
 NUMBERS = list(LIMITS)
 WHOLE = [name for name in NUMBERS if "int" in str(SETTINGS[name][1])]
 STRINGS = [name for name, (_, hint) in SETTINGS.items() if "str" in str(hint)]
+FLAGS = [name for name, (_, hint) in SETTINGS.items() if "bool" in str(hint)]
 # `train` defaults must stay inside the space when one of the three is moved to the end of its range
 NARROW = {"space": {"grad_clip": {"low": TINY, "high": 1e6}, "max_lr": {"low": TINY, "high": 100}}}
 
 
 def test_every_numeric_setting_is_in_the_table_of_limits() -> None:
-    assert set(SETTINGS) == {*NUMBERS, *STRINGS, "data.flip"}
+    assert set(SETTINGS) == {*NUMBERS, *STRINGS, *FLAGS}
 
 
 @pytest.mark.parametrize("name", NUMBERS)
@@ -249,7 +259,7 @@ def wrong_types() -> list[tuple[str, Any]]:
         *((name, value) for name in NUMBERS for value in (math.nan, math.inf, -math.inf, 10**400, -(10**400))),
         *((name, 8.0) for name in WHOLE),
         *((name, value) for name in STRINGS for value in (True, 3, 0.5, 10**5000, *containers)),
-        *(("data.flip", value) for value in (0, 1, "true", 0.0, None, *containers)),
+        *((name, value) for name in FLAGS for value in (0, 1, "true", 0.0, None, *containers)),
     ]
 
 

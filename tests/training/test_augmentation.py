@@ -9,43 +9,57 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tune_resnet.data.types import ImageSet
-from tune_resnet.training.augmentation import CROP_PADDING, Crops, Normalise, crop_and_flip, draw_crops, to_device
+from tune_resnet.training.augmentation import Crops, Normalise, augmented, draw_crops, to_device
+
+MOST = 16  # pixels of padding
+BLANK = torch.tensor([10, 20, 30], dtype=torch.uint8).view(3, 1, 1)
 
 
 def one_by_one(images: np.ndarray, chosen: np.ndarray, crops: Crops) -> np.ndarray:
-    """Pads, crops and flips each image with NumPy, in a loop."""
+    """Pads, crops, flips and blanks each image with NumPy, in a loop."""
     size, results = images.shape[-1], []
     for place, index in enumerate(chosen):
-        padded = np.pad(images[index], ((0, 0), (CROP_PADDING,) * 2, (CROP_PADDING,) * 2), mode="reflect")
-        down, right = int(crops.down[place]), int(crops.right[place])
+        padded = np.pad(images[index], ((0, 0), (MOST,) * 2, (MOST,) * 2), mode="reflect")
+        down, right = MOST + int(crops.down[place]), MOST + int(crops.right[place])
         crop = padded[:, down : down + size, right : right + size]
-        results.append(crop[:, :, ::-1] if crops.flip[place] else crop)
+        crop = crop[:, :, ::-1].copy() if crops.flip[place] else crop.copy()
+        if crops.centres is not None:
+            top, left = ((crops.centres[place] * size).long() - crops.cutout // 2).tolist()
+            bottom, end = top + crops.cutout, left + crops.cutout
+            crop[:, max(top, 0) : max(bottom, 0), max(left, 0) : max(end, 0)] = BLANK.numpy()
+        results.append(crop)
     return np.stack(results)
 
 
-@settings(derandomize=True, deadline=None, max_examples=25)
-@given(seed=st.integers(0, 2**32 - 1), count=st.integers(1, 20), flip=st.booleans())
-def test_a_batch_equals_its_images_one_by_one(seed: int, count: int, flip: bool) -> None:
+@settings(derandomize=True, deadline=None, max_examples=40)
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    count=st.integers(1, 20),
+    flip=st.booleans(),
+    padding=st.integers(0, MOST),
+    cutout=st.integers(0, 31),
+)
+def test_a_batch_equals_its_images_one_by_one(seed: int, count: int, flip: bool, padding: int, cutout: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     images = torch.randint(0, 256, (12, 3, 32, 32), dtype=torch.uint8, generator=generator)
     chosen = torch.randint(0, len(images), (count,), generator=generator)
-    crops = draw_crops(count, flip, generator)
-    batch = crop_and_flip(images, chosen, crops)
+    crops = draw_crops(count, flip, generator, padding, cutout)
+    batch = augmented(images, chosen, crops, BLANK)
     assert batch.dtype == torch.uint8
     np.testing.assert_array_equal(batch.numpy(), one_by_one(images.numpy(), chosen.numpy(), crops))
 
 
-def test_the_middle_crop_is_the_image_itself() -> None:
+def test_an_image_that_is_not_shifted_is_itself() -> None:
     images = torch.arange(3 * 32 * 32).remainder(251).to(torch.uint8).reshape(1, 3, 32, 32)
-    middle = Crops(torch.tensor([CROP_PADDING]), torch.tensor([CROP_PADDING]), torch.tensor([False]))
-    assert torch.equal(crop_and_flip(images, torch.tensor([0]), middle), images)
+    still = Crops(torch.tensor([0]), torch.tensor([0]), torch.tensor([False]))
+    assert torch.equal(augmented(images, torch.tensor([0]), still, BLANK), images)
 
 
 def test_every_offset_is_drawn_equally_often_and_half_are_flipped() -> None:
     crops = draw_crops(90_000, True, torch.Generator().manual_seed(0))
     for offsets in (crops.down, crops.right):
-        shares = torch.bincount(offsets, minlength=9) / len(offsets)
-        assert len(shares) == 2 * CROP_PADDING + 1
+        shares = torch.bincount(offsets + 4, minlength=9) / len(offsets)
+        assert len(shares) == 9
         torch.testing.assert_close(shares, torch.full((9,), 1 / 9), atol=0.005, rtol=0)
     assert crops.flip.float().mean().item() == pytest.approx(0.5, abs=0.01)
 
@@ -56,6 +70,13 @@ def test_flips_can_be_switched_off_without_moving_the_crops() -> None:
     assert not without.flip.any()
     assert torch.equal(with_flips.down, without.down)
     assert torch.equal(with_flips.right, without.right)
+
+
+def test_a_square_is_blanked_without_moving_the_crops() -> None:
+    with_square = draw_crops(100, True, torch.Generator().manual_seed(3), cutout=8)
+    without = draw_crops(100, True, torch.Generator().manual_seed(3))
+    assert torch.equal(with_square.down, without.down)
+    assert torch.equal(with_square.flip, without.flip)
 
 
 def test_normalised_images_have_mean_zero_and_deviation_one() -> None:

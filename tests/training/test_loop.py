@@ -6,15 +6,19 @@ import io
 import math
 import pickle
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
+from torch.nn.functional import cross_entropy
 
 from tune_resnet.config.spec import ModelSpec, TrainSpec
 from tune_resnet.data.types import Split
 from tune_resnet.training.device import epoch_seed
 from tune_resnet.training.loop import TrainingRun
 from tune_resnet.training.metrics import EpochMetrics, NonFiniteLoss
+from tune_resnet.training.model import ResNet9
+from tune_resnet.training.schedule import cycled_momentum
 
 SPEC = TrainSpec(epochs=4, batch_size=50, precision="fp32", seed=7)
 WIDTH = ModelSpec(width=4)
@@ -149,6 +153,62 @@ def test_gradients_are_clipped_by_value_and_decay_is_l2_in_the_gradient(
         # Adam's first step, bias corrected: lr * g / (|g| + eps)
         expected = before[name] - lr * total / (total.abs() + 1e-8)
         torch.testing.assert_close(parameter.detach(), expected, atol=1e-6, rtol=1e-4)
+
+
+VARIANTS = {
+    "the reference": {},
+    "AdamW, cosine, momentum that cycles": {
+        "schedule": "cosine", "momentum": 0.95, "momentum_at_peak": 0.85, "decoupled_decay": True, "weight_decay": 0.1,
+    },
+    "SGD, linear, smoothed labels": {"optimizer": "sgd", "schedule": "linear", "label_smoothing": 0.2, "peak_at": 0.25},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("changes", VARIANTS.values(), ids=VARIANTS)
+def test_it_does_what_a_plain_loop_does_with_pytorchs_optimizers(split: Split, changes: dict[str, Any]) -> None:
+    spec = replace(SPEC, epochs=2, max_lr=0.01, dropout=0.0, crop_padding=0, **changes)
+    run = TrainingRun(spec, split, model=WIDTH, flip=False)
+    network = run._fresh_network(spec.seed)
+    assert isinstance(network, ResNet9)
+    network.dropout.p = 0.0
+    make = {"adam": torch.optim.Adam, "sgd": torch.optim.SGD}[spec.optimizer]
+    options: dict[str, Any] = {"weight_decay": spec.weight_decay, "fused": True}
+    if spec.decoupled_decay:
+        make = torch.optim.AdamW
+    if spec.optimizer == "sgd":
+        options |= {"momentum": spec.momentum, "nesterov": True}
+    theirs = make(network.parameters(), lr=torch.tensor(0.1), **options)
+    for epoch in (1, 2):
+        network.train()
+        generator = torch.Generator().manual_seed(epoch_seed(spec.seed, epoch))
+        order = torch.randperm(len(run.train_images), generator=generator)
+        for place, rows in enumerate(order.split(spec.batch_size)):
+            step = (epoch - 1) * run.steps_per_epoch + place
+            group = theirs.param_groups[0]
+            group["lr"].fill_(run.lr_at(step))
+            momentum = cycled_momentum(
+                step, 2 * run.steps_per_epoch, spec.momentum, spec.momentum_at_peak, shape=spec.schedule,
+                peak_at=spec.peak_at,
+            )  # fmt: skip
+            group.update({"momentum": momentum} if spec.optimizer == "sgd" else {"betas": (momentum, 0.999)})
+            logits = network(run.normalise(run.train_images.images[rows]))
+            theirs.zero_grad()
+            cross_entropy(logits, run.train_images.labels[rows], label_smoothing=spec.label_smoothing).backward()
+            torch.nn.utils.clip_grad_value_(network.parameters(), spec.grad_clip)
+            theirs.step()
+        run.run_epoch()
+    for name, tensor in network.state_dict().items():
+        torch.testing.assert_close(run.model.state_dict()[name], tensor, rtol=1e-3, atol=1e-4)
+
+
+def test_a_reused_run_takes_every_setting_of_the_next_configuration(split: Split) -> None:
+    second = replace(SPEC, optimizer="sgd", momentum=0.8, label_smoothing=0.1, dropout=0.5, crop_padding=2, cutout=8)
+    reused = TrainingRun(SPEC, split, model=WIDTH)
+    reused.run_epoch()
+    reused.reset(second)
+    assert trained(reused, 2) == trained(TrainingRun(second, split, model=WIDTH), 2)
+    reused.reset(SPEC)
+    assert trained(reused, 2) == trained(TrainingRun(SPEC, split, model=WIDTH), 2)
 
 
 def test_a_loss_that_is_not_finite_carries_the_last_good_epoch(split: Split) -> None:

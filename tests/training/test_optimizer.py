@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tune_resnet.training.optimizer import Adam
+from tune_resnet.training.optimizer import Adam, Sgd
 
 
 def parameters() -> list[Tensor]:
@@ -19,7 +19,7 @@ def parameters() -> list[Tensor]:
     return [torch.randn(shape, generator=generator, requires_grad=True) for shape in ((4, 3), (5,), (2, 3, 1, 1))]
 
 
-def descend(optimizer: Adam | torch.optim.Adam, weights: list[Tensor], steps: int) -> None:
+def descend(optimizer: Adam | Sgd | torch.optim.Optimizer, weights: list[Tensor], steps: int) -> None:
     for _ in range(steps):
         optimizer.zero_grad()
         sum((weight**2).sum() for weight in weights).backward()  # type: ignore[union-attr]
@@ -32,6 +32,19 @@ def test_it_does_what_torch_does_bit_for_bit() -> None:
     ours_optimizer, theirs_optimizer = Adam(ours, lr), torch.optim.Adam(theirs, lr=lr, fused=True)
     for rate in (0.05, 0.5, 0.0):
         lr.fill_(rate)
+        descend(ours_optimizer, ours, 3)
+        descend(theirs_optimizer, theirs, 3)
+        assert all(torch.equal(mine, other) for mine, other in zip(ours, theirs, strict=True))
+
+
+def test_sgd_does_what_torch_does_bit_for_bit_while_rate_and_momentum_change() -> None:
+    lr = torch.tensor(0.05)
+    ours, theirs = parameters(), parameters()
+    ours_optimizer = Sgd(ours, lr, momentum=0.9)
+    theirs_optimizer = torch.optim.SGD(theirs, lr=lr, momentum=0.9, nesterov=True, fused=True)
+    for rate, momentum in ((0.05, 0.9), (0.5, 0.8), (0.0, 0.95)):
+        lr.fill_(rate)
+        ours_optimizer.momentum = theirs_optimizer.param_groups[0]["momentum"] = momentum
         descend(ours_optimizer, ours, 3)
         descend(theirs_optimizer, theirs, 3)
         assert all(torch.equal(mine, other) for mine, other in zip(ours, theirs, strict=True))
@@ -75,7 +88,7 @@ def test_a_state_that_does_not_fit_is_an_error(spoil: Callable[[dict[str, Any]],
 def test_a_step_does_not_import_the_compiler() -> None:
     code = """
 import sys, torch
-from tune_resnet.training.optimizer import Adam
+from tune_resnet.training.optimizer import Adam, Sgd
 weight = torch.ones(3, requires_grad=True)
 optimizer = Adam([weight], torch.tensor(0.1))
 weight.sum().backward()

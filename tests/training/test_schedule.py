@@ -11,7 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tune_resnet.training.schedule import one_cycle
+from tune_resnet.training.schedule import cycled_momentum, one_cycle
 
 many = settings(derandomize=True, deadline=None, max_examples=100)
 
@@ -64,24 +64,60 @@ def test_the_second_half_falls_by_a_constant_factor(total: int, max_lr: float) -
 
 
 @many
-@given(total=steps, max_lr=rates, shape=st.sampled_from(["linear-exponential", "cosine"]))
+@given(total=steps, max_lr=rates, shape=st.sampled_from(["linear-exponential", "cosine", "linear"]))
 def test_every_run_however_short_has_finite_rates_up_to_the_peak(total: int, max_lr: float, shape: str) -> None:
     rates = whole(total, max_lr, shape=shape)
-    assert all(math.isfinite(rate) and 0 < rate <= max_lr * (1 + 1e-9) for rate in rates)
+    assert all(math.isfinite(rate) and 0 <= rate <= max_lr * (1 + 1e-9) for rate in rates)
 
 
-@settings(derandomize=True, deadline=None, max_examples=30)
-@given(total=st.integers(4, 400), max_lr=rates)
-def test_cosine_is_torchs_one_cycle(total: int, max_lr: float) -> None:
-    parameter = torch.nn.Parameter(torch.zeros(1))
-    optimizer = torch.optim.SGD([parameter], lr=1.0)
-    theirs = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=max_lr, total_steps=total)
-    rates = []
+@settings(derandomize=True, deadline=None, max_examples=40)
+@given(
+    total=st.integers(4, 400),
+    max_lr=rates,
+    peak_at=st.one_of(st.none(), st.floats(0.05, 0.95)),
+    div_factor=st.floats(1, 100),
+    final=st.one_of(st.none(), st.floats(1, 1e6)),
+)
+def test_cosine_is_torchs_one_cycle_its_momentum_too(
+    total: int, max_lr: float, peak_at: float | None, div_factor: float, final: float | None
+) -> None:
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0, momentum=0.5)
+    theirs = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, max_lr=max_lr, total_steps=total, pct_start=0.3 if peak_at is None else peak_at,
+        div_factor=div_factor, final_div_factor=(final or 25e4) / div_factor,
+    )  # fmt: skip
+    rates, momenta = [], []
     for _ in range(total):
         rates.append(optimizer.param_groups[0]["lr"])
+        momenta.append(optimizer.param_groups[0]["momentum"])
         optimizer.step()
         theirs.step() if len(rates) < total else None
-    assert whole(total, max_lr, shape="cosine") == pytest.approx(rates, rel=1e-9)
+    options = {"peak_at": peak_at, "div_factor": div_factor, "final_div_factor": final}
+    assert whole(total, max_lr, shape="cosine", **options) == pytest.approx(rates, rel=1e-9)
+    ours = [cycled_momentum(step, total, 0.95, 0.85, shape="cosine", peak_at=peak_at) for step in range(total)]
+    assert ours == pytest.approx(momenta, rel=1e-9)
+
+
+@many
+@given(total=st.integers(3, 2000), max_lr=rates)
+def test_linear_falls_to_zero_by_equal_steps(total: int, max_lr: float) -> None:
+    fall = whole(total, max_lr, shape="linear")[total // 2 :]
+    assert (fall[0], fall[-1]) == pytest.approx((max_lr, 0))
+    steps = [before - after for before, after in itertools.pairwise(fall)]
+    assert steps == pytest.approx([max_lr / (len(fall) - 1)] * len(steps))
+
+
+def test_momentum_is_the_same_throughout_unless_it_cycles() -> None:
+    assert {cycled_momentum(step, 9, 0.9, None, shape="linear") for step in range(9)} == {0.9}
+    cycle = [cycled_momentum(step, 9, 0.95, 0.85, shape="linear-exponential") for step in range(9)]
+    assert (cycle[0], cycle[4], cycle[8]) == pytest.approx((0.95, 0.85, 0.95))
+
+
+@pytest.mark.parametrize(("share", "peak"), [(0.25, 25), (0.5, 50), (0.9, 90)])
+def test_the_peak_can_be_moved(share: float, peak: int) -> None:
+    for shape in ("linear-exponential", "linear"):
+        rates = whole(100, 1.0, shape=shape, peak_at=share)
+        assert rates.index(max(rates)) == peak
 
 
 @pytest.mark.parametrize(("step", "total"), [(-1, 10), (10, 10), (0, 0)])

@@ -21,7 +21,8 @@ from tune_resnet.config.space import (
 from tune_resnet.config.validation import Section, SpecError, nearest, setting, shown
 
 DATASETS = ("cifar10", "folder", "digits")
-SCHEDULES = ("linear-exponential", "cosine")
+SCHEDULES = ("linear-exponential", "cosine", "linear")
+OPTIMIZERS = ("adam", "sgd")
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 DEVICES = ("auto", "cpu", "cuda")
 SAMPLERS = ("tpe", "gp", "random")
@@ -87,6 +88,17 @@ class TrainSpec(Section):
     epochs: int = setting(8, "epochs of a trial that is not stopped", ge=1, le=MAX_EPOCHS)
     batch_size: int = setting(400, "images; few enough for ten steps an epoch or more", ge=1, le=100_000)
     schedule: str = setting("linear-exponential", "shape of the one-cycle; cosine is PyTorch's", choices=SCHEDULES)
+    peak_at: float | None = setting(None, "share of the steps up to the peak; else 0.5, cosine 0.3", gt=0, le=0.9999)
+    div_factor: float = setting(25.0, "the first learning rate is max_lr over this", ge=1, le=1e6)
+    final_div_factor: float | None = setting(None, "the last is max_lr over this; else the shape's own", ge=1, le=1e12)
+    optimizer: str = setting("adam", "sgd has Nesterov's momentum", choices=OPTIMIZERS)
+    momentum: float = setting(0.9, "beta1 of Adam, momentum of SGD", gt=0, le=0.9999)
+    momentum_at_peak: float | None = setting(None, "momentum at the rate's peak; else the same", gt=0, le=0.9999)
+    decoupled_decay: bool = setting(False, "weight decay apart from the gradient, as in AdamW")
+    label_smoothing: float = setting(0.0, "share of each label that is spread over all classes", ge=0, le=0.9)
+    dropout: float = setting(0.2, "of ResNet9's features before its last layer", ge=0, le=0.95)
+    crop_padding: int = setting(4, "pixels that a random crop may shift an image", ge=0, le=16)
+    cutout: int = setting(0, "side of a square of each training image that is blanked, in pixels", ge=0, le=31)
     seed: int = setting(0, "of weights, order, augmentation, dropout and sampler", ge=0, le=MAX_SEED)
     precision: str = setting("auto", "auto: what suits the device", choices=PRECISIONS)
 

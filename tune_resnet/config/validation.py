@@ -18,13 +18,13 @@ class SpecError(UserError, ValueError):
 
 
 def setting(default: Any, about: str, **more: Any) -> Any:
-    """A dataclass field: what it is about, for --help and the table of settings; its limits `ge`, `gt`, `le` (numbers)
-    or `choices` (strings), and `past` choices, which recorded runs may have; and how the command line has it: its
-    `flag`, where that is not its name, its `metavar`, and whether it is `seconds`."""
+    """A dataclass field: what it is about, for --help and the table of settings; its limits `ge`, `gt`, `le` (of
+    numbers) or `choices` (of strings), and `past` choices, which recorded runs may have; and how the command line has
+    it: its `flag`, where that is not its name, its `metavar`, and whether it is `seconds`."""
     return field(default=default, metadata={"about": about, **more})
 
 
-def nearest(name: str, known: Iterable[str], cutoff: float = 0.5) -> str:
+def nearest(name: str, known: Iterable[str], cutoff: float = 0.6) -> str:
     """`" (did you mean 'x'?)"` for the known name closest to `name`, or an empty string."""
     close = difflib.get_close_matches(name, list(known), n=1, cutoff=cutoff)
     return f" (did you mean {close[0]!r}?)" if close else ""

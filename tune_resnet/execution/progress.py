@@ -6,6 +6,7 @@ import math
 import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Self
 
 from rich.console import Console, Group, RenderableType
@@ -18,7 +19,7 @@ from tune_resnet._text import counted, duration, percent, say
 from tune_resnet.hpo.plan import Plan
 from tune_resnet.runs.recorder import Recorder
 from tune_resnet.runs.tables import FINISHED, REFERENCE_TRIAL, RUNNING, TrialRow
-from tune_resnet.training.schedule import one_cycle
+from tune_resnet.training.schedule import rate_at
 
 _COLUMNS = ("trial", "state", "epochs", "val_acc", "lr now", "max_lr", "weight_decay", "grad_clip")
 _BEST_ROWS, _RUNNING_ROWS = 5, 12  # so that the table fits a small terminal
@@ -106,7 +107,7 @@ class Progress:
         train, plan = self.plan.spec.train, self.plan
         steps = math.ceil(plan.train_images / train.batch_size)
         step = min(row.epochs * steps, plan.epochs * steps - 1)  # it may have trained its last epoch
-        return one_cycle(step, plan.epochs * steps, row.max_lr, shape=train.schedule)
+        return rate_at(replace(train, max_lr=row.max_lr), step, plan.epochs * steps)
 
     def _rows(self) -> list[TrialRow]:
         return list(self.recorder.trials.values())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -13,7 +14,7 @@ from tune_resnet.results.early_stopping import judged_signal
 from tune_resnet.results.edges import best_quarter
 from tune_resnet.runs.load import RunFrames, accuracy_column
 from tune_resnet.runs.tables import FINISHED, REFERENCE_TRIAL, STOPPED
-from tune_resnet.training.schedule import one_cycle
+from tune_resnet.training.schedule import rate_at
 
 REFERENCE, WINNER = "reference", "winner"  # roles; the other trials have their state for one
 _LEAST_FOR_REGION = 4  # finished trials
@@ -104,7 +105,7 @@ def rate_curves(frames: RunFrames) -> pd.DataFrame:
     chosen = trials[compared].sort_values("role")
     steps = train.epochs * _POINTS_PER_EPOCH
     rows = [
-        (role, step / _POINTS_PER_EPOCH, one_cycle(step, steps, peak, shape=train.schedule))
+        (role, step / _POINTS_PER_EPOCH, rate_at(replace(train, max_lr=peak), step, steps))
         for role, peak in zip(chosen["role"], chosen["max_lr"], strict=True)
         for step in range(steps)
     ]

@@ -12,8 +12,6 @@ from torch import Tensor
 
 from tune_resnet.data.types import ImageSet
 
-CROP_PADDING = 4  # pixels on each side, reflected
-
 
 @dataclass(frozen=True)
 class DeviceImages:
@@ -40,26 +38,32 @@ def _tensor_over(array: np.ndarray[Any, Any]) -> Tensor:
 
 @dataclass(frozen=True)
 class Crops:
-    """What augmentation does to each of N images: offsets in [0, 2 * CROP_PADDING], int64 (N,); flips, bool (N,)."""
+    """What augmentation does to each of N images: shifts in pixels, int64 (N,), at most the padding either way; flips,
+    bool (N,); centres of the blanked square, in [0, 1), float32 (N, 2), None: there is none."""
 
     down: Tensor
     right: Tensor
     flip: Tensor
+    cutout: int = 0  # side of the square, in pixels
+    centres: Tensor | None = None
 
     def __getitem__(self, rows: slice) -> Crops:
-        return Crops(self.down[rows], self.right[rows], self.flip[rows])
+        centres = None if self.centres is None else self.centres[rows]
+        return Crops(self.down[rows], self.right[rows], self.flip[rows], self.cutout, centres)
 
 
-def draw_crops(count: int, flip: bool, generator: torch.Generator) -> Crops:
+def draw_crops(count: int, flip: bool, generator: torch.Generator, padding: int = 4, cutout: int = 0) -> Crops:
     """Random crops for `count` images, mirrored half of the time where `flip`, on the generator's device."""
     device = generator.device
-    shifts = torch.randint(0, 2 * CROP_PADDING + 1, (2, count), generator=generator, device=device)
+    shifts = torch.randint(0, 2 * padding + 1, (2, count), generator=generator, device=device) - padding
     coins = torch.rand(count, generator=generator, device=device) < 0.5
-    return Crops(shifts[0], shifts[1], coins if flip else torch.zeros_like(coins))
+    centres = torch.rand((count, 2), generator=generator, device=device) if cutout else None
+    return Crops(shifts[0], shifts[1], coins if flip else torch.zeros_like(coins), cutout, centres)
 
 
-def crop_and_flip(images: Tensor, chosen: Tensor, crops: Crops) -> Tensor:
-    """Copies the `chosen` images (indices, (B,)) out of `images`, each padded by reflection, cropped and flipped.
+def augmented(images: Tensor, chosen: Tensor, crops: Crops, blank: Tensor) -> Tensor:
+    """Copies the `chosen` images (indices, (B,)) out of `images`, each padded by reflection, cropped and flipped, and
+    with a square of the colour `blank`, uint8 (C, 1, 1), where there is to be one.
 
     Padding, crop and flip are arithmetic on pixel positions, so that the batch is made by a single gather.
 
@@ -71,14 +75,26 @@ def crop_and_flip(images: Tensor, chosen: Tensor, crops: Crops) -> Tensor:
     columns = _reflected(crops.right, width)
     columns = torch.where(crops.flip[:, None], columns.flip(1), columns)
     channel = torch.arange(channels, device=images.device)
-    return images[
+    batch = images[
         chosen[:, None, None, None], channel[None, :, None, None], rows[:, None, :, None], columns[:, None, None, :]
     ]
+    return batch if crops.centres is None else torch.where(_square(crops, crops.centres, height, width), blank, batch)
+
+
+def _square(crops: Crops, centres: Tensor, height: int, width: int) -> Tensor:
+    """Where each image is blanked, bool (B, 1, H, W): a square around any of its pixels, cut off at its edges (DeVries
+    and Taylor, "Improved Regularization of Convolutional Neural Networks with Cutout", 2017)."""
+    top, left = ((centres * torch.tensor([height, width], device=centres.device)).long() - crops.cutout // 2).T
+    row, column = (torch.arange(size, device=top.device) for size in (height, width))
+    rows = (row >= top[:, None]) & (row < top[:, None] + crops.cutout)
+    columns = (column >= left[:, None]) & (column < left[:, None] + crops.cutout)
+    square: Tensor = rows[:, None, :, None] & columns[:, None, None, :]
+    return square
 
 
 def _reflected(offset: Tensor, size: int) -> Tensor:
-    """The source position of each of `size` pixels when the crop starts at `offset` of the padded image: (B, size)."""
-    position = torch.arange(size, device=offset.device) + offset[:, None] - CROP_PADDING
+    """The source position of each of `size` pixels of an image that is shifted by `offset`: (B, size)."""
+    position = torch.arange(size, device=offset.device) + offset[:, None]
     return (size - 1) - ((size - 1) - position.abs()).abs()
 
 

@@ -14,19 +14,21 @@ from torch.nn import functional
 
 from tune_resnet.config.spec import ModelSpec, TrainSpec
 from tune_resnet.data.types import Split
-from tune_resnet.training.augmentation import Normalise, crop_and_flip, draw_crops, to_device
+from tune_resnet.training.augmentation import Normalise, augmented, draw_crops, to_device
 from tune_resnet.training.cuda_graph import RecordedStep
 from tune_resnet.training.device import choose_precision, epoch_seed, full_fp32, keep_freed_memory, seeded
+from tune_resnet.training.evaluation import evaluate
 from tune_resnet.training.metrics import EpochMetrics, NonFiniteLoss
-from tune_resnet.training.model import build_network
-from tune_resnet.training.optimizer import Adam
-from tune_resnet.training.schedule import one_cycle
+from tune_resnet.training.model import ResNet9, build_network
+from tune_resnet.training.optimizer import OPTIMIZERS
+from tune_resnet.training.schedule import momentum_at, rate_at
 
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-_EVALUATION_BATCH = {
-    "cuda": 1000,
-    "cpu": 200,
-}  # images: enough to fill a GPU; a CPU is as fast with few, in less memory
+# What a recorded step has in it, so that another value of one needs another recording.
+_IN_THE_STEP = (
+    "precision", "batch_size", "optimizer", "momentum", "momentum_at_peak", "decoupled_decay", "label_smoothing",
+    "dropout",
+)  # fmt: skip
 
 
 class BrokenRun(RuntimeError):
@@ -68,6 +70,7 @@ class TrainingRun:
         self.train_images = to_device(data.train, self.device)
         self.held_out = to_device(data.held_out, self.device)
         self.normalise = Normalise(data.mean, data.std, self.device)
+        self.blank = self.normalise.mean[0].round().to(torch.uint8)
         self.model_spec, self.classes = model or ModelSpec(), len(data.classes)
         self.model = self._fresh_network(spec.seed)
         # Tensors, so that a recorded step sees a new value.
@@ -84,9 +87,11 @@ class TrainingRun:
         self.last: EpochMetrics | None = None
         if before is not None:  # in place: a recorded step knows the weights by their address
             self.model.load_state_dict(self._fresh_network(spec.seed).state_dict())
+        if isinstance(self.model, ResNet9):
+            self.model.dropout.p = spec.dropout
         self.weight_decay.fill_(spec.weight_decay)
         self.grad_clip.fill_(spec.grad_clip)
-        if before is None or (before.precision, before.batch_size) != (spec.precision, spec.batch_size):
+        if before is None or any(getattr(before, name) != getattr(spec, name) for name in _IN_THE_STEP):
             self._prepare_step()
         # Any: it is declared to want PyTorch's own optimizers, but takes any that has what it looks at.
         self.scaler: Any = torch.amp.GradScaler(self.device.type, enabled=self.precision == "fp16")
@@ -103,10 +108,10 @@ class TrainingRun:
     def _prepare_step(self) -> None:
         """Makes the optimizer for the model's parameters, and room for a recording of the step that updates them."""
         self.precision = choose_precision(self.spec.precision, self.device)
-        on_gpu = self.device.type == "cuda"
-        self.optimizer = Adam(self.model.parameters(), self.lr)
-        # The gradient scaler decides on the CPU, which a recording does not replay.
-        self.recording = RecordedStep() if on_gpu and self.precision != "fp16" else None
+        self.optimizer = OPTIMIZERS[self.spec.optimizer](self.model.parameters(), self.lr, self.spec.momentum)
+        # The gradient scaler and a momentum that cycles decide on the CPU, which a recording does not replay.
+        decides = self.precision == "fp16" or self.spec.momentum_at_peak is not None
+        self.recording = RecordedStep() if self.device.type == "cuda" and not decides else None
 
     @property
     def steps_per_epoch(self) -> int:
@@ -155,8 +160,7 @@ class TrainingRun:
 
     def lr_at(self, step: int) -> float:
         """The learning rate of an optimizer step, counted from 0 over the whole run."""
-        total = self.spec.epochs * self.steps_per_epoch
-        return one_cycle(step, total, self.spec.max_lr, shape=self.spec.schedule)
+        return rate_at(self.spec, step, self.spec.epochs * self.steps_per_epoch)
 
     def state_dict(self) -> dict[str, Any]:
         """Everything needed to continue after the last finished epoch; tensors and plain values only.
@@ -206,12 +210,12 @@ class TrainingRun:
         seed = epoch_seed(self.spec.seed, epoch)
         generator = torch.Generator(self.device).manual_seed(seed)
         order = torch.randperm(count, generator=generator, device=self.device)
-        crops = draw_crops(count, self.flip, generator)
+        crops = draw_crops(count, self.flip, generator, self.spec.crop_padding, self.spec.cutout)
         loss_sum = torch.zeros((), device=self.device)
         with seeded(seed, self.device):
             for step in range(self.steps_per_epoch):
                 rows = slice(step * size, (step + 1) * size)
-                images = crop_and_flip(self.train_images.images, order[rows], crops[rows])
+                images = augmented(self.train_images.images, order[rows], crops[rows], self.blank)
                 loss = self._step(
                     images, self.train_images.labels[order[rows]], (epoch - 1) * self.steps_per_epoch + step
                 )
@@ -221,19 +225,24 @@ class TrainingRun:
     def _step(self, images: Tensor, labels: Tensor, step: int) -> Tensor:
         """One optimizer step on uint8 images (B, 3, H, W); the batch's mean loss, detached, until the next step."""
         self.lr.fill_(self.lr_at(step))
+        self.optimizer.momentum = momentum_at(self.spec, step, self.spec.epochs * self.steps_per_epoch)
         if self.recording is None:
             return self._descend(images, labels)
         return self.recording(self._descend, images, labels)
 
     def _descend(self, images: Tensor, labels: Tensor) -> Tensor:
-        """Adam with L2 weight decay on gradients clipped by value; the batch's mean loss, detached."""
-        loss = functional.cross_entropy(self._logits(images), labels)
+        """An update by gradients clipped by value, with weight decay; the batch's mean loss, detached."""
+        loss = functional.cross_entropy(self._logits(images), labels, label_smoothing=self.spec.label_smoothing)
         self.optimizer.zero_grad()
         self.scaler.scale(loss).backward()
         self.scaler.unscale_(self.optimizer)
         with torch.no_grad():
             for parameter, gradient in zip(self.optimizer.parameters, self.optimizer.gradients, strict=True):
-                gradient.clamp_(-self.grad_clip, self.grad_clip).addcmul_(parameter, self.weight_decay)
+                gradient.clamp_(-self.grad_clip, self.grad_clip)
+                if self.spec.decoupled_decay:  # Loshchilov and Hutter, 2019
+                    parameter.mul_(1 - self.lr * self.weight_decay)
+                else:
+                    gradient.addcmul_(parameter, self.weight_decay)
         self.scaler.step(self.optimizer)
         self.scaler.update()
         return loss.detach()
@@ -243,15 +252,7 @@ class TrainingRun:
             logits: Tensor = self.model(self.normalise(images))
         return logits.float()
 
-    @torch.inference_mode()
     def _evaluate(self) -> tuple[Tensor, Tensor]:
         """Sum of cross-entropies and number of right answers on the held-out images, scalars still on the device."""
         self.model.eval()
-        size = _EVALUATION_BATCH[self.device.type]
-        loss_sum = torch.zeros((), device=self.device)
-        correct = torch.zeros((), device=self.device)
-        for images, labels in zip(self.held_out.images.split(size), self.held_out.labels.split(size), strict=True):
-            logits = self._logits(images)
-            loss_sum += functional.cross_entropy(logits, labels, reduction="sum")
-            correct += (logits.argmax(1) == labels).sum()
-        return loss_sum, correct
+        return evaluate(self._logits, self.held_out)

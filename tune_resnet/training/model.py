@@ -8,6 +8,7 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -120,6 +121,11 @@ class ResNet9(nn.Module):
         self.classifier = nn.Sequential(
             nn.AdaptiveMaxPool2d(1), nn.Flatten(), nn.Dropout(0.2), nn.Linear(8 * w, num_classes)
         )
+
+    @property
+    def dropout(self) -> nn.Dropout:
+        """The layer before the last."""
+        return cast(nn.Dropout, self.classifier[2])
 
     def forward(self, images: Tensor) -> Tensor:
         features = self.conv2(self.conv1(images))

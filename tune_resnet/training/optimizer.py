@@ -1,4 +1,4 @@
-"""The optimizer."""
+"""The optimizers."""
 
 from __future__ import annotations
 
@@ -8,12 +8,11 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 from torch.optim.adam import adam
+from torch.optim.sgd import sgd
 
 
-class Adam:
-    """Adam (Kingma and Ba, 2015) with PyTorch's fused kernel and its defaults, without decay.
-
-    `torch.optim.Adam` does the same, but imports PyTorch's compiler on its way: 1.5 s and 150 MB in each process.
+class Optimizer:
+    """What the two have in common: parameters and a state that stays where it is in memory.
 
     Args:
         parameters: what to update; each has a gradient whenever `step` is called.
@@ -22,40 +21,18 @@ class Adam:
 
     _step_supports_amp_scaling = True  # tells PyTorch's gradient scaler to leave `found_inf` to the kernel
 
-    def __init__(self, parameters: Iterable[Tensor], lr: Tensor) -> None:
-        self.parameters, self.lr = list(parameters), lr
+    def __init__(self, parameters: Iterable[Tensor], lr: Tensor, momentum: float = 0.9) -> None:
+        self.parameters, self.lr, self.momentum = list(parameters), lr, momentum
         self.param_groups = [{"params": self.parameters}]  # where the gradient scaler finds the gradients
-        self.state: dict[str, list[Tensor]] = {
-            "steps": [torch.zeros((), device=parameter.device) for parameter in self.parameters],
-            "exp_avgs": [torch.zeros_like(parameter) for parameter in self.parameters],
-            "exp_avg_sqs": [torch.zeros_like(parameter) for parameter in self.parameters],
-        }
+        self.state: dict[str, list[Tensor]] = {}
 
     @property
     def gradients(self) -> list[Tensor]:
         return [cast(Tensor, parameter.grad) for parameter in self.parameters]
 
-    @torch.no_grad()
     def step(self) -> None:
         """Updates the parameters; not by a gradient that the scaler found to be infinite."""
-        adam(
-            self.parameters,
-            self.gradients,
-            self.state["exp_avgs"],
-            self.state["exp_avg_sqs"],
-            [],
-            self.state["steps"],
-            fused=True,
-            capturable=self.lr.is_cuda,
-            found_inf=getattr(self, "found_inf", None),
-            amsgrad=False,
-            beta1=0.9,
-            beta2=0.999,
-            lr=self.lr,
-            weight_decay=0.0,
-            eps=1e-8,
-            maximize=False,
-        )
+        raise NotImplementedError
 
     def zero_grad(self) -> None:
         for parameter in self.parameters:
@@ -77,3 +54,66 @@ class Adam:
                 if loaded.shape != tensor.shape:
                     raise ValueError("the optimizer's state is of other parameters")
                 tensor.copy_(loaded)
+
+
+class Adam(Optimizer):
+    """Adam (Kingma and Ba, 2015) with PyTorch's fused kernel and its defaults, without decay; `momentum` is beta1.
+
+    `torch.optim.Adam` does the same, but imports PyTorch's compiler on its way: 1.5 s and 150 MB in each process.
+    """
+
+    def __init__(self, parameters: Iterable[Tensor], lr: Tensor, momentum: float = 0.9) -> None:
+        super().__init__(parameters, lr, momentum)
+        self.state = {
+            "steps": [torch.zeros((), device=parameter.device) for parameter in self.parameters],
+            "exp_avgs": [torch.zeros_like(parameter) for parameter in self.parameters],
+            "exp_avg_sqs": [torch.zeros_like(parameter) for parameter in self.parameters],
+        }
+
+    @torch.no_grad()
+    def step(self) -> None:
+        adam(
+            self.parameters,
+            self.gradients,
+            self.state["exp_avgs"],
+            self.state["exp_avg_sqs"],
+            [],
+            self.state["steps"],
+            fused=True,
+            capturable=self.lr.is_cuda,
+            found_inf=getattr(self, "found_inf", None),
+            amsgrad=False,
+            beta1=self.momentum,
+            beta2=0.999,
+            lr=self.lr,
+            weight_decay=0.0,
+            eps=1e-8,
+            maximize=False,
+        )
+
+
+class Sgd(Optimizer):
+    """Stochastic gradient descent with Nesterov's momentum (Sutskever et al., 2013), by PyTorch's fused kernel."""
+
+    def __init__(self, parameters: Iterable[Tensor], lr: Tensor, momentum: float = 0.9) -> None:
+        super().__init__(parameters, lr, momentum)
+        self.state = {"momentum_buffers": [torch.zeros_like(parameter) for parameter in self.parameters]}
+
+    @torch.no_grad()
+    def step(self) -> None:
+        sgd(
+            self.parameters,
+            self.gradients,
+            list(self.state["momentum_buffers"]),
+            fused=True,
+            found_inf=getattr(self, "found_inf", None),
+            weight_decay=0.0,
+            momentum=self.momentum,
+            lr=self.lr,
+            dampening=0.0,
+            nesterov=True,
+            maximize=False,
+        )
+
+
+OPTIMIZERS = {"adam": Adam, "sgd": Sgd}

@@ -26,7 +26,7 @@ from experiments.benchmarks.this_command import this_module
 from tune_resnet.config.spec import ModelSpec, TrainSpec
 from tune_resnet.config.toml import load_spec
 from tune_resnet.data.types import Split
-from tune_resnet.training.augmentation import crop_and_flip, draw_crops
+from tune_resnet.training.augmentation import augmented, draw_crops
 from tune_resnet.training.loop import TrainingRun
 
 PAIRS = 5
@@ -96,7 +96,7 @@ def preparation_seconds(run: TrainingRun) -> float:
     crops = draw_crops(count, True, generator)
     for start in range(0, count, size):
         rows = slice(start, start + size)
-        run.normalise(crop_and_flip(run.train_images.images, order[rows], crops[rows]))
+        run.normalise(augmented(run.train_images.images, order[rows], crops[rows], run.blank))
     return time.perf_counter() - started
 
 
