@@ -9,13 +9,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import optuna
 from hypothesis import strategies as st
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
 from rich.console import Console
 from torch import nn
 
 from tune_resnet.config.space import Domain
 from tune_resnet.config.spec import DataSpec, ModelSpec, SchedulerSpec, SearchSpec, TrainSpec
 from tune_resnet.data.types import ImageSet, Split
+from tune_resnet.hpo.study import STUDY_NAME
 from tune_resnet.results.tables import ranked_table
 from tune_resnet.runs.directory import RunDirectory
 from tune_resnet.runs.load import RunFrames, load_run
@@ -41,6 +45,11 @@ def leave_model(run: RunDirectory, row: TrialRow, train: TrainSpec, **last: floa
         last=EpochMetrics(epoch=train.epochs, **{**metrics, **last}),
     )
     save_model(run.model_of(row.trial), nn.Linear(1, 1), _SPLIT, ModelSpec(width=1), outcome)
+
+
+def load_study(path: Path) -> optuna.Study:
+    """A search's study from its file, opened as optuna-dashboard opens it."""
+    return optuna.load_study(study_name=STUDY_NAME, storage=JournalStorage(JournalFileBackend(str(path))))
 
 
 EPOCHS = 4

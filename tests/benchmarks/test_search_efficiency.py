@@ -190,7 +190,7 @@ def test_our_reference_is_never_stopped_and_the_study_knows_who_was(surrogate: S
     strategy = ours((), 100)["ours-tpe-accuracy"](0, EPOCHS)
     assert isinstance(strategy, OnRay)
     history = simulate(strategy, surrogate, 0, budget=80, workers=2)
-    states = [trial.state.name for trial in strategy.searcher.study.trials]
+    states = [trial.state.name for trial in strategy.searcher.study.optuna_study.trials]
     assert states[0] == "COMPLETE"
     assert states.count("COMPLETE") == len(history.finished)
     assert states.count("PRUNED") == history.started - len(history.finished) - 2

@@ -62,7 +62,7 @@ def test_the_baseline_is_a_run_like_any_other_judged_on_the_test_set(run: Path) 
     assert frames.epochs["test_accuracy"].iloc[-1] == frames.trials["test_accuracy"].iloc[0] > 0.9
     assert frames.epochs[["lr", "train_loss", "test_loss", "images_per_second"]].notna().all(axis=None)
     assert (frames.env["held_out"], frames.env["held_out_images"], frames.env["train_images"]) == ("test", 359, 1438)
-    assert not (run / "study.db").exists()
+    assert not (run / "study.log").exists()
     assert sorted(item.name for item in (run / "best").iterdir()) == ["model.safetensors", "spec.toml"]
 
 

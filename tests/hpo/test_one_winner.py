@@ -28,6 +28,7 @@ from tune_resnet.execution.trainable import TrialTrainable
 from tune_resnet.execution.tuner import settle_unfinished_trials
 from tune_resnet.hpo.models import chosen_model, trial_to_finalize
 from tune_resnet.hpo.ranking import winner
+from tune_resnet.hpo.study import Study
 from tune_resnet.results.comparison import compare_to_reference
 from tune_resnet.results.sentences import comparison_sentence
 from tune_resnet.runs.directory import RunDirectory
@@ -73,7 +74,7 @@ class Search:
         history = read_history(self.run)
         recorder = Recorder(self.run, self.spec, history.trials, history.epochs)
         history, scheduler = settle_unfinished_trials(recorder, history)
-        searcher = OptunaSearcher(self.spec, None, None, history, recorder.start)
+        searcher = OptunaSearcher(Study(self.spec, None, history), EPOCHS, recorder.start)
         while sum(row.state in ENDED for row in recorder.trials.values()) < TRIALS:
             config = searcher.suggest("it")
             trial = InProcess(config={"config": config, "spec": self.spec, "data": self.data, "path": self.run.path})

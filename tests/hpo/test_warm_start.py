@@ -13,7 +13,7 @@ from optuna.trial import TrialState
 from tune_resnet.config.space import Domain
 from tune_resnet.config.spec import ModelSpec
 from tune_resnet.errors import UserError
-from tune_resnet.execution.searcher import OptunaSearcher
+from tune_resnet.hpo.study import Study
 from tune_resnet.hpo.warm_start import WarmStart, warm_start
 from tune_resnet.runs.tables import FAILED, FINISHED, STOPPED
 
@@ -39,10 +39,10 @@ def test_trials_of_the_same_task_are_known(earlier: Build) -> None:
     assert warm.configurations == []
     assert warm.trials[5].value == 0.64
 
-    searcher = OptunaSearcher(spec, None, warm)
-    configs = [searcher.suggest(str(number)) for number in range(3)]
-    assert configs[0] == {"trial": 0, **spec.reference}
-    assert [config["trial"] for config in configs] == [0, 1, 2]
+    study = Study(spec, warm)
+    proposals = [study.propose() for _ in range(3)]
+    assert proposals[0] == (0, spec.reference)
+    assert [number for number, _ in proposals] == [0, 1, 2]
 
 
 @pytest.mark.parametrize("change", ["images", "width", "epochs"])
@@ -57,11 +57,10 @@ def test_of_another_task_the_best_are_tried_first(earlier: Build, change: str) -
     assert len(warm.configurations) == 3
     assert all(configuration["max_lr"] > 0.01 for configuration in warm.configurations)
 
-    searcher = OptunaSearcher(spec, None, warm)
-    configs = [searcher.suggest(str(number)) for number in range(5)]
-    assert configs[0] == {"trial": 0, **spec.reference}
-    assert configs[1:4] == [{"trial": n, **c} for n, c in enumerate(warm.configurations, start=1)]
-    assert configs[4]["trial"] == 4
+    study = Study(spec, warm)
+    proposals = [study.propose() for _ in range(5)]
+    assert proposals[:4] == list(enumerate([spec.reference, *warm.configurations]))
+    assert proposals[4][0] == 4
 
 
 @pytest.mark.parametrize("fingerprint", ["these images", "others"])

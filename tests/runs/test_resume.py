@@ -10,7 +10,7 @@ from typing import Any
 
 import optuna
 import pytest
-from factories import leave_model
+from factories import leave_model, load_study
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from ray.tune.schedulers import TrialScheduler
@@ -19,8 +19,9 @@ from tune_resnet._files import write_whole
 from tune_resnet.config.space import DEFAULT_SPACE, Domain
 from tune_resnet.config.spec import SAMPLERS, BudgetSpec, SchedulerSpec, SearchSpec, TrainSpec
 from tune_resnet.errors import RecordError
-from tune_resnet.execution.searcher import STUDY_NAME, OptunaSearcher
+from tune_resnet.execution.searcher import OptunaSearcher
 from tune_resnet.execution.tuner import settle_unfinished_trials
+from tune_resnet.hpo.study import Study
 from tune_resnet.runs.directory import BASELINE, RunDirectory
 from tune_resnet.runs.recorder import Recorder
 from tune_resnet.runs.resume import History, read_history
@@ -66,7 +67,7 @@ class Search:
         history = read_history(run)
         self.recorder = Recorder(run, self.spec, history.trials, history.epochs)
         history, self.scheduler = settle_unfinished_trials(self.recorder, history)
-        self.searcher = OptunaSearcher(self.spec, None, None, history, self.recorder.start)
+        self.searcher = OptunaSearcher(Study(self.spec, None, history), EPOCHS, self.recorder.start)
 
     def widen(self, **domains: Domain) -> None:
         """Resumed with a wider space, as a command does it."""
@@ -148,7 +149,7 @@ def test_in_a_wider_space_all_trials_are_known_and_a_search_cut_off_goes_on_as_a
         for _ in range(8):
             search.trial()
         search.widen(**WIDER)
-        assert len(search.searcher.study.get_trials(deepcopy=False)) == 8
+        assert len(search.searcher.study.optuna_study.trials) == 8
         for cut in cuts:
             if cut:
                 search.trial(cut_after=cut)
@@ -164,15 +165,15 @@ def test_a_wider_space_is_used_and_its_study_file_is_whole(tmp_path: Path) -> No
     search = Search(search_spec(), tmp_path / "run")
     for _ in range(6):
         search.trial()
-    OptunaSearcher(search.spec, tmp_path / "study.db", history=read_history(RunDirectory(search.path))).close()
+    Study(search.spec, None, read_history(RunDirectory(search.path)), tmp_path / "study.log").close()
     search.widen(**WIDER)
     for _ in range(12):
         search.trial()
     history = read_history(RunDirectory(search.path))
     assert [row.max_lr for row in history.trials] == [config["max_lr"] for config in search.proposals]
     assert any(not DEFAULT_SPACE[name].low <= config[name] for config in search.proposals[6:] for name in WIDER)
-    OptunaSearcher(search.spec, tmp_path / "study.db", history=history).close()  # in place of the narrow one's
-    trials = optuna.load_study(study_name=STUDY_NAME, storage=f"sqlite:///{tmp_path / 'study.db'}").trials
+    Study(search.spec, None, history, tmp_path / "study.log").close()  # in place of the narrow one's
+    trials = load_study(tmp_path / "study.log").trials
     assert [trial.params["grad_clip"] for trial in trials] == [config["grad_clip"] for config in search.proposals]
     wider = optuna.distributions.FloatDistribution(1e-4, 1.0, log=True)
     assert all(trial.distributions["max_lr"] == wider for trial in trials)
@@ -263,6 +264,6 @@ def test_what_ran_when_the_search_was_killed_is_proposed_first(tmp_path: Path) -
     search.recorder.close()
     history = read_history(RunDirectory(tmp_path / "run"))
     assert [row.state for row in history.trials][1:] == [INTERRUPTED] * 3
-    again = OptunaSearcher(search.spec, None, None, history)
-    assert [again.suggest(name)["trial"] for name in "abcd"] == [1, 2, 3, 4]
+    again = Study(search.spec, None, history)
+    assert [again.propose()[0] for _ in range(4)] == [1, 2, 3, 4]
     assert isinstance(history, History)

@@ -14,7 +14,6 @@ import random
 import re
 import shutil
 import signal
-import sqlite3
 import statistics
 import subprocess
 import time
@@ -264,8 +263,8 @@ DAMAGES: dict[str, Callable[[Path], object]] = {
     "checkpoint cut short": lambda run: damage_checkpoint(run, b""),
     "checkpoint overwritten": lambda run: damage_checkpoint(run, b"nonsense" * 99),
     "checkpoint gone": lambda run: damage_checkpoint(run, None),
-    "study.db gone": lambda run: (run / "study.db").unlink(missing_ok=True),
-    "study.db overwritten": lambda run: (run / "study.db").write_bytes(b"nonsense" * 99),
+    "study.log gone": lambda run: (run / "study.log").unlink(missing_ok=True),
+    "study.log overwritten": lambda run: (run / "study.log").write_bytes(b"nonsense" * 99),
     "temporary files left": leave_temporary_files,
     "Ray's folder gone": lambda run: shutil.rmtree(run / "ray", ignore_errors=True),
 }
@@ -398,7 +397,7 @@ def test_a_run_directory_that_vanishes(tmp_path: Path, matrix: list[Injected]) -
 
 
 @pytest.mark.faults
-def test_two_searches_with_one_name_and_a_locked_study(tmp_path: Path, matrix: list[Injected]) -> None:
+def test_two_searches_with_one_name_and_a_study_that_cannot_be_written(tmp_path: Path, matrix: list[Injected]) -> None:
     search = Broken(tmp_path / "broken", samples=6, epochs=40)
 
     def second(process: int) -> None:
@@ -411,15 +410,17 @@ def test_two_searches_with_one_name_and_a_locked_study(tmp_path: Path, matrix: l
 
     search.break_at("a second search of the same name", 3, 0.0, second)
 
-    def lock(process: int) -> None:
-        with sqlite3.connect(search.path / "study.db", isolation_level=None) as study:
-            study.execute("BEGIN EXCLUSIVE")
-            time.sleep(8)
-            study.execute("ROLLBACK")
+    def fill_up(process: int) -> None:
+        (search.path / "study.log.lock").symlink_to("study.log")  # what a dashboard that was killed leaves
+        (search.path / "study.log").unlink()
+        (search.path / "study.log").symlink_to("/dev/full")
+        epochs = search.epochs_done() + 5
+        while search.epochs_done() < epochs:
+            time.sleep(0.01)
         os.kill(process, signal.SIGINT)
 
-    _, output = search.break_at("study.db locked", 3, 0.0, lock)
-    assert "study.db no longer follows the search" in output
+    _, output = search.break_at("study.log cannot be written", 3, 0.0, fill_up)
+    assert "study.log no longer follows the search" in output
     search.finish()
     assert_like_unbroken(search, tmp_path)
     matrix += search.injected

@@ -45,10 +45,10 @@ from tune_resnet.data.load import load_dataset
 from tune_resnet.data.split import search_split
 from tune_resnet.data.types import DataError, ImageSet, Split
 from tune_resnet.errors import UserError
-from tune_resnet.execution.searcher import OptunaSearcher
 from tune_resnet.execution.tuner import settle_unfinished_trials
 from tune_resnet.hpo.models import keep_winner
 from tune_resnet.hpo.ranking import winner
+from tune_resnet.hpo.study import Study
 from tune_resnet.hpo.warm_start import WarmStart, warm_start
 from tune_resnet.runs.directory import RunDirectory
 from tune_resnet.runs.load import load_run
@@ -204,18 +204,20 @@ def resume(path: Path, study: bool = False) -> None:
         recorder = Recorder(run, options.spec, history.trials, history.epochs)
         history, _ = settle_unfinished_trials(recorder, history)
         warm = WarmStart.read(run.warm_start_json, options.spec)
-        searcher = OptunaSearcher(options.spec, run.study_db if study else None, warm, history, recorder.start)
-        for name in "ab":  # one that had not ended, then a new one
-            config = searcher.suggest(name)
-            assert 0 <= config["trial"] <= len(history.trials) + 1
-            assert all(domain.low <= config[key] <= domain.high for key, domain in options.spec.space.items())
+        followed = Study(options.spec, warm, history, run.study_log if study else None)
+        for _ in range(2):  # one that had not ended, then a new one
+            number, params = followed.propose()
+            assert 0 <= number <= len(history.trials) + 1
+            assert all(domain.low <= params[key] <= domain.high for key, domain in options.spec.space.items())
+            if number >= followed.recorded:
+                recorder.start(number, params)
         recorder.close()
 
 
 def learn(path: Path, fingerprint: str = FINGERPRINT) -> None:
     """What --warm-start does."""
     spec = dataclasses.replace(parse_options(["--resume", str(path)]).spec, space=DEFAULT_SPACE)
-    OptunaSearcher(spec, None, warm_start([path], spec, fingerprint)).suggest("a")
+    Study(spec, warm_start([path], spec, fingerprint)).propose()
 
 
 def confirm(path: Path) -> None:
@@ -491,7 +493,7 @@ def test_anything_may_be_in_the_place_of_a_file_or_folder(
         read_with(good, in_place(entry, name), read, tmp_path)
 
 
-@pytest.mark.parametrize("name", [".lock", *TEXTS, "study.db", "checkpoints", "best", "ray", "elsewhere"])
+@pytest.mark.parametrize("name", [".lock", *TEXTS, "study.log", "checkpoints", "best", "ray", "elsewhere"])
 def test_nothing_outside_of_a_run_is_written(name: str, good: Path, tmp_path: Path) -> None:
     run, outside = Path(shutil.copytree(good, tmp_path / "run")), tmp_path / "outside"
     (run / name).rename(outside) if (run / name).exists() else outside.mkdir()
@@ -544,7 +546,7 @@ def test_no_file_of_a_run_is_unpickled(good: Path, readers: dict[str, list[Reade
     everyone: list[Reader] = [*dict.fromkeys(itertools.chain(*readers.values())), partial(resume, study=True)]
     files = [str(path.relative_to(good)) for path in good.rglob("*") if path.is_file()]
     assert {*readers} <= {*files}
-    for name in (*files, "study.db", "confirm.json", "checkpoints/trial-00004.pt", "best/model.pt"):
+    for name in (*files, "study.log", "confirm.json", "checkpoints/trial-00004.pt", "best/model.pt"):
         read_with(good, put(name, bombs(mark)["2"]), everyone, tmp_path)
         assert not mark.exists(), name
     for form, content in bombs(mark).items():

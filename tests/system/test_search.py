@@ -22,13 +22,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import optuna
 import pytest
 import ray
+from factories import load_study
 from faults import TINY, table
 
 from tune_resnet.config.toml import load_spec
-from tune_resnet.execution.searcher import STUDY_NAME
 from tune_resnet.hpo.ranking import winner
 from tune_resnet.runs.load import load_run
 from tune_resnet.runs.tables import EPOCH_DTYPES, FAILED, FINISHED, INTERRUPTED, STOPPED
@@ -70,8 +69,7 @@ class Search:
 
 def told(path: Path) -> list[str]:
     """The states in the Optuna study, by trial."""
-    study = optuna.load_study(study_name=STUDY_NAME, storage=f"sqlite:///{path / 'study.db'}")
-    return [trial.state.name for trial in study.trials]
+    return [trial.state.name for trial in load_study(path / "study.log").trials]
 
 
 def in_process(arguments: list[str], runs: Path, capsys: pytest.CaptureFixture[str]) -> Search:
@@ -109,7 +107,7 @@ def test_a_search_leaves_a_whole_run_directory(tmp_path: Path, capsys: pytest.Ca
     assert_consistent(path)
 
     assert sorted(item.name for item in path.iterdir()) == [
-        ".lock", "best", "checkpoints", "env.json", "epochs.csv", "ray", "report.html", "spec.toml", "study.db",
+        ".lock", "best", "checkpoints", "env.json", "epochs.csv", "ray", "report.html", "spec.toml", "study.log",
         "trials.csv",
     ]  # fmt: skip
     trials, epochs = table(path / "trials.csv"), table(path / "epochs.csv")

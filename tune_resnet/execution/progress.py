@@ -6,7 +6,6 @@ import math
 import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 from typing import Self
 
 from rich.console import Console, Group, RenderableType
@@ -107,7 +106,7 @@ class Progress:
         train, plan = self.plan.spec.train, self.plan
         steps = math.ceil(plan.train_images / train.batch_size)
         step = min(row.epochs * steps, plan.epochs * steps - 1)  # it may have trained its last epoch
-        return rate_at(replace(train, max_lr=row.max_lr), step, plan.epochs * steps)
+        return rate_at(train, step, plan.epochs * steps, row.max_lr)
 
     def _rows(self) -> list[TrialRow]:
         return list(self.recorder.trials.values())

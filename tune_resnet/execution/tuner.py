@@ -22,6 +22,7 @@ from tune_resnet.execution.trainable import TrialTrainable
 from tune_resnet.hpo.models import last_epoch
 from tune_resnet.hpo.plan import Plan
 from tune_resnet.hpo.ranking import winner
+from tune_resnet.hpo.study import Study
 from tune_resnet.hpo.warm_start import WarmStart
 from tune_resnet.runs.directory import RunDirectory
 from tune_resnet.runs.load import load_run
@@ -55,7 +56,8 @@ def run_trials(
         left = spec.search.num_samples - history.ended
         if left <= 0:
             return end
-        searcher = OptunaSearcher(spec, run.study_db, warm, history, recorder.start)
+        study = Study(spec, warm, history, run.study_log)
+        searcher = OptunaSearcher(study, spec.train.epochs, recorder.start)
         progress = Progress(recorder, plan, console)
         events = RecordEvents(recorder, progress, end, searcher.learn, plan.epoch_timeout)
         ready = tune.with_parameters(trainable, spec=spec, data=data, run_path=run.path)
@@ -64,11 +66,11 @@ def run_trials(
             with progress, patched_ray(), signals_to(end, console), _imports_uncollected():
                 tuner.fit()
         finally:
-            searcher.close()
+            study.close()
             with suppress(OSError):  # the same that has ended the search; a trial left running is one to continue
                 recorder.close()
         if best := winner(load_run(run.path)):
-            searcher.name_winner(best["trial"])
+            study.name_winner(best["trial"])
     except Exception as error:
         # Ray's are of any kind: after a full disk, say, it stumbles over files that it could not write whole.
         end.error = end.error or error

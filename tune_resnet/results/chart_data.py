@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -105,7 +104,7 @@ def rate_curves(frames: RunFrames) -> pd.DataFrame:
     chosen = trials[compared].sort_values("role")
     steps = train.epochs * _POINTS_PER_EPOCH
     rows = [
-        (role, step / _POINTS_PER_EPOCH, rate_at(replace(train, max_lr=peak), step, steps))
+        (role, step / _POINTS_PER_EPOCH, rate_at(train, step, steps, peak))
         for role, peak in zip(chosen["role"], chosen["max_lr"], strict=True)
         for step in range(steps)
     ]

@@ -5,7 +5,7 @@
       env.json      versions, device, precision chosen, data fingerprint, git commit, command line
       epochs.csv    append-only, one row per finished epoch
       trials.csv    one row per trial, from its proposal on; rewritten whole when one is proposed or ends
-      study.db      the Optuna study
+      study.log     the Optuna study, as a journal that optuna-dashboard opens
       checkpoints/  what running and interrupted trials need to continue, and the models of the finished trials that
                     lead: any of those may become the winner's (hpo/models.py)
       warm_start.json   with --warm-start: what earlier runs gave
@@ -61,7 +61,7 @@ class RunDirectory:
         self.env_json = path / "env.json"
         self.epochs_csv = path / "epochs.csv"
         self.trials_csv = path / "trials.csv"
-        self.study_db = path / "study.db"
+        self.study_log = path / "study.log"
         self.checkpoints = path / "checkpoints"
         self.best = path / "best"
         self.final = path / "final"

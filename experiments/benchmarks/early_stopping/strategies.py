@@ -30,16 +30,15 @@ from tune_resnet.config.spec import SAMPLERS, BudgetSpec, SchedulerSpec, SearchS
 from tune_resnet.execution.scheduler import EarlyStopping
 from tune_resnet.execution.searcher import OptunaSearcher
 from tune_resnet.hpo.estimate import estimated_accuracy
+from tune_resnet.hpo.study import Study
+from tune_resnet.hpo.warm_start import distributions
 
 Configuration = Mapping[str, float]
 METRIC = "val_accuracy"
 
 SPACE = SearchSpec().space
 REFERENCE = SearchSpec().reference
-_DISTRIBUTIONS: dict[str, optuna.distributions.BaseDistribution] = {
-    name: optuna.distributions.FloatDistribution(domain.low, domain.high, log=domain.log)
-    for name, domain in SPACE.items()
-}
+_DISTRIBUTIONS = distributions(SearchSpec())
 
 
 @dataclass(frozen=True)
@@ -136,7 +135,7 @@ class Ours(OnRay):
     def __init__(self, spec: SearchSpec, images: int, seed: int, epochs: int) -> None:
         self.images = images
         spec = replace(spec, train=TrainSpec(epochs=epochs, seed=seed))
-        super().__init__(OptunaSearcher(spec, None), EarlyStopping(spec, lambda trial, epoch: True), epochs)
+        super().__init__(OptunaSearcher(Study(spec), epochs), EarlyStopping(spec, lambda trial, epoch: True), epochs)
 
     def learn(self, trial_id: str, row: Mapping[str, Any], ends: bool) -> None:
         self.searcher.learn(trial_id, row)

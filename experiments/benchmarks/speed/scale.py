@@ -41,10 +41,10 @@ from tune_resnet.config.spec import BudgetSpec, DataSpec, ResourceSpec, Schedule
 from tune_resnet.data.load import load_dataset
 from tune_resnet.data.split import search_split
 from tune_resnet.execution.cluster import ray_cluster
-from tune_resnet.execution.searcher import OptunaSearcher
 from tune_resnet.execution.tuner import run_trials
 from tune_resnet.hpo.plan import Plan
-from tune_resnet.hpo.warm_start import WarmStart
+from tune_resnet.hpo.study import Study
+from tune_resnet.hpo.warm_start import WarmStart, distributions
 from tune_resnet.runs.directory import RunDirectory
 from tune_resnet.runs.load import load_run
 from tune_resnet.runs.tables import EPOCH_DTYPES, FINISHED, REFERENCE_TRIAL, STOPPED, TrialRow
@@ -248,28 +248,26 @@ def suggestions(benchmark: Benchmark) -> None:
 
 def proposal_seconds(size: int) -> list[float]:
     """Of several proposals in a row, each trial ending before the next."""
-    searcher = OptunaSearcher(search_spec(BudgetSpec.sampler), None)
+    spec = search_spec(BudgetSpec.sampler)
+    study = Study(spec, WarmStart([known_trial(position, spec) for position in range(size)]))
     seconds = []
-    for position in range(size + SUGGESTIONS):
-        if position < size:  # known trials: drawn at random, as far as the study goes
-            trial = optuna.create_study(sampler=optuna.samplers.RandomSampler(position)).ask(searcher.distributions)
-            searcher.study.add_trial(known_trial(trial.params, searcher))
-            continue
+    for _ in range(SUGGESTIONS):
         started = time.perf_counter()
-        configuration = searcher.suggest(str(position))
+        number, params = study.propose()
         seconds.append(time.perf_counter() - started)
-        quality = random.Random(configuration["max_lr"]).random()
-        searcher.on_trial_complete(str(position), epoch_row(EPOCHS, quality))
+        study.end(number, FINISHED, random.Random(params["max_lr"]).random())
     return seconds
 
 
-def known_trial(params: dict[str, float], searcher: OptunaSearcher) -> optuna.trial.FrozenTrial:
-    """One in KEPT has finished, the others were stopped, as the search would have told it."""
+def known_trial(position: int, spec: SearchSpec) -> optuna.trial.FrozenTrial:
+    """Drawn at random; one in KEPT has finished, the others were stopped, as the search would have told it."""
+    draw = random.Random(position)
+    params = {name: domain.value(draw.random()) for name, domain in spec.space.items()}
     quality = random.Random(params["max_lr"]).random()
     finished = quality > 1 - 1 / KEPT
     return optuna.trial.create_trial(
         params=params,
-        distributions=searcher.distributions,
+        distributions=distributions(spec),
         intermediate_values={RUNG: quality},
         state=TrialState.COMPLETE if finished else TrialState.PRUNED,
         value=quality if finished else None,
