@@ -70,7 +70,7 @@ class FaultyTrainer(training_pool.Trainer):
 
 def break_trainings(module: Any) -> None:
     """From now on in this process, what the module trains may break, and is saved after every epoch."""
-    checkpoint.LOSS_SECONDS = 0.0
+    checkpoint.MAX_LOST_SECONDS = 0.0
     module.TrainingRun = FaultyTraining
 
 

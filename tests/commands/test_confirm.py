@@ -76,7 +76,7 @@ def test_the_exact_test_is_every_sign_pattern(count: int) -> None:
     result = analyse_pairs(list(values))
     assert result.exact
     assert result.p_value == expected
-    assert expected >= result.least_p == 2 / 2**count
+    assert expected >= result.min_p == 2 / 2**count
     scipy = stats.permutation_test((values,), np.sum, permutation_type="samples", n_resamples=math.inf)
     assert result.p_value == pytest.approx(scipy.pvalue)
 

@@ -11,7 +11,7 @@ from factories import SPEC, Build
 from rich.console import Console
 
 from tune_resnet.commands.summary import TimeBudget, conclude
-from tune_resnet.execution.callbacks import SearchEnd
+from tune_resnet.execution.callbacks import StopRequest
 from tune_resnet.runs.tables import FINISHED, INTERRUPTED
 
 
@@ -53,10 +53,10 @@ def test_a_time_budget_in_which_nothing_was_trained_is_too_short(run: Build) -> 
 
 
 def test_a_search_knows_whether_its_time_is_over() -> None:
-    assert not SearchEnd(None).over
-    assert not SearchEnd(100).over
-    assert SearchEnd(1e-9).over
-    assert SearchEnd(1e-9).stop_all()
+    assert not StopRequest(None).over
+    assert not StopRequest(100).over
+    assert StopRequest(1e-9).over
+    assert StopRequest(1e-9).stop_all()
 
 
 def offered(build: Build, **env: object) -> set[str]:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from tune_resnet.config.spec import SearchSpec
-from tune_resnet.execution.callbacks import RecordEvents, SearchEnd
+from tune_resnet.execution.callbacks import RecordEvents, StopRequest
 from tune_resnet.runs.directory import RunDirectory
 from tune_resnet.runs.recorder import Recorder
 from tune_resnet.runs.tables import FAILED, RUNNING
@@ -70,7 +70,7 @@ def failed_trial(folder: Path, error: BaseException | str) -> Any:
 def test_a_trial_that_ray_could_not_run_is_recorded_with_its_reason(tmp_path: Path, recorder: Recorder) -> None:
     watcher: Any = Watcher()
     trial = failed_trial(tmp_path, "RuntimeError: no memory for the network")
-    RecordEvents(recorder, watcher, SearchEnd(None), no_study, 60).on_trial_error(0, [trial], trial)
+    RecordEvents(recorder, watcher, StopRequest(None), no_study, 60).on_trial_error(0, [trial], trial)
     row = recorder.trials[0]
     assert (row.state, row.max_lr, row.error) == (FAILED, 0.02, "RuntimeError: no memory for the network")
     assert watcher.ended == [0]
@@ -81,7 +81,7 @@ def test_a_trial_that_fails_for_want_of_disk_ends_the_search_and_is_not_to_blame
     tmp_path: Path, recorder: Recorder, last_time: bool
 ) -> None:
     watcher: Any = Watcher()
-    end = SearchEnd(None)
+    end = StopRequest(None)
     events = RecordEvents(recorder, watcher, end, no_study, 60)
     trial = failed_trial(tmp_path, OSError(errno.ENOSPC, "No space left on device"))
     event = events.on_trial_error if last_time else events.on_trial_recover
@@ -93,7 +93,7 @@ def test_a_trial_that_fails_for_want_of_disk_ends_the_search_and_is_not_to_blame
 
 def test_an_epoch_that_cannot_be_written_ends_the_search(tmp_path: Path, recorder: Recorder) -> None:
     watcher: Any = Watcher()
-    end = SearchEnd(None)
+    end = StopRequest(None)
     events = RecordEvents(recorder, watcher, end, no_study, 60)
     recorder.run.epochs_csv.unlink()
     trial = failed_trial(tmp_path, "nothing")

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from tune_resnet.hpo.estimate import LEAST_FINISHED, Floats, estimated_accuracy
+from tune_resnet.hpo.estimate import MIN_FINISHED, Floats, estimated_accuracy
 
 many = settings(derandomize=True, deadline=None, max_examples=200)
 
@@ -43,7 +43,7 @@ def test_a_loss_that_says_nothing_leaves_accuracies_as_measured() -> None:
         np.testing.assert_array_equal(estimated_accuracy(accuracy, loss, 100), accuracy)
 
 
-@pytest.mark.parametrize("count", range(LEAST_FINISHED))
+@pytest.mark.parametrize("count", range(MIN_FINISHED))
 def test_few_finished_trials_are_left_as_measured(count: int) -> None:
     _, accuracy, loss = trials(count, 100, 0)
     np.testing.assert_array_equal(estimated_accuracy(accuracy, loss, 100), accuracy)

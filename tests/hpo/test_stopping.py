@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from tune_resnet.config.spec import SchedulerSpec, SearchSpec, TrainSpec
 from tune_resnet.execution.scheduler import EarlyStopping
-from tune_resnet.hpo.stopping import Asha, MedianRule, RunAll, Signal, quality, rung_epochs, stopping_rule, window
+from tune_resnet.hpo.stopping import Asha, MedianRule, NoStopping, Signal, quality, rung_epochs, stopping_rule, window
 from tune_resnet.runs.tables import REFERENCE_TRIAL
 
 many = settings(derandomize=True, deadline=None, max_examples=200)
@@ -55,8 +55,8 @@ def test_what_lies_within_the_margin_of_the_cut_goes_on() -> None:
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
-@pytest.mark.parametrize("rule", [Asha((2,), 2), MedianRule(1), RunAll()])
-def test_no_rule_is_fooled_by_what_is_not_finite(rule: Asha | MedianRule | RunAll, value: float) -> None:
+@pytest.mark.parametrize("rule", [Asha((2,), 2), MedianRule(1), NoStopping()])
+def test_no_rule_is_fooled_by_what_is_not_finite(rule: Asha | MedianRule | NoStopping, value: float) -> None:
     assert rule.should_stop(0, 1, value)
     assert rule.should_stop(0, 2, value)
     assert not rule.should_stop(1, 2, 0.5)
@@ -94,7 +94,7 @@ def test_by_default_trials_are_judged_once_shortly_before_the_rates_peak(epochs:
     assert rung_epochs(SchedulerSpec(), epochs) == rungs
 
 
-@pytest.mark.parametrize(("name", "kind"), [("asha", Asha), ("median", MedianRule), ("none", RunAll)])
+@pytest.mark.parametrize(("name", "kind"), [("asha", Asha), ("median", MedianRule), ("none", NoStopping)])
 def test_a_spec_names_its_rule(name: str, kind: type) -> None:
     assert isinstance(stopping_rule(SearchSpec(scheduler=SchedulerSpec(name=name))), kind)
 

@@ -14,7 +14,7 @@ from tune_resnet.results.paired_test import (
     BETTER,
     FIRST_LOOK,
     LOOK_LEVELS,
-    MOST_PAIRS,
+    MAX_PAIRS,
     NOT_DISTINGUISHABLE,
     WORSE,
     analyse_looks,
@@ -28,7 +28,7 @@ Draw = Callable[[np.random.Generator], np.ndarray]
 def clear_looks(draw: Draw) -> np.ndarray:
     """Whether the verdict is clear, bool (sequences, looks), of many simulated sequences of 10 differences."""
     values = draw(np.random.default_rng(0))
-    n = np.arange(1, MOST_PAIRS + 1)
+    n = np.arange(1, MAX_PAIRS + 1)
     means = values.cumsum(axis=1) / n
     looks = slice(FIRST_LOOK - 1, None)
     squares = (values**2).cumsum(axis=1) - n * means**2
@@ -38,14 +38,14 @@ def clear_looks(draw: Draw) -> np.ndarray:
 
 
 def normal(effect: float) -> Draw:
-    return lambda random: random.normal(effect, 1, (SEQUENCES, MOST_PAIRS))
+    return lambda random: random.normal(effect, 1, (SEQUENCES, MAX_PAIRS))
 
 
 def test_five_percent_are_spent_as_they_should_be() -> None:
     """By pair n 0.05 (n / 10)^2, which is where the table of levels comes from."""
     clear = clear_looks(normal(0))
     spent = np.logical_or.accumulate(clear, axis=1).mean(axis=0)
-    planned = ALPHA * (np.array(list(LOOK_LEVELS)) / MOST_PAIRS) ** 2
+    planned = ALPHA * (np.array(list(LOOK_LEVELS)) / MAX_PAIRS) ** 2
     error = np.sqrt(planned * (1 - planned) / SEQUENCES)
     assert (np.abs(spent - planned) < 3 * error).all(), spent / planned
     assert spent[-1] <= ALPHA + 2 * error[-1]
@@ -64,14 +64,14 @@ def test_false_verdicts_where_differences_are_not_normal(
     name: str, draw: Callable[[np.random.Generator, tuple[int, int]], np.ndarray], most: float
 ) -> None:
     """Heavy tails make them rarer, skew more frequent: as with any t interval of few pairs."""
-    assert clear_looks(lambda random: draw(random, (SEQUENCES, MOST_PAIRS))).any(axis=1).mean() < most
+    assert clear_looks(lambda random: draw(random, (SEQUENCES, MAX_PAIRS))).any(axis=1).mean() < most
 
 
 @pytest.mark.parametrize(("effect", "power", "pairs"), [(1, 0.72, 8.2), (1.5, 0.97, 6.7), (2, 0.998, 5.7), (3, 1, 4.7)])
 def test_power_and_the_mean_number_of_pairs(effect: float, power: float, pairs: float) -> None:
     clear = clear_looks(normal(effect))
     found = clear.any(axis=1)
-    ended = np.where(found, FIRST_LOOK + clear.argmax(axis=1), MOST_PAIRS)
+    ended = np.where(found, FIRST_LOOK + clear.argmax(axis=1), MAX_PAIRS)
     assert found.mean() == pytest.approx(power, abs=0.005)
     assert ended.mean() == pytest.approx(pairs, abs=0.05)
 
@@ -100,7 +100,7 @@ def test_looks_go_on_until_it_is_clear_or_to_the_last() -> None:
     assert analyse_pairs(values[:4]).is_clear  # with 4 pairs fixed before
     unclear = analyse_looks([1.0, -1.0] * 10)
     assert unclear is not None
-    assert (unclear.n, unclear.verdict) == (MOST_PAIRS, NOT_DISTINGUISHABLE)
+    assert (unclear.n, unclear.verdict) == (MAX_PAIRS, NOT_DISTINGUISHABLE)
 
 
 def test_equal_differences_are_no_interval() -> None:

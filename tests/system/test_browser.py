@@ -16,7 +16,7 @@ from experiments.benchmarks.figures.screenshots import start_chromium
 from tune_resnet.results.page import write_report
 from tune_resnet.runs.tables import FINISHED, STOPPED
 
-LEAST_CONTRAST = 4.5  # WCAG 2.2, level AA, text of normal size
+MIN_CONTRAST = 4.5  # WCAG 2.2, level AA, text of normal size
 
 CONTRASTS = """() => {
   const linear = value => (value /= 255) <= 0.04045 ? value / 12.92 : ((value + 0.055) / 1.055) ** 2.4;
@@ -97,7 +97,7 @@ def test_a_page_is_whole_fits_and_reads_well(view: View) -> None:
     assert min(drawn) > 0
     assert page.viewport_size is not None
     assert page.evaluate("document.documentElement.scrollWidth") <= page.viewport_size["width"]
-    poor = [(text, contrast) for text, contrast in page.evaluate(CONTRASTS) if contrast < LEAST_CONTRAST]
+    poor = [(text, contrast) for text, contrast in page.evaluate(CONTRASTS) if contrast < MIN_CONTRAST]
     assert poor == []
 
 
@@ -129,5 +129,5 @@ def test_the_colours_follow_when_night_falls(browser: Browser, tmp_path: Path) -
     before = view.page.evaluate(fill)
     view.page.emulate_media(color_scheme="dark")
     view.page.wait_for_function(f"{fill} !== '{before}'")
-    assert [text for text, contrast in view.page.evaluate(CONTRASTS) if contrast < LEAST_CONTRAST] == []
+    assert [text for text, contrast in view.page.evaluate(CONTRASTS) if contrast < MIN_CONTRAST] == []
     view.context.close()

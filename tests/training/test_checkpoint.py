@@ -17,13 +17,13 @@ from hypothesis import strategies as st
 
 from tune_resnet.config.spec import ModelSpec, TrainSpec
 from tune_resnet.data.types import Split
-from tune_resnet.training.checkpoint import LOSS_SECONDS, Checkpoint, ResumableRun, is_due
+from tune_resnet.training.checkpoint import MAX_LOST_SECONDS, Checkpoint, ResumableRun, is_due
 from tune_resnet.training.loop import BrokenRun, TrainingRun
 from tune_resnet.training.metrics import EpochMetrics
 
 SPEC = TrainSpec(epochs=4, batch_size=50, precision="fp32")
 WIDTH = ModelSpec(width=4)
-LONG = 2 * LOSS_SECONDS  # an epoch after which saving is always due
+LONG = 2 * MAX_LOST_SECONDS  # an epoch after which saving is always due
 
 
 @given(st.floats(1e-3, 1e4), st.integers(1, 300))
@@ -34,12 +34,12 @@ def test_a_crash_costs_at_most_one_epoch_or_half_a_minute(epoch_seconds: float, 
         worst = max(worst, unsaved)
         if is_due(unsaved, epoch_seconds):
             unsaved = 0.0
-    assert worst <= max(epoch_seconds, LOSS_SECONDS) * (1 + 1e-9)
+    assert worst <= max(epoch_seconds, MAX_LOST_SECONDS) * (1 + 1e-9)
 
 
-@given(st.floats(1e-3, LOSS_SECONDS / 2))
+@given(st.floats(1e-3, MAX_LOST_SECONDS / 2))
 def test_short_epochs_share_a_checkpoint(epoch_seconds: float) -> None:
-    assert not is_due(LOSS_SECONDS / 2 - 1e-6, epoch_seconds)
+    assert not is_due(MAX_LOST_SECONDS / 2 - 1e-6, epoch_seconds)
 
 
 def test_a_run_continued_from_disk_equals_an_unbroken_one(split: Split, tmp_path: Path) -> None:

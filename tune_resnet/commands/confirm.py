@@ -27,7 +27,7 @@ from tune_resnet.commands.request import Request
 from tune_resnet.commands.summary import written_report
 from tune_resnet.config.spec import TUNABLE, SearchSpec
 from tune_resnet.data.types import Dataset, ImageSet
-from tune_resnet.execution.callbacks import SearchEnd
+from tune_resnet.execution.callbacks import StopRequest
 from tune_resnet.execution.cluster import ray_cluster
 from tune_resnet.execution.interrupts import signals_to
 from tune_resnet.execution.resources import make_plan
@@ -98,7 +98,7 @@ def _train(
 ) -> int | None:
     """Trains what is missing, as long as the verdict is not clear where that is looked at, adding each row to those
     that are `known` as its training ends. Returns the signal that ended it early, or None."""
-    started, end = time.monotonic(), SearchEnd(None)
+    started, end = time.monotonic(), StopRequest(None)
     rows: list[Any] = known.to_dict("records")
     jobs = [Job(compared.train_spec(*pair), compared.checkpoint(*pair)) for pair in missing]
     _forget_others(compared, jobs)

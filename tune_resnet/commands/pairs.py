@@ -15,7 +15,7 @@ from tune_resnet.data.types import Dataset, Split, check_test_set
 from tune_resnet.errors import UserError
 from tune_resnet.hpo.ranking import winner
 from tune_resnet.results.confirmation import SEED_OFFSET, look
-from tune_resnet.results.paired_test import MOST_PAIRS, PairedResult
+from tune_resnet.results.paired_test import MAX_PAIRS, PairedResult
 from tune_resnet.runs.directory import SEARCH, RunDirectory
 from tune_resnet.runs.load import RunFrames
 from tune_resnet.runs.tables import REFERENCE, REFERENCE_TRIAL, SEQUENTIAL, SIZE, WINNER, train_spec_of
@@ -114,7 +114,7 @@ def compared_with_reference(
         spec=spec,
         trial=best["trial"],
         winner=train_spec_of(best, spec.train),
-        seeds=tuple(spec.train.seed + SEED_OFFSET + number for number in range(count or MOST_PAIRS)),
+        seeds=tuple(spec.train.seed + SEED_OFFSET + number for number in range(count or MAX_PAIRS)),
         sequential=count is None,
         data=baseline_split(dataset, spec.data),
     )

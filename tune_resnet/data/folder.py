@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
 CACHE_FORMAT = 1  # part of the cache key: raise it when decoding or the cache's files change
-MOST_NAMED = 20  # unreadable images that one message names
+MAX_NAMED = 20  # unreadable images that one message names
 DECODE_BLOCK = 100  # files decoded by one task: few enough for a smooth bar, enough to hide the task's own cost
 
 
@@ -115,8 +115,8 @@ def _unreadable(root: Path, files: Sequence[ImageFile], problems: dict[int, str]
     if len(problems) == 1:
         [(number, problem)] = problems.items()
         return ImageError(root / files[number].path, problem)
-    named = [f"{files[number].path} ({problems[number]})" for number in sorted(problems)[:MOST_NAMED]]
-    more = f", and {len(problems) - MOST_NAMED:,} more" if len(problems) > MOST_NAMED else ""
+    named = [f"{files[number].path} ({problems[number]})" for number in sorted(problems)[:MAX_NAMED]]
+    more = f", and {len(problems) - MAX_NAMED:,} more" if len(problems) > MAX_NAMED else ""
     return DataError(f"cannot read {len(problems):,} of {len(files):,} images in {root}: {', '.join(named)}{more}")
 
 

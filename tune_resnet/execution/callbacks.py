@@ -19,7 +19,7 @@ from tune_resnet.runs.recorder import Recorder
 from tune_resnet.runs.tables import EPOCH_DTYPES, FAILED, FINISHED, ending
 
 
-class SearchEnd(tune.Stopper):  # type: ignore[misc]
+class StopRequest(tune.Stopper):  # type: ignore[misc]
     """Ends the whole search at a deadline, when a signal has come, or when it cannot be recorded any more."""
 
     def __init__(self, time_budget: float | None) -> None:
@@ -57,7 +57,7 @@ class RecordEvents(tune.Callback):  # type: ignore[misc]
         self,
         recorder: Recorder,
         progress: Progress,
-        end: SearchEnd,
+        end: StopRequest,
         learn: Callable[[str, Mapping[str, Any]], None],
         epoch_timeout: float,
     ) -> None:

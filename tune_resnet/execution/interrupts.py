@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TextIO, cast
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from tune_resnet.execution.callbacks import SearchEnd
+    from tune_resnet.execution.callbacks import StopRequest
 
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -126,7 +126,7 @@ class _Lasting:
 
 
 @contextmanager
-def signals_to(end: SearchEnd, console: Console) -> Iterator[None]:
+def signals_to(end: StopRequest, console: Console) -> Iterator[None]:
     """The first signal that asks for the end ends the search in order; the second acts as it always does."""
 
     def on_signal(number: int) -> None:

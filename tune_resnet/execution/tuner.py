@@ -12,7 +12,7 @@ from ray import tune
 from rich.console import Console
 
 from tune_resnet.data.types import Split
-from tune_resnet.execution.callbacks import RecordEvents, SearchEnd
+from tune_resnet.execution.callbacks import RecordEvents, StopRequest
 from tune_resnet.execution.interrupts import signals_to
 from tune_resnet.execution.progress import Progress
 from tune_resnet.execution.ray_patches import patched_ray
@@ -40,7 +40,7 @@ def run_trials(
     trainable: type[tune.Trainable] = TrialTrainable,
     history: History | None = None,
     loggers: Sequence[tune.Callback] = (),
-) -> SearchEnd:
+) -> StopRequest:
     """Runs the search to its end, from its `history` on. Returns what has ended it early, if anything has.
 
     `trainable` is set up and reports as `TrialTrainable` does; `loggers` are told all that it reports.
@@ -49,7 +49,7 @@ def run_trials(
         SearchError: the search could not go on, or not be recorded.
     """
     spec, history = plan.spec, history or History()
-    end = SearchEnd(spec.search.time_budget)
+    end = StopRequest(spec.search.time_budget)
     try:
         recorder = Recorder(run, spec, history.trials, history.epochs)
         history, scheduler = settle_unfinished_trials(recorder, history)
@@ -97,7 +97,7 @@ def _tuner(
     searcher: OptunaSearcher,
     scheduler: EarlyStopping,
     callbacks: list[tune.Callback],
-    end: SearchEnd,
+    end: StopRequest,
 ) -> tune.Tuner:
     """Ray Tune, set to run the `left` trials of a plan."""
     spec = plan.spec

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
 
-LEAST_FINISHED = 4  # trials, below which a line through them says nothing
+MIN_FINISHED = 4  # trials, below which a line through them says nothing
 
 
 def estimated_accuracy(accuracy: Floats, loss: Floats, images: int) -> Floats:
@@ -28,7 +28,7 @@ def estimated_accuracy(accuracy: Floats, loss: Floats, images: int) -> Floats:
     Returns:
         (trials,), `accuracy` itself for fewer than four trials, or where it does not fall as the loss rises.
     """
-    if len(accuracy) < LEAST_FINISHED:
+    if len(accuracy) < MIN_FINISHED:
         return accuracy
     logs = np.log(np.maximum(loss, 1e-12))
     away = logs - logs.mean()

@@ -17,7 +17,7 @@ from tune_resnet.runs.tables import REFERENCE_TRIAL
 from tune_resnet.training.device import ResolvedSpec
 
 _ENOUGH_STEPS = 10  # of the optimizer in an epoch
-_LEAST_TIMEOUT = 600.0  # seconds: a trial's process takes some to start
+_MIN_TIMEOUT = 600.0  # seconds: a trial's process takes some to start
 _TIMEOUT_EPOCHS = 20  # so much longer than expected may an epoch take on a busy machine
 _SIMULATIONS = 200  # of the stopping rule; the mean's standard error is then about 1% of it
 _MEAN_SHORTFALL = 0.04  # of trials from the best, as a share of the loss, such that recorded searches come out right
@@ -62,7 +62,7 @@ class Plan:
     @property
     def epoch_timeout(self) -> float:
         """Seconds after which a trial without a new epoch hangs."""
-        return self.spec.search.epoch_timeout or max(_LEAST_TIMEOUT, _TIMEOUT_EPOCHS * self.seconds_per_epoch)
+        return self.spec.search.epoch_timeout or max(_MIN_TIMEOUT, _TIMEOUT_EPOCHS * self.seconds_per_epoch)
 
     def seconds(self, epochs: float) -> float:
         """Wall time of what is left where all trials take so many epochs, never less than one whole trial."""

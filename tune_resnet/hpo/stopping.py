@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 from tune_resnet.config.spec import SchedulerSpec, SearchSpec
 
-_LEAST_LOSS = 1e-12  # a loss may be 0, its logarithm may not
+_MIN_LOSS = 1e-12  # a loss may be 0, its logarithm may not
 
 
 def first_rung(scheduler: SchedulerSpec, epochs: int) -> int:
@@ -50,7 +50,7 @@ def quality(signal: str, value: float) -> float:
     """A signal's value on the scale that rules compare: higher is better, and of a loss it is the logarithm, so that a
     margin is a share of it whatever its size."""
     if signal.endswith("loss"):
-        return -math.log(max(value, _LEAST_LOSS)) if value == value else value
+        return -math.log(max(value, _MIN_LOSS)) if value == value else value
     return value
 
 
@@ -125,7 +125,7 @@ class MedianRule:
     2017, section 3.2.2.
     """
 
-    least_others = 3
+    min_others = 3
 
     def __init__(self, grace_epochs: int, margin: float = 0.0) -> None:
         self.grace_epochs = grace_epochs
@@ -141,12 +141,12 @@ class MedianRule:
             for other, curve in self.curves.items()
             if other != trial and max(curve) >= epoch
         ]
-        if epoch < self.grace_epochs or len(means) < self.least_others:
+        if epoch < self.grace_epochs or len(means) < self.min_others:
             return False
         return max(self.curves[trial].values()) + self.margin < statistics.median(means)
 
 
-class RunAll:
+class NoStopping:
     """Stops nothing but what is not finite."""
 
     def should_stop(self, trial: int, epoch: int, value: float) -> bool:
@@ -160,4 +160,4 @@ def stopping_rule(spec: SearchSpec) -> StoppingRule:
         return Asha(rung_epochs(scheduler, spec.train.epochs), scheduler.reduction_factor, scheduler.margin)
     if scheduler.name == "median":
         return MedianRule(first_rung(scheduler, spec.train.epochs), scheduler.margin)
-    return RunAll()
+    return NoStopping()

@@ -16,7 +16,7 @@ from tune_resnet.runs.tables import FINISHED, REFERENCE_TRIAL, STOPPED
 from tune_resnet.training.schedule import rate_at
 
 REFERENCE, WINNER = "reference", "winner"  # roles; the other trials have their state for one
-_LEAST_FOR_REGION = 4  # finished trials
+_MIN_FOR_REGION = 4  # finished trials
 _POINTS_PER_EPOCH = 20  # of a learning rate's curve
 
 
@@ -50,7 +50,7 @@ def good_region(frames: RunFrames) -> pd.DataFrame:
     """Columns low and high, indexed by hyperparameter: the range of the best quarter of the finished trials, and of two
     at least, by their estimates; no rows for fewer than four.
     """
-    best = best_quarter(frames, _LEAST_FOR_REGION)[list(frames.spec.space)]
+    best = best_quarter(frames, _MIN_FOR_REGION)[list(frames.spec.space)]
     return pd.DataFrame({"low": best.min(), "high": best.max()}).dropna()
 
 

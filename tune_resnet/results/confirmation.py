@@ -17,7 +17,7 @@ from tune_resnet.results.paired_test import (
     ALPHA,
     BETTER,
     FIRST_LOOK,
-    MOST_PAIRS,
+    MAX_PAIRS,
     WORSE,
     PairedResult,
     analyse_looks,
@@ -92,7 +92,7 @@ def _confirmation(
         rows=rows,
         pairs=pairs,
         sequential=sequential,
-        goes_on=sequential and ended < first + MOST_PAIRS and not (result and result.is_clear),
+        goes_on=sequential and ended < first + MAX_PAIRS and not (result and result.is_clear),
         result=result,
         images=images if type(images) is int and images > 0 else None,  # confirm.json may hold anything
     )
@@ -118,7 +118,7 @@ def look(rows: pd.DataFrame, first_seed: int) -> PairedResult | None:
     Pairs are looked at in the order of their seeds, whenever they ended: up to the first that has not, and not beyond
     the last look. None before the first look.
     """
-    ended = min(first_missing(rows, first_seed), first_seed + MOST_PAIRS)
+    ended = min(first_missing(rows, first_seed), first_seed + MAX_PAIRS)
     return analyse_looks(_differences(complete_pairs(rows[rows["seed"].between(first_seed, ended - 1)])))
 
 
@@ -202,13 +202,13 @@ def _how_sure(result: PairedResult) -> str:
 def _permutation(result: PairedResult) -> str:
     if not result.exact:
         return f"permutation test on drawn sign flips p = {result.p_value:.2g}"
-    limit = f" ({result.n} pairs cannot give less than {result.least_p:.4g})" if result.least_p > ALPHA else ""
+    limit = f" ({result.n} pairs cannot give less than {result.min_p:.4g})" if result.min_p > ALPHA else ""
     return f"exact permutation test p = {result.p_value:.4g}{limit}"
 
 
 def _needed(confirmation: Confirmation, result: PairedResult) -> str:
     if result.sequential and not result.is_clear:
-        return f" Pairs are added up to {MOST_PAIRS}." if confirmation.goes_on else " No more pairs are added."
+        return f" Pairs are added up to {MAX_PAIRS}." if confirmation.goes_on else " No more pairs are added."
     if result.is_clear or result.pairs_needed is None:
         return ""
     return f" To show a difference of this size with 80% power takes about {result.pairs_needed:,} paired seeds."

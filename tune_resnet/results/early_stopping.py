@@ -10,7 +10,7 @@ from tune_resnet.hpo.stopping import Signal, in_unit, rung_epochs, window
 from tune_resnet.runs.load import RunFrames, accuracy_column
 from tune_resnet.runs.tables import FINISHED, REFERENCE_TRIAL, STOPPED
 
-LEAST_FOR_AGREEMENT = 3  # finished trials
+MIN_FOR_AGREEMENT = 3  # finished trials
 
 RUNG_DTYPES = {
     "epoch": "int64",
@@ -68,6 +68,6 @@ def _rung(frames: RunFrames, epoch: int) -> dict[str, float]:
 def _rank_correlation(first: pd.Series, second: pd.Series) -> float:
     """Spearman's coefficient over the trials that both have; NaN for fewer than three, or where one does not vary."""
     both = pd.concat([first, second], axis=1, join="inner", keys=["first", "second"]).dropna().rank()
-    if len(both) < LEAST_FOR_AGREEMENT or both.nunique().min() < 2:
+    if len(both) < MIN_FOR_AGREEMENT or both.nunique().min() < 2:
         return math.nan
     return float(both["first"].corr(both["second"]))

@@ -18,7 +18,7 @@ from tune_resnet.runs.tables import RUNNING
 
 LOWER, UPPER = "lower", "upper"
 _AT_BOUND = 0.05  # of a domain, on its scale, counted from a bound: what lies there lies at it
-_LEAST_FOR_QUARTER = 8  # finished trials: by chance, the two best are at a given bound together once in 400 runs
+_MIN_FOR_QUARTER = 8  # finished trials: by chance, the two best are at a given bound together once in 400 runs
 _GOOD_SHARE = 0.25  # of the finished trials
 _MORE_TRIALS = 1.5  # times as many as the run has, for a wider space
 _AS_GOOD_AS_ZERO = {"weight_decay": 1e-6}  # no log scale reaches 0, and smaller values do nothing else
@@ -49,7 +49,7 @@ def edges(frames: RunFrames) -> list[Edge]:
     """
     if frames.kind != SEARCH or (frames.active and (frames.trials["state"] == RUNNING).any()):
         return []
-    winner, quarter = best_trials(frames, 1), best_quarter(frames, _LEAST_FOR_QUARTER)
+    winner, quarter = best_trials(frames, 1), best_quarter(frames, _MIN_FOR_QUARTER)
     found = []
     for name, domain in frames.spec.space.items():
         for side, bound, wider in _movable(name, domain):

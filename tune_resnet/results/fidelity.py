@@ -13,7 +13,7 @@ from tune_resnet.runs.load import RunFrames, accuracy_column
 from tune_resnet.runs.tables import FINISHED
 
 TOP_SHARE = 0.1  # of the runs: what stopping should keep
-LEAST_FOR_FIDELITY = 4  # finished trials
+MIN_FOR_FIDELITY = 4  # finished trials
 INTERVAL = (0.05, 0.95)  # quantiles over bootstrap samples
 
 FIDELITY_DTYPES = {
@@ -85,7 +85,7 @@ def run_fidelity(frames: RunFrames) -> pd.DataFrame:
     """
     trials, epochs = frames.trials, frames.epochs
     final = trials[trials["state"] == FINISHED].set_index("trial")[accuracy_column(frames)]
-    if len(final) < LEAST_FOR_FIDELITY:
+    if len(final) < MIN_FOR_FIDELITY:
         final = final.iloc[:0]
     early = epochs[epochs["epoch"] < frames.spec.train.epochs]
     return fidelity(early.rename(columns={"trial": "run"}), final, signs(SIGNALS))

@@ -7,7 +7,7 @@ import pandas as pd
 from tune_resnet.hpo.ranking import best_trials
 from tune_resnet.runs.load import RunFrames, accuracy_column
 
-LEAST_FOR_IMPORTANCE = 4  # finished trials
+MIN_FOR_IMPORTANCE = 4  # finished trials
 
 
 def importance(frames: RunFrames) -> pd.Series:
@@ -24,6 +24,6 @@ def importance(frames: RunFrames) -> pd.Series:
         finished = finished[finished[name].between(domain.low, domain.high)]
     shares: dict[str, float] = {}
     varies = finished[[column, *space]].nunique() > 1
-    if len(finished) >= LEAST_FOR_IMPORTANCE and varies[column] and varies[list(space)].any():
+    if len(finished) >= MIN_FOR_IMPORTANCE and varies[column] and varies[list(space)].any():
         shares = importances(finished.to_dict("records"), list(finished[column]), frames.spec)
     return pd.Series(shares, dtype="float64", name="importance").rename_axis("hyperparameter")

@@ -26,9 +26,9 @@ POWER = 0.8
 LOOK_LEVELS = {
     3: 0.00449, 4: 0.00440, 5: 0.00617, 6: 0.00864, 7: 0.01172, 8: 0.01543, 9: 0.01981, 10: 0.02487,
 }  # fmt: skip
-FIRST_LOOK, MOST_PAIRS = min(LOOK_LEVELS), max(LOOK_LEVELS)
+FIRST_LOOK, MAX_PAIRS = min(LOOK_LEVELS), max(LOOK_LEVELS)
 
-_MOST_ENUMERATED = 16  # pairs: 65,536 sign patterns
+_MAX_ENUMERATED = 16  # pairs: 65,536 sign patterns
 _DRAWN = 100_000  # sign patterns for more pairs; the standard error of p is then below 0.0016
 _DIGITS = 9  # of differences in percentage points: what is smaller is rounding
 _SAME = 10.0**-_DIGITS
@@ -57,7 +57,7 @@ class PairedResult:
         return self.verdict in (BETTER, WORSE)
 
     @property
-    def least_p(self) -> float:
+    def min_p(self) -> float:
         """The smallest two-sided p value that so many pairs can give: a pattern and its mirror image out of 2^n."""
         return 2.0 ** (1 - self.n)
 
@@ -79,7 +79,7 @@ def analyse_pairs(differences: Sequence[float]) -> PairedResult:
         low=low,
         high=high,
         p_value=_permutation_p(values),
-        exact=n <= _MOST_ENUMERATED,
+        exact=n <= _MAX_ENUMERATED,
         verdict=_verdict(low, high),
         pairs_needed=pairs,
     )
@@ -87,7 +87,7 @@ def analyse_pairs(differences: Sequence[float]) -> PairedResult:
 
 def analyse_looks(differences: Sequence[float]) -> PairedResult | None:
     """The statistics at the first look with a clear verdict, else at the last: of the differences in the order of their
-    pairs, looked at from pair `FIRST_LOOK` to pair `MOST_PAIRS`. None before the first look.
+    pairs, looked at from pair `FIRST_LOOK` to pair `MAX_PAIRS`. None before the first look.
 
     Where there is no difference, a verdict is clear in 5% of all sequences at most, whenever they are ended. That is of
     normal differences; like any t interval it holds less well where they are skewed.

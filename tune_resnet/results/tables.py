@@ -15,7 +15,7 @@ from tune_resnet.hpo.ranking import ranked_trials, winner
 from tune_resnet.results.comparison import compare_to_reference
 from tune_resnet.results.early_stopping import RUNG_DTYPES, rung_table
 from tune_resnet.results.edges import edges, widening_commands
-from tune_resnet.results.fidelity import LEAST_FOR_FIDELITY, run_fidelity
+from tune_resnet.results.fidelity import MIN_FOR_FIDELITY, run_fidelity
 from tune_resnet.results.importance import importance
 from tune_resnet.results.sentences import progress_words, run_sentences
 from tune_resnet.runs.directory import SEARCH
@@ -110,7 +110,7 @@ def print_fidelity(console: Console, run: RunFrames, label: str) -> None:
     found = run_fidelity(run)
     title = f"{label}: what early signals said about the end"
     if found.empty:
-        say(console, f"{title}: this needs at least {LEAST_FOR_FIDELITY} finished trials of several epochs.\n")
+        say(console, f"{title}: this needs at least {MIN_FOR_FIDELITY} finished trials of several epochs.\n")
         return
     table = _table("signal", "epoch", "n", "spearman", "top_kept", "regret")
     for _, row in found.iterrows():

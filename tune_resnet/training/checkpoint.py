@@ -18,7 +18,7 @@ from tune_resnet.config.spec import TrainSpec
 from tune_resnet.training.loop import TrainingRun
 from tune_resnet.training.metrics import EpochMetrics
 
-LOSS_SECONDS = 30.0  # of training that a crash may cost, or one epoch where that takes longer
+MAX_LOST_SECONDS = 30.0  # of training that a crash may cost, or one epoch where that takes longer
 
 
 def is_due(unsaved_seconds: float, epoch_seconds: float) -> bool:
@@ -28,7 +28,7 @@ def is_due(unsaved_seconds: float, epoch_seconds: float) -> bool:
         unsaved_seconds: training since the state that was saved last.
         epoch_seconds: what the next epoch will take.
     """
-    return unsaved_seconds + epoch_seconds > LOSS_SECONDS
+    return unsaved_seconds + epoch_seconds > MAX_LOST_SECONDS
 
 
 class Checkpoint:

@@ -59,8 +59,8 @@ def cycled_momentum(
 def rate_at(train: TrainSpec, step: int, total_steps: int, max_lr: float | None = None) -> float:
     """The learning rate of one step of a configuration, or of one like it but for its peak."""
     return one_cycle(
-        step, total_steps, max_lr or train.max_lr, shape=train.schedule, peak_at=train.peak_at, div_factor=train.div_factor,
-        final_div_factor=train.final_div_factor,
+        step, total_steps, max_lr or train.max_lr, shape=train.schedule, peak_at=train.peak_at,
+        div_factor=train.div_factor, final_div_factor=train.final_div_factor,
     )  # fmt: skip
 
 

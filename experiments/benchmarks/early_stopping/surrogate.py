@@ -23,7 +23,7 @@ from tune_resnet.config.spec import SearchSpec
 OUTPUTS = ("val_accuracy", "val_loss", "train_loss", "ema33_val_accuracy")  # those of them that a table has
 COMPONENTS = 8  # 4 to 12 are equally good; a process per output and epoch predicts the worst corners less well
 LENGTHS = (0.3, 20)  # length scales, of the space's width: a shorter one would learn the noise of 64 configurations
-LEAST_REPEATED = 4  # configurations with several seeds, below which seed noise is taken from the fit's residuals
+MIN_REPEATED = 4  # configurations with several seeds, below which seed noise is taken from the fit's residuals
 FOLDS = 10
 _SEARCHED = 2**16  # Sobol points among which the optimum is
 _NOISE_DRAWS = 300
@@ -155,7 +155,7 @@ def _noise(standard: pd.DataFrame, residuals: pd.DataFrame) -> np.ndarray:
     """
     repeated = standard[standard.groupby("configuration").transform("size") > 1]
     configurations, seeds = (repeated.index.unique(level) for level in ("configuration", "seed"))
-    if len(configurations) < LEAST_REPEATED:
+    if len(configurations) < MIN_REPEATED:
         return np.asarray(residuals / np.sqrt(len(residuals)))
     freedom = len(repeated) - len(configurations) - (len(seeds) - 1)  # means of configurations and of seeds are known
     return np.asarray((repeated - repeated.groupby("configuration").transform("mean")) / np.sqrt(freedom))

@@ -19,7 +19,7 @@ import torch
 from experiments.benchmarks.speed.goals import Benchmark, Goal, alone, options, paired
 from experiments.benchmarks.speed.measures import digits
 from tune_resnet.config.spec import TrainSpec
-from tune_resnet.training.checkpoint import LOSS_SECONDS, Checkpoint
+from tune_resnet.training.checkpoint import MAX_LOST_SECONDS, Checkpoint
 from tune_resnet.training.loop import TrainingRun
 
 PAIRS = 7
@@ -46,13 +46,13 @@ def main() -> None:
             torch.save(run.state_dict(), Path(folder) / f"tutorial-{pair}.pt")
             theirs = time.perf_counter() - started
             started = time.perf_counter()
-            checkpoint.offer(run.state_dict, LOSS_SECONDS + 1)
+            checkpoint.offer(run.state_dict, MAX_LOST_SECONDS + 1)
             ours = time.perf_counter() - started
             run.run_epoch()
             checkpoint.wait()
             benchmark.sample("seconds", pair=pair, tutorial=theirs, ours=ours, writing=checkpoint.writing)
             pairs.append((theirs, ours))
-            shares.append((ours + checkpoint.writing) / (LOSS_SECONDS / 2))
+            shares.append((ours + checkpoint.writing) / (MAX_LOST_SECONDS / 2))
         goal = Goal(at_least=1)
         name = "training thread's time for a checkpoint, width 64"
         benchmark.row(paired(name, pairs, peer="torch.save", unit="s", goal=goal, inverse=True))
