@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from faults import FAULTS, Injected, add_to_record, recorded_tests, summary
 
-from tune_resnet.config.spec import DataSpec
+from tune_resnet.config.sections import DataSpec
 from tune_resnet.data.load import load_dataset
 from tune_resnet.data.split import search_split
 from tune_resnet.data.types import Dataset, Split

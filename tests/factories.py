@@ -16,8 +16,9 @@ from optuna.storages.journal import JournalFileBackend
 from rich.console import Console
 from torch import nn
 
-from tune_resnet.config.space import Domain
-from tune_resnet.config.spec import DataSpec, ModelSpec, SchedulerSpec, SearchSpec, TrainSpec
+from tune_resnet.config.sections import DataSpec, ModelSpec, SchedulerSpec, TrainSpec
+from tune_resnet.config.space import Choices, Domain
+from tune_resnet.config.spec import SearchSpec
 from tune_resnet.data.types import ImageSet, Split
 from tune_resnet.hpo.study import STUDY_NAME
 from tune_resnet.results.tables import ranked_table
@@ -27,6 +28,16 @@ from tune_resnet.runs.recorder import Recorder
 from tune_resnet.runs.tables import INTERRUPTED, RUNNING, TrialRow, train_spec_of
 from tune_resnet.training.metrics import EpochMetrics
 from tune_resnet.training.saved_model import Outcome, save_model
+
+MIXED: dict[str, Domain | Choices] = {  # a float, an integer, choices of each kind, a condition
+    "max_lr": Domain(low=1e-3, high=1e-1),
+    "batch_size": Choices(choices=(45, 90, 180)),
+    "crop_padding": Domain(low=0, high=8, log=False),
+    "schedule": Choices(choices=("linear-exponential", "cosine")),
+    "decoupled_decay": Choices(choices=(False, True)),
+    "optimizer": Choices(choices=("adam", "sgd")),
+    "momentum": Domain(low=0.8, high=0.99, log=False, when="optimizer=sgd"),
+}
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "experiments" / "results"
@@ -41,7 +52,7 @@ def leave_model(run: RunDirectory, row: TrialRow, train: TrainSpec, **last: floa
     metrics = {"lr": 0.1, "train_loss": 0.5, "loss": 0.5, "accuracy": 0.5, "seconds": 1.0, "images_per_second": 9.0}
     outcome = Outcome(
         trial=row.trial,
-        train=train_spec_of(vars(row), train),
+        train=train_spec_of(row.cells(), train),
         last=EpochMetrics(epoch=train.epochs, **{**metrics, **last}),
     )
     save_model(run.model_of(row.trial), nn.Linear(1, 1), _SPLIT, ModelSpec(width=1), outcome)
@@ -72,7 +83,7 @@ class Build:
         on: str = "val",
         error: str = "",
         luck: float = 0,
-        **params: float,
+        **params: Any,
     ) -> int:
         """A trial that showed these accuracies, epoch by epoch, and is now in `state`. `luck`: what its accuracies have
         more than its losses tell."""

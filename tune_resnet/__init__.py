@@ -11,29 +11,36 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from tune_resnet.commands.run import Search
-    from tune_resnet.config.space import Domain
-    from tune_resnet.config.spec import (
+    from tune_resnet.config.sections import (
         REFERENCE,
         BudgetSpec,
         DataSpec,
         ModelSpec,
         ResourceSpec,
         SchedulerSpec,
-        SearchSpec,
         TrainSpec,
     )
+    from tune_resnet.config.space import Choices, Domain
+    from tune_resnet.config.spec import SearchSpec
     from tune_resnet.config.toml import load_spec
     from tune_resnet.runs.load import load_run
 
 __all__ = [
-    "REFERENCE", "BudgetSpec", "DataSpec", "Domain", "ModelSpec", "ResourceSpec", "SchedulerSpec", "Search",
+    "REFERENCE", "BudgetSpec", "Choices", "DataSpec", "Domain", "ModelSpec", "ResourceSpec", "SchedulerSpec", "Search",
     "SearchSpec", "TrainSpec", "load_run", "load_spec",
 ]  # fmt: skip
-_HOMES = {"Search": "commands.run", "Domain": "config.space", "load_spec": "config.toml", "load_run": "runs.load"}
+_HOMES = {
+    "Search": "commands.run",
+    "SearchSpec": "config.spec",
+    "Choices": "config.space",
+    "Domain": "config.space",
+    "load_spec": "config.toml",
+    "load_run": "runs.load",
+}
 
 
 def __getattr__(name: str) -> Any:
     """Imports what is asked for, when it is: `--help` should not wait for pandas."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"tune_resnet.{_HOMES.get(name, 'config.spec')}"), name)
+    return getattr(import_module(f"tune_resnet.{_HOMES.get(name, 'config.sections')}"), name)

@@ -90,6 +90,13 @@ def percent(share: float | None) -> str:
     return "-" if share is None or math.isnan(share) else f"{share:.2%}"
 
 
+def hyperparameter(name: str, value: object) -> str:
+    """A hyperparameter's value with three digits, choices and whole numbers as they are."""
+    if not isinstance(value, float):
+        return printable(value)
+    return f"{value:.1e}" if name == "weight_decay" else f"{value:#.3g}"
+
+
 def duration(seconds: float) -> str:
     """Seconds as `42s`, `3m 05s` or `2h 10m`."""
     if seconds < 59.5:

@@ -19,8 +19,9 @@ from factories import ROOT
 from PIL import Image
 
 from experiments.benchmarks.early_stopping import curves, regimes, signals
+from tune_resnet.config.sections import DataSpec, ModelSpec, TrainSpec
 from tune_resnet.config.space import DEFAULT_SPACE
-from tune_resnet.config.spec import DataSpec, ModelSpec, SearchSpec, TrainSpec
+from tune_resnet.config.spec import SearchSpec
 from tune_resnet.config.toml import load_spec
 from tune_resnet.data.types import Dataset, Split
 from tune_resnet.training.loop import TrainingRun

@@ -7,7 +7,7 @@ import torch
 
 from experiments.benchmarks.speed.measures import digits, flops_per_image
 from experiments.benchmarks.speed.tutorial import TutorialRun, loaders
-from tune_resnet.config.spec import TrainSpec
+from tune_resnet.config.sections import TrainSpec
 from tune_resnet.data.types import Split
 from tune_resnet.training.augmentation import Normalise
 

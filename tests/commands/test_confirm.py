@@ -22,7 +22,7 @@ import pytest
 from scipy import stats
 
 import tune_resnet
-from tune_resnet.config.spec import TUNABLE
+from tune_resnet.config.sections import TUNABLE
 from tune_resnet.data import load
 from tune_resnet.data.types import Dataset, ImageSet
 from tune_resnet.hpo.ranking import winner

@@ -16,8 +16,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tune_resnet.commands.options import parse_options
-from tune_resnet.config.space import DEFAULT_SPACE, Domain
-from tune_resnet.config.spec import SECTIONS, SearchSpec
+from tune_resnet.config.sections import SECTIONS
+from tune_resnet.config.space import DEFAULT_SPACE, Domain, Space
+from tune_resnet.config.spec import SearchSpec
 from tune_resnet.config.validation import SpecError
 from tune_resnet.runs.directory import RunDirectory
 from tune_resnet.search import main
@@ -84,7 +85,7 @@ def old_run(tmp_path: Path) -> Path:
 
 
 def test_the_space_of_a_run_can_grow(old_run: Path) -> None:
-    def space_with(*bounds: str) -> dict[str, Domain]:
+    def space_with(*bounds: str) -> Space:
         return parse_options(["--resume", str(old_run), "--space", *bounds]).spec.space
 
     clip, decay = Domain(low=0.01, high=1.0), Domain(low=0.0, high=1e-3, log=False)

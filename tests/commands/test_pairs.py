@@ -15,7 +15,7 @@ from factories import SPEC, Build
 
 from tune_resnet.analysis import main as analysis
 from tune_resnet.commands import confirm
-from tune_resnet.config.spec import TUNABLE
+from tune_resnet.config.sections import TUNABLE
 from tune_resnet.data import load
 from tune_resnet.data.types import Dataset
 from tune_resnet.execution.training_pool import Job

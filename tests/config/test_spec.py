@@ -17,17 +17,9 @@ from factories import RESULTS, searchable
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from tune_resnet.config.sections import TUNABLE, BudgetSpec, DataSpec, ModelSpec, ResourceSpec, SchedulerSpec, TrainSpec
 from tune_resnet.config.space import DEFAULT_SPACE, POINTS_TO_EVALUATE, Domain
-from tune_resnet.config.spec import (
-    TUNABLE,
-    BudgetSpec,
-    DataSpec,
-    ModelSpec,
-    ResourceSpec,
-    SchedulerSpec,
-    SearchSpec,
-    TrainSpec,
-)
+from tune_resnet.config.spec import SearchSpec
 from tune_resnet.config.toml import load_spec, spec_from_tables
 from tune_resnet.config.validation import SpecError
 
@@ -294,11 +286,11 @@ def test_a_choice_that_is_nearly_right_is_answered_with_the_right_one(name: str)
         ({"train": {"num_samples": 8}}, "train.num_samples", "search.num_samples"),
         ({"epochs": 8}, "[epochs]", "train.epochs"),
         ({"train": {"epoch": 8}}, "train.epoch", "epochs"),
-        ({"train": {"learning_rate": 0.1, "max_lr": 0.1}}, "train.learning_rate", None),
+        ({"train": {"learning_rate": 0.1, "max_lr": 0.1}}, "train.learning_rate", "max_lr"),
         ({"data": {"validation-fraction": 0.1}}, "data.validation-fraction", "validation_fraction"),
         ({"search": {"sample\nr": 1}}, "search.sample\\nr", "sampler"),
         ({"space": {"maxlr": {"low": 1e-3, "high": 1e-1}}}, "space.maxlr", "max_lr"),
-        ({"space": {"momentum": {"low": 0.5, "high": 0.9}}}, "space.momentum", None),
+        ({"space": {"temperature": {"low": 0.5, "high": 0.9}}}, "space.temperature", None),
         ({"space": {"epochs": {"low": 1, "high": 9}}}, "space.epochs", None),
         ({"space": {"max_lr": {"low": 1e-3, "hihg": 1e-1}}}, "space.max_lr", "high"),
         ({"zzz": 1}, "[zzz]", None),
@@ -330,8 +322,8 @@ LR = {"low": 1e-3, "high": 1e-1}
     [
         ({}, "space must vary at least one of max_lr, weight_decay, grad_clip"),
         ({"max_lr": 1}, "space.max_lr: space must be a table, got 1"),
-        ({"max_lr": {}}, "space.max_lr needs both low and high"),
-        ({"max_lr": {"low": 1e-3}}, "space.max_lr needs both low and high"),
+        ({"max_lr": {}}, "space.max_lr: it needs both low and high, or choices"),
+        ({"max_lr": {"low": 1e-3}}, "space.max_lr: it needs both low and high, or choices"),
         ({"max_lr": {**LR, "log": 1}}, "space.max_lr: space.log must be true or false, got 1"),
         ({"max_lr": {**LR, "low": "0"}}, "space.max_lr: space.low must be a number, got '0'"),
         ({"max_lr": {**LR, "high": math.inf}}, "space.max_lr: space.high must be a finite number, got inf"),
@@ -358,7 +350,7 @@ def test_a_reference_moved_out_of_the_default_space_is_an_error() -> None:
 
 def test_a_weight_decay_of_zero_can_be_searched_on_a_linear_scale() -> None:
     spec = spec_from_tables({"space": {"weight_decay": {"low": 0, "high": 1, "log": False}}})
-    assert spec.space["weight_decay"].low == 0
+    assert spec.space["weight_decay"] == Domain(low=0, high=1, log=False)
 
 
 def test_a_folder_data_set_needs_its_folder() -> None:

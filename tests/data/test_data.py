@@ -26,7 +26,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from tune_resnet.config.spec import DataSpec
+from tune_resnet.config.sections import DataSpec
 from tune_resnet.data import cifar10
 from tune_resnet.data.folder import load_folder
 from tune_resnet.data.image_file import read_image
@@ -683,7 +683,7 @@ def closed_port() -> Iterator[int]:
 def test_without_data_and_network_the_answer_is_quick_and_says_what_to_do(tmp_path: Path, closed_port: int) -> None:
     code = f"""
 import sys
-from tune_resnet.config.spec import DataSpec
+from tune_resnet.config.sections import DataSpec
 from tune_resnet.data import cifar10, load
 cifar10.CIFAR10_URL = "http://127.0.0.1:{closed_port}/cifar-10-python.tar.gz"
 try:

@@ -21,8 +21,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tune_resnet.analysis import main
+from tune_resnet.config.sections import SchedulerSpec, TrainSpec
 from tune_resnet.config.space import Domain
-from tune_resnet.config.spec import SchedulerSpec, TrainSpec
 from tune_resnet.errors import RecordError
 from tune_resnet.hpo.ranking import best_trials, ranked_trials
 from tune_resnet.hpo.stopping import rung_epochs
@@ -84,7 +84,7 @@ def test_a_run_reads_back_as_recorded(mixed: Build) -> None:
     frames = mixed.load()
     ended = [row for row in mixed.recorder.trials.values() if row.state != RUNNING]
     rows: Any = frames.trials[frames.trials["state"] != RUNNING].to_dict("records")
-    read = [TrialRow(**row) for row in rows]
+    read = [TrialRow.from_cells(row, list(SPEC.space)) for row in rows]
     assert repr(read) == repr(ended)  # by repr, for NaN equals NaN there
     assert (frames.name, frames.path, frames.spec) == ("run", mixed.directory.path, SPEC)
     assert frames.env == {"device_name": "a chip", "held_out_images": 500}
@@ -271,7 +271,7 @@ def test_ranking_invariants(
     directory = RunDirectory.create(tmp_path_factory.mktemp("runs") / "run", SPEC)
     directory.write_trials(
         [
-            TrialRow(trial=trial, state=state, max_lr=0.1, weight_decay=0.1, grad_clip=0.1, seed=0, epochs=epochs,
+            TrialRow(trial=trial, state=state, values=dict.fromkeys(SPEC.reference, 0.1), seed=0, epochs=epochs,
                      val_accuracy=accuracy).line()
             for trial, (state, epochs, accuracy) in enumerate(rows)
         ]
@@ -694,9 +694,15 @@ def test_ten_thousand_trials_are_quick(tmp_path: Path, capsys: pytest.CaptureFix
         epochs = 8 if trial % 4 == 0 else 1 + trial % 3
         accuracy = (trial * 7919 % 10_007) / 10_007
         rows.append(
-            TrialRow(trial=trial, state=FINISHED if epochs == 8 else STOPPED, max_lr=0.001 + accuracy * 0.09,
-                     weight_decay=1e-5 + 1e-7 * trial, grad_clip=0.1, seed=0, epochs=epochs, val_accuracy=accuracy)
-        )  # fmt: skip
+            TrialRow(
+                trial=trial,
+                state=FINISHED if epochs == 8 else STOPPED,
+                values={"max_lr": 1e-3 + accuracy * 0.09, "weight_decay": 1e-5 + 1e-7 * trial, "grad_clip": 0.1},
+                seed=0,
+                epochs=epochs,
+                val_accuracy=accuracy,
+            )
+        )
         lines += [f"{trial},{epoch},0.01,1.1,1.2,{accuracy},,,0.5,1000.0,1.0\n" for epoch in range(1, epochs + 1)]
     directory.write_trials(row.line() for row in rows)
     with directory.epochs_csv.open("a") as file:

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from tune_resnet._text import to_install
-from tune_resnet.config.spec import ModelSpec, TrainSpec
+from tune_resnet.config.sections import ModelSpec, TrainSpec
 from tune_resnet.data.types import Split
 from tune_resnet.export import main
 from tune_resnet.training import exported_model

@@ -72,7 +72,7 @@ def test_a_trial_that_ray_could_not_run_is_recorded_with_its_reason(tmp_path: Pa
     trial = failed_trial(tmp_path, "RuntimeError: no memory for the network")
     RecordEvents(recorder, watcher, StopRequest(None), no_study, 60).on_trial_error(0, [trial], trial)
     row = recorder.trials[0]
-    assert (row.state, row.max_lr, row.error) == (FAILED, 0.02, "RuntimeError: no memory for the network")
+    assert (row.state, row.values["max_lr"], row.error) == (FAILED, 0.02, "RuntimeError: no memory for the network")
     assert watcher.ended == [0]
 
 

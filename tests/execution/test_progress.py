@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from tune_resnet.config.spec import BudgetSpec, SearchSpec, TrainSpec
+from tune_resnet.config.sections import BudgetSpec, TrainSpec
+from tune_resnet.config.spec import SearchSpec
 from tune_resnet.execution.progress import Progress
 from tune_resnet.hpo.plan import Plan
 from tune_resnet.runs.directory import RunDirectory

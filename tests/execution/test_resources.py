@@ -24,7 +24,8 @@ from tune_resnet._text import duration
 from tune_resnet.commands.job import Job
 from tune_resnet.commands.options import parse_options
 from tune_resnet.commands.search import prepare
-from tune_resnet.config.spec import BudgetSpec, ModelSpec, ResourceSpec, SchedulerSpec, SearchSpec, TrainSpec
+from tune_resnet.config.sections import BudgetSpec, ModelSpec, ResourceSpec, SchedulerSpec, TrainSpec
+from tune_resnet.config.spec import SearchSpec
 from tune_resnet.config.toml import load_spec
 from tune_resnet.data.types import Dataset, Split
 from tune_resnet.execution.cluster import ray_cluster

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 from optuna.trial import FrozenTrial, TrialState
 
-from tune_resnet.config.spec import SearchSpec, TrainSpec
+from tune_resnet.config.sections import TrainSpec
+from tune_resnet.config.spec import SearchSpec
 from tune_resnet.execution.searcher import OptunaSearcher
 from tune_resnet.hpo.study import Study
 from tune_resnet.runs.resume import History
@@ -62,7 +63,7 @@ def test_a_trial_that_ended_twice_is_told_once(searcher: OptunaSearcher) -> None
 
 def test_only_trials_that_are_not_on_record_are_announced() -> None:
     announced: list[tuple[int, dict[str, float]]] = []
-    history = History(trials=[TrialRow(trial=0, state=RUNNING, seed=0, max_lr=0.01, weight_decay=1e-4, grad_clip=0.1)])
+    history = History(trials=[TrialRow(trial=0, state=RUNNING, seed=0, values=SPEC.reference)])
     searcher = OptunaSearcher(Study(SPEC, None, history), EPOCHS, lambda *new: announced.append(new))
     configs = [searcher.suggest(name) for name in "abc"]
     assert [config["trial"] for config in configs] == [0, 1, 2]

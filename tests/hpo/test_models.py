@@ -17,8 +17,9 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from tune_resnet.commands.baseline import plan_single, split_single, train_single
+from tune_resnet.config.sections import BudgetSpec, DataSpec, ModelSpec, ResourceSpec, TrainSpec
 from tune_resnet.config.space import DEFAULT_SPACE
-from tune_resnet.config.spec import BudgetSpec, DataSpec, ModelSpec, ResourceSpec, SearchSpec, TrainSpec
+from tune_resnet.config.spec import SearchSpec
 from tune_resnet.config.toml import load_spec
 from tune_resnet.data.types import Dataset, Split
 from tune_resnet.errors import RecordError
@@ -194,7 +195,11 @@ def test_a_trial_goes_on_where_its_last_epoch_is_not_there(build: Build, why: st
     number = build.trial([0.1, 0.2, 0.3][: 2 if why == "too few epochs" else 3], RUNNING)
     row = build.recorder.trials[number]
     if why != "no model":
-        leave_model(build.directory, replace(row, max_lr=0.07) if why == "another configuration" else row, SPEC.train)
+        leave_model(
+            build.directory,
+            replace(row, values=row.values | {"max_lr": 0.07}) if why == "another configuration" else row,
+            SPEC.train,
+        )
     if why == "damaged":
         build.directory.model_of(number).write_bytes(b"weights")
     build.recorder.close()

@@ -20,7 +20,8 @@ from rich.console import Console
 from tune_resnet.analysis import main
 from tune_resnet.commands.pairs import compared_with_reference
 from tune_resnet.commands.summary import conclude
-from tune_resnet.config.spec import BudgetSpec, DataSpec, ModelSpec, SchedulerSpec, SearchSpec, TrainSpec
+from tune_resnet.config.sections import BudgetSpec, DataSpec, ModelSpec, SchedulerSpec, TrainSpec
+from tune_resnet.config.spec import SearchSpec
 from tune_resnet.data.split import search_split
 from tune_resnet.data.types import Dataset, Split
 from tune_resnet.execution.searcher import OptunaSearcher

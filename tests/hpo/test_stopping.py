@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tune_resnet.config.spec import SchedulerSpec, SearchSpec, TrainSpec
+from tune_resnet.config.sections import SchedulerSpec, TrainSpec
+from tune_resnet.config.spec import SearchSpec
 from tune_resnet.execution.scheduler import EarlyStopping
 from tune_resnet.hpo.stopping import Asha, MedianRule, NoStopping, Signal, quality, rung_epochs, stopping_rule, window
 from tune_resnet.runs.tables import REFERENCE_TRIAL

@@ -10,8 +10,9 @@ import pytest
 from factories import load_study
 from optuna.trial import TrialState
 
+from tune_resnet.config.sections import SAMPLERS, BudgetSpec, TrainSpec
 from tune_resnet.config.space import Domain
-from tune_resnet.config.spec import SAMPLERS, BudgetSpec, SearchSpec, TrainSpec
+from tune_resnet.config.spec import SearchSpec
 from tune_resnet.hpo.study import Params, Study
 from tune_resnet.runs.resume import History
 from tune_resnet.runs.tables import FAILED, FINISHED, INTERRUPTED, STOPPED, TrialRow
@@ -107,9 +108,7 @@ def test_who_has_the_file_open_sees_all_as_it_happens(tmp_path: Path) -> None:
 
 
 def test_a_resumed_search_that_ends_at_once_leaves_no_trial_running(tmp_path: Path) -> None:
-    history = History(
-        trials=[TrialRow(trial=0, state=INTERRUPTED, seed=0, max_lr=0.01, weight_decay=1e-4, grad_clip=0.1)]
-    )
+    history = History(trials=[TrialRow(trial=0, state=INTERRUPTED, seed=0, values=SPEC.reference)])
     Study(SPEC, None, history, tmp_path / "study.log").close()
     assert [trial.state for trial in load_study(tmp_path / "study.log").trials] == [TrialState.FAIL]
 

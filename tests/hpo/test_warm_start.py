@@ -7,11 +7,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from factories import EPOCHS, SPEC, Build
+from factories import EPOCHS, MIXED, SPEC, Build
 from optuna.trial import TrialState
 
+from tune_resnet.config.sections import ModelSpec
 from tune_resnet.config.space import Domain
-from tune_resnet.config.spec import ModelSpec
 from tune_resnet.errors import UserError
 from tune_resnet.hpo.study import Study
 from tune_resnet.hpo.warm_start import WarmStart, warm_start
@@ -110,3 +110,27 @@ def test_a_run_without_anything_to_learn_from_is_refused(tmp_path: Path) -> None
 
 def test_no_earlier_run_is_no_warm_start(earlier: Build) -> None:
     assert warm_start([], SPEC, "") == WarmStart()
+
+
+def test_a_run_of_another_space_counts_where_its_trials_lie_in_this_one(earlier: Build) -> None:
+    wider = replace(SPEC, space={**SPEC.space, "dropout": Domain(low=0, high=0.5, log=False)})
+    warm = warm_start([earlier.directory.path], wider, "these images")
+    assert [trial.params["dropout"] for trial in warm.trials] == [0.2] * 8  # what its own search did not vary
+    narrower = replace(SPEC, space={"max_lr": SPEC.space["max_lr"]})
+    assert len(warm_start([earlier.directory.path], narrower, "these images").trials) == 8
+    other = replace(narrower, train=replace(SPEC.train, weight_decay=1e-3))  # which this search holds fixed
+    warm = warm_start([earlier.directory.path], other, "these images")
+    assert (len(warm.trials), len(warm.configurations)) == (0, 3)
+
+
+def test_what_is_kept_for_a_resumed_search_of_a_mixed_space_is_what_there_was(tmp_path: Path) -> None:
+    spec = replace(SPEC, train=replace(SPEC.train, batch_size=90), space=MIXED)
+    build = Build(tmp_path / "mixed", spec)
+    build.trial([0.3, 0.4, 0.5, 0.6], FINISHED)
+    build.trial([0.3, 0.4, 0.5, 0.7], FINISHED, optimizer="sgd", momentum=0.95, crop_padding=2, decoupled_decay=True)
+    build.directory.write_env({"dataset_fingerprint": "these images"})
+    warm = warm_start([build.directory.path], spec, "these images")
+    assert ["momentum" in trial.params for trial in warm.trials] == [False, True]
+    warm.write(tmp_path / "kept.json")
+    kept = WarmStart.read(tmp_path / "kept.json", spec)
+    assert [trial.params for trial in kept.trials] == [trial.params for trial in warm.trials]

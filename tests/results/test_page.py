@@ -14,7 +14,8 @@ import pandas as pd
 import pytest
 from factories import RESULTS, SEARCH, SPEC, Build, Page
 
-from tune_resnet.config.spec import SchedulerSpec
+from tune_resnet.config.sections import SchedulerSpec
+from tune_resnet.config.space import DEFAULT_SPACE
 from tune_resnet.errors import RecordError
 from tune_resnet.hpo.stopping import Signal, stopping_rule
 from tune_resnet.report import main
@@ -95,7 +96,8 @@ def test_the_good_region_is_where_the_best_quarter_is(tmp_path: Path) -> None:
     [([1e-4, 1e-2, 1e-3], [0, 1, 0.5]), ([0.1, 0.1], [0.5, 0.5]), ([0.0, 1.0, 10.0], [math.nan, 0, 1])],
 )
 def test_positions_are_those_on_a_logarithmic_axis(values: list[float], expected: list[float]) -> None:
-    assert positions(pd.Series(values)).tolist() == pytest.approx(expected, nan_ok=True)
+    places = positions(pd.DataFrame({"max_lr": values}), {"max_lr": DEFAULT_SPACE["max_lr"]})
+    assert places["max_lr"].tolist() == pytest.approx(expected, nan_ok=True)
 
 
 def test_judged_says_by_how_little_a_trial_was_stopped(tmp_path: Path) -> None:

@@ -10,7 +10,6 @@ import shutil
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tune_resnet._files import write_whole
-from tune_resnet.config.spec import BudgetSpec, SearchSpec, TrainSpec
+from tune_resnet.config.sections import BudgetSpec, TrainSpec
+from tune_resnet.config.spec import SearchSpec
 from tune_resnet.config.toml import load_spec
 from tune_resnet.errors import RecordError
 from tune_resnet.runs.directory import RunDirectory
@@ -311,13 +311,13 @@ def test_an_epoch_that_does_not_fit_on_the_disk_leaves_no_half_line(run: RunDire
 @given(numbers=st.lists(floats, min_size=5, max_size=5))
 def test_every_number_of_a_trial_is_read_back_exactly(numbers: list[float], shared_run: RunDirectory) -> None:
     names = ("max_lr", "weight_decay", "grad_clip", "val_accuracy", "seconds")
-    row = TrialRow(**{**asdict(ROW), **dict(zip(names, numbers, strict=True))})
+    row = TrialRow.from_cells(ROW.cells() | dict(zip(names, numbers, strict=True)), list(ROW.values))
     shared_run.write_trials([row.line()])
     (read,) = rows_of(shared_run.trials_csv)
     assert [float(read[name]).hex() for name in names] == [number.hex() for number in numbers]
 
 
-ROW = TrialRow(trial=0, state=FAILED, max_lr=0.01, weight_decay=1e-4, grad_clip=0.1, seed=0)
+ROW = TrialRow(trial=0, state=FAILED, values={"max_lr": 0.01, "weight_decay": 1e-4, "grad_clip": 0.1}, seed=0)
 
 
 @many

@@ -10,19 +10,21 @@ from typing import Any
 
 import optuna
 import pytest
-from factories import leave_model, load_study
+from factories import MIXED, leave_model, load_study
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from ray.tune.schedulers import TrialScheduler
 
 from tune_resnet._files import write_whole
-from tune_resnet.config.space import DEFAULT_SPACE, Domain
-from tune_resnet.config.spec import SAMPLERS, BudgetSpec, SchedulerSpec, SearchSpec, TrainSpec
+from tune_resnet.config.sections import SAMPLERS, BudgetSpec, SchedulerSpec, TrainSpec
+from tune_resnet.config.space import DEFAULT_SPACE, Choices, Domain
+from tune_resnet.config.spec import SearchSpec
 from tune_resnet.errors import RecordError
 from tune_resnet.execution.searcher import OptunaSearcher
 from tune_resnet.execution.tuner import settle_unfinished_trials
 from tune_resnet.hpo.study import Study
 from tune_resnet.runs.directory import BASELINE, RunDirectory
+from tune_resnet.runs.load import load_run
 from tune_resnet.runs.recorder import Recorder
 from tune_resnet.runs.resume import History, read_history
 from tune_resnet.runs.tables import ENDED, FAILED, INTERRUPTED, ending
@@ -69,7 +71,7 @@ class Search:
         history, self.scheduler = settle_unfinished_trials(self.recorder, history)
         self.searcher = OptunaSearcher(Study(self.spec, None, history), EPOCHS, self.recorder.start)
 
-    def widen(self, **domains: Domain) -> None:
+    def widen(self, **domains: Domain | Choices) -> None:
         """Resumed with a wider space, as a command does it."""
         self.spec = replace(self.spec, space={**self.spec.space, **domains})
         write_whole(RunDirectory(self.path).spec_toml, self.spec.to_toml())
@@ -103,6 +105,42 @@ class Search:
                 break
         self.searcher.on_trial_complete("it", result)
         self.recorder.end(number, ending(epoch, EPOCHS, None))
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_a_mixed_space_is_searched_as_if_unbroken_after_kills(sampler: str, tmp_path: Path) -> None:
+    spec = search_spec(sampler)
+    spec = replace(spec, space=MIXED, train=replace(spec.train, batch_size=90))
+    unbroken, cut = Search(spec, tmp_path / "unbroken"), Search(spec, tmp_path / "cut")
+    for _ in range(14):
+        unbroken.trial()
+    for number in range(14):
+        if number % 4 == 2:
+            cut.trial(cut_after=1)
+            cut.resume()
+        cut.trial()
+    assert cut.proposals == unbroken.proposals
+    for config in unbroken.proposals:
+        assert all(domain.holds(config[name]) for name, domain in MIXED.items())
+        assert config["optimizer"] == "sgd" or config["momentum"] == 0.9
+        assert {type(config[name]) for name in ("batch_size", "crop_padding")} == {int}
+    assert len({config["momentum"] for config in unbroken.proposals}) > 2
+    assert {config["schedule"] for config in unbroken.proposals} == {"linear-exponential", "cosine"}
+    recorded = load_run(tmp_path / "cut").trials[list(MIXED)].to_dict("records")
+    assert recorded == [{name: config[name] for name in MIXED} for config in cut.proposals]
+
+
+def test_a_hyperparameter_that_a_run_begins_to_vary_was_the_references_before(tmp_path: Path) -> None:
+    search = Search(search_spec(), tmp_path / "run")
+    for _ in range(4):
+        search.trial()
+    search.widen(label_smoothing=Domain(low=0, high=0.4, log=False), optimizer=Choices(choices=("adam", "sgd")))
+    assert load_run(tmp_path / "run").trials["label_smoothing"].tolist() == [0.0] * 4
+    for _ in range(4):
+        search.trial()
+    smoothed = load_run(tmp_path / "run").trials["label_smoothing"]
+    assert smoothed.tolist()[:4] == [0.0] * 4
+    assert (smoothed[5:] > 0).all()  # the fifth is a point that says nothing of it
 
 
 @pytest.fixture(scope="module")
@@ -170,7 +208,7 @@ def test_a_wider_space_is_used_and_its_study_file_is_whole(tmp_path: Path) -> No
     for _ in range(12):
         search.trial()
     history = read_history(RunDirectory(search.path))
-    assert [row.max_lr for row in history.trials] == [config["max_lr"] for config in search.proposals]
+    assert [row.values["max_lr"] for row in history.trials] == [config["max_lr"] for config in search.proposals]
     assert any(not DEFAULT_SPACE[name].low <= config[name] for config in search.proposals[6:] for name in WIDER)
     Study(search.spec, None, history, tmp_path / "study.log").close()  # in place of the narrow one's
     trials = load_study(tmp_path / "study.log").trials

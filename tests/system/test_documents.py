@@ -17,7 +17,7 @@ from factories import RESULTS, ROOT
 from faults import group, recorded, summary
 
 from experiments.benchmarks.speed.goals import read_rows, table
-from tune_resnet.config.spec import SECTIONS
+from tune_resnet.config.sections import SECTIONS
 
 PAGES = {
     str(path.relative_to(ROOT)): path.read_text()

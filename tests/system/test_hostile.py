@@ -38,8 +38,8 @@ from tune_resnet import analysis, predict, report
 from tune_resnet.commands.confirm import _conclude
 from tune_resnet.commands.options import parse_options
 from tune_resnet.commands.pairs import Comparison
+from tune_resnet.config.sections import BudgetSpec, DataSpec, ModelSpec
 from tune_resnet.config.space import DEFAULT_SPACE
-from tune_resnet.config.spec import BudgetSpec, DataSpec, ModelSpec
 from tune_resnet.data.image_file import read_image
 from tune_resnet.data.load import load_dataset
 from tune_resnet.data.split import search_split
@@ -208,7 +208,7 @@ def resume(path: Path, study: bool = False) -> None:
         for _ in range(2):  # one that had not ended, then a new one
             number, params = followed.propose()
             assert 0 <= number <= len(history.trials) + 1
-            assert all(domain.low <= params[key] <= domain.high for key, domain in options.spec.space.items())
+            assert all(domain.holds(params[key]) for key, domain in options.spec.space.items())
             if number >= followed.recorded:
                 recorder.start(number, params)
         recorder.close()

@@ -15,7 +15,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tune_resnet.config.spec import ModelSpec, TrainSpec
+from tune_resnet.config.sections import ModelSpec, TrainSpec
 from tune_resnet.data.types import Split
 from tune_resnet.training.checkpoint import MAX_LOST_SECONDS, Checkpoint, ResumableRun, is_due
 from tune_resnet.training.loop import BrokenRun, TrainingRun

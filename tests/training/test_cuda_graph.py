@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tune_resnet.config.spec import ModelSpec, TrainSpec
+from tune_resnet.config.sections import ModelSpec, TrainSpec
 from tune_resnet.data.types import Split
 from tune_resnet.training.cuda_graph import RecordedStep
 from tune_resnet.training.loop import TrainingRun

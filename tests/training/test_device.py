@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from tune_resnet.config.spec import ModelSpec, TrainSpec
+from tune_resnet.config.sections import ModelSpec, TrainSpec
 from tune_resnet.data.types import Split
 from tune_resnet.training.device import full_fp32, seeded
 from tune_resnet.training.loop import TrainingRun

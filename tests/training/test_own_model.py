@@ -16,8 +16,8 @@ from factories import ROOT
 
 from tune_resnet import predict
 from tune_resnet.commands.options import parse_options
+from tune_resnet.config.sections import ModelSpec, TrainSpec
 from tune_resnet.config.space import DEFAULT_SPACE, Domain
-from tune_resnet.config.spec import ModelSpec, TrainSpec
 from tune_resnet.config.toml import load_spec
 from tune_resnet.config.validation import SpecError
 from tune_resnet.data.types import ImageSet, Split

@@ -25,7 +25,7 @@ from tune_resnet._text import as_json, busy, counted, duration, percent, say, to
 from tune_resnet.commands.pairs import Comparison, compared_with_reference, under_rule
 from tune_resnet.commands.request import Request
 from tune_resnet.commands.summary import written_report
-from tune_resnet.config.spec import TUNABLE, SearchSpec
+from tune_resnet.config.spec import SearchSpec
 from tune_resnet.data.types import Dataset, ImageSet
 from tune_resnet.execution.callbacks import StopRequest
 from tune_resnet.execution.cluster import ray_cluster
@@ -37,7 +37,7 @@ from tune_resnet.results.confirmation import confirmation_sentence, confirmation
 from tune_resnet.runs.directory import RunDirectory
 from tune_resnet.runs.environment import describe_environment
 from tune_resnet.runs.load import load_run
-from tune_resnet.runs.tables import CONFIRM_DTYPES, REFERENCE, REFERENCE_TRIAL, WINNER
+from tune_resnet.runs.tables import REFERENCE, REFERENCE_TRIAL, WINNER, confirm_dtypes
 
 
 def confirm(run: RunDirectory, request: Request, spec: SearchSpec, dataset: Dataset, console: Console) -> int:
@@ -100,6 +100,7 @@ def _train(
     that are `known` as its training ends. Returns the signal that ended it early, or None."""
     started, end = time.monotonic(), StopRequest(None)
     rows: list[Any] = known.to_dict("records")
+    columns = list(confirm_dtypes(compared.spec.hyperparameters))
     jobs = [Job(compared.train_spec(*pair), compared.checkpoint(*pair)) for pair in missing]
     _forget_others(compared, jobs)
     most = "at most" if compared.sequential else "about"
@@ -121,11 +122,11 @@ def _train(
             else:
                 said = outcome["error"] or percent(outcome["accuracy"])
                 rows.append(compared.row(configuration, outcome, job.seconds))
-                compared.write(pd.DataFrame(rows, columns=list(CONFIRM_DTYPES)))
+                compared.write(pd.DataFrame(rows, columns=columns))
                 job.checkpoint.unlink(missing_ok=True)
             left = (time.monotonic() - started) / ended * (len(jobs) - ended)
             say(console, f"[{ended}/{len(jobs)}] seed {seed}, {configuration}: {said}; {most} {duration(left)} left")
-            latest = compared.look(pd.DataFrame(rows, columns=list(CONFIRM_DTYPES)))
+            latest = compared.look(pd.DataFrame(rows, columns=columns))
             if latest is not None and latest != seen:
                 say(console, look_line(latest))
                 seen, done = latest, done or latest.is_clear
@@ -170,8 +171,8 @@ def _conclude(compared: Comparison, about: dict[str, Any] | None, console: Conso
             "winner_accuracy": float(found.pairs[WINNER].mean()),
             "reference_accuracy": float(found.pairs[REFERENCE].mean()),
             "winner_trial": compared.trial,
-            "winner": {name: getattr(compared.winner, name) for name in TUNABLE},
-            "reference": {name: getattr(compared.spec.train, name) for name in TUNABLE},
+            "winner": {name: getattr(compared.winner, name) for name in compared.spec.hyperparameters},
+            "reference": {name: getattr(compared.spec.train, name) for name in compared.spec.hyperparameters},
             "seeds": [int(seed) for seed in found.pairs.index],
             "seeds_not_counted": [int(seed) for seed in idle],
             "test_images": images,

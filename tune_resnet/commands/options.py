@@ -12,8 +12,10 @@ from typing import Any, NoReturn, get_args, get_type_hints
 
 from tune_resnet.commands.request import LOGGERS, found_run, own_spec_file
 from tune_resnet.commands.run import Search
+from tune_resnet.config.hyperparameters import HYPERPARAMETERS, from_text
+from tune_resnet.config.sections import SECTIONS
 from tune_resnet.config.space import DEFAULT_SPACE, with_bounds
-from tune_resnet.config.spec import SECTIONS, SearchSpec
+from tune_resnet.config.spec import SearchSpec
 from tune_resnet.config.toml import load_tables, spec_from_tables
 from tune_resnet.config.validation import SpecError, nearest
 from tune_resnet.runs.find import RUNS
@@ -36,20 +38,23 @@ def _seconds(text: str) -> float:
     return float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[match[2]]
 
 
-def _domain(text: str) -> tuple[str, dict[str, float]]:
-    """`max_lr=1e-3:1e-1` as a name and its table."""
-    match = re.fullmatch(r"(\w+)=([^:]+):([^:]+)", text)
+def _domain(text: str) -> tuple[str, dict[str, Any]]:
+    """`max_lr=1e-3:1e-1` or `batch_size=100,200,400` as a name and its table."""
+    name, _, values = text.partition("=")
+    low, colon, high = values.partition(":")
     try:
-        if match:
-            return match[1], {"low": float(match[2]), "high": float(match[3])}
+        if name and colon:
+            return name, {"low": float(low), "high": float(high)}
     except ValueError:
         pass
-    raise argparse.ArgumentTypeError(f"{text!r} is not NAME=LOW:HIGH, as max_lr=1e-3:1e-1")
+    if not colon and "," in values and name in HYPERPARAMETERS:
+        return name, {"choices": [from_text(name, one) for one in values.split(",")]}
+    raise argparse.ArgumentTypeError(f"{text!r} is not NAME=LOW:HIGH, as max_lr=1e-3:1e-1, nor NAME=ONE,OTHER")
 
 
-def _space(domains: list[tuple[str, dict[str, float]]]) -> dict[str, dict[str, float]]:
+def _space(domains: list[tuple[str, dict[str, Any]]]) -> dict[str, dict[str, Any]]:
     """Tables by name; SpecError where a name comes twice."""
-    space: dict[str, dict[str, float]] = {}
+    space: dict[str, dict[str, Any]] = {}
     for name, table in domains:
         if name in space:
             raise SpecError(f"--space names {name} twice")
@@ -85,7 +90,7 @@ def _add_what(group: Any) -> None:
     group.add_argument("--experiment", type=Path, metavar="FILE.toml", help="settings to start from")
     group.add_argument(
         "--space", type=_domain, nargs="+", action="extend", metavar="NAME=LOW:HIGH",
-        help="other bounds for what is searched; with --resume: wider ones",
+        help="bounds, or values to choose from (NAME=ONE,OTHER), of what is searched; with --resume: more of it",
     )  # fmt: skip
     group.add_argument("--dry-run", action="store_true", help="print the plan and its estimated time, then stop")
     group.add_argument("--baseline", action="store_true", help="one run of the reference on the full training set")
@@ -159,7 +164,7 @@ def _about_unknown(argument: str, parser: argparse.ArgumentParser) -> str:
 
 
 def _resolve(
-    experiment: Path | None, settings: dict[str, Any], space: dict[str, dict[str, float]], *, resumed: bool
+    experiment: Path | None, settings: dict[str, Any], space: dict[str, dict[str, Any]], *, resumed: bool
 ) -> SearchSpec:
     """The file's tables with the flags' values laid over them; a message names the file where the file is wrong."""
     tables = load_tables(experiment) if experiment else {}

@@ -9,7 +9,8 @@ from typing import Any
 import pandas as pd
 
 from tune_resnet._files import write_whole
-from tune_resnet.config.spec import TUNABLE, SearchSpec, TrainSpec
+from tune_resnet.config.sections import TrainSpec
+from tune_resnet.config.spec import SearchSpec
 from tune_resnet.data.split import baseline_split
 from tune_resnet.data.types import Dataset, Split, check_test_set
 from tune_resnet.errors import UserError
@@ -52,7 +53,11 @@ class Comparison:
     def rows(self, table: pd.DataFrame, configuration: str) -> pd.DataFrame:
         """The trainings of a configuration in confirm.csv, at this size."""
         train = self.train_spec(self.seeds[0], configuration)
-        wanted = {"configuration": configuration, **{name: getattr(train, name) for name in TUNABLE}, **self.size}
+        wanted = {
+            "configuration": configuration,
+            **{name: getattr(train, name) for name in self.spec.hyperparameters},
+            **self.size,
+        }
         return table[(table[list(wanted)] == list(wanted.values())).all(axis=1)]
 
     def missing(self, table: pd.DataFrame) -> list[tuple[int, str]]:
@@ -101,7 +106,7 @@ def compared_with_reference(
     if frames.env.get("dataset_fingerprint") != dataset.fingerprint:
         raise ConfirmError(f"the images differ from those of {frames.name}: env.json has another dataset_fingerprint")
     references = frames.confirm[frames.confirm["configuration"] == REFERENCE]
-    for name in TUNABLE:
+    for name in spec.hyperparameters:
         if not (references[name] == getattr(spec.train, name)).all():
             raise ConfirmError(f"{run.confirm_csv} is about another reference: move it away to start anew")
     best = winner(frames)

@@ -9,8 +9,9 @@ from dataclasses import KW_ONLY, dataclass, fields
 from pathlib import Path
 
 from tune_resnet._text import to_install
+from tune_resnet.config.sections import MIN_SEEDS, SECTIONS
 from tune_resnet.config.space import check_grown
-from tune_resnet.config.spec import MIN_SEEDS, SECTIONS, SearchSpec
+from tune_resnet.config.spec import SearchSpec
 from tune_resnet.config.toml import load_spec
 from tune_resnet.config.validation import SpecError
 from tune_resnet.errors import RecordError

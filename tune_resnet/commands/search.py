@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from tune_resnet._text import busy, counted, say
 from tune_resnet.commands.job import End, Job, images_of
-from tune_resnet.config.spec import PAST_SAMPLERS
+from tune_resnet.config.sections import PAST_SAMPLERS
 from tune_resnet.config.validation import SpecError
 from tune_resnet.data.split import search_split
 from tune_resnet.data.types import Dataset, Split, check_test_set

@@ -10,15 +10,18 @@ from typing import Any
 
 from tune_resnet.config.validation import Section, SpecError, coerced, shown
 
+Value = bool | int | float | str  # of a hyperparameter
+
 
 @dataclass(frozen=True, kw_only=True)
 class Domain(Section):
-    """The interval a search draws one hyperparameter from."""
+    """The interval a search draws one hyperparameter from: whole numbers where the setting is one."""
 
     section = "space"
     low: float
     high: float
     log: bool = True  # log-uniform; false: uniform
+    when: str | None = None  # "optimizer=sgd": only where another hyperparameter has that value
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -26,6 +29,18 @@ class Domain(Section):
             raise SpecError(f"space low must be below high, got {self.low} and {self.high}")
         if self.log and self.low <= 0:
             raise SpecError(f"space low must be greater than 0 on a log scale, got {self.low}")
+
+    def holds(self, value: Any) -> bool:
+        """Whether a value is one of the domain's."""
+        return isinstance(value, int | float) and self.low <= value <= self.high
+
+    @property
+    def ends(self) -> tuple[Value, ...]:
+        """What must be possible for all of it to be."""
+        return self.low, self.high
+
+    def __str__(self) -> str:
+        return f"[{self.low}, {self.high}]"
 
     def share(self, value: float) -> float:
         """Where a value lies between low (0) and high (1), on the domain's scale."""
@@ -51,10 +66,44 @@ class Domain(Section):
         digits = -math.floor(math.log10(width))
         return round(self.low - width, digits), round(self.high + width, digits)
 
-    def contains(self, other: Domain) -> bool:
+    def contains(self, other: Domain | Choices) -> bool:
         """Whether all of the other domain's values are in this one."""
-        return self.low <= other.low and other.high <= self.high
+        return all(map(self.holds, other.ends))
 
+
+@dataclass(frozen=True, kw_only=True)
+class Choices:
+    """The values a search chooses one hyperparameter from."""
+
+    choices: tuple[Value, ...]
+    when: str | None = None  # as of a `Domain`
+
+    def __post_init__(self) -> None:
+        if len(self.choices) < 2 or len(set(self.choices)) < len(self.choices):
+            raise SpecError(f"space choices must be two different values or more, got {shown(list(self.choices))}")
+
+    def holds(self, value: Any) -> bool:
+        """Whether a value is one of the domain's."""
+        return value in self.choices
+
+    @property
+    def ends(self) -> tuple[Value, ...]:
+        """What must be possible for all of it to be."""
+        return self.choices
+
+    def __str__(self) -> str:
+        return f"[{', '.join(map(str, self.choices))}]"
+
+    def contains(self, other: Domain | Choices) -> bool:
+        """Whether all of the other domain's values are in this one."""
+        return isinstance(other, Choices) and set(other.choices) <= set(self.choices)
+
+    def to_table(self) -> dict[str, Any]:
+        """Its TOML table."""
+        return {"choices": list(self.choices), **({"when": self.when} if self.when else {})}
+
+
+Space = Mapping[str, Domain | Choices]
 
 DEFAULT_SPACE = {
     "max_lr": Domain(low=1e-3, high=1e-1),
@@ -63,21 +112,27 @@ DEFAULT_SPACE = {
 }
 
 
-def with_bounds(space: Mapping[str, Domain], bounds: Mapping[str, Mapping[str, float]]) -> dict[str, Any]:
-    """The tables of a space with other bounds; each scale stays as it is."""
+def with_bounds(space: Mapping[str, Domain | Choices], bounds: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """The tables of a space with other bounds or choices; each scale and condition stays as it is."""
     tables = {name: domain.to_table() for name, domain in space.items()}
-    return {**tables, **{name: {**tables.get(name, {}), **table} for name, table in bounds.items()}}
+    kept = {name: {key: table[key] for key in ("log", "when") if key in table} for name, table in tables.items()}
+    for name, table in bounds.items():
+        old = kept.get(name, {})
+        tables[name] = {**({} if "choices" in table else {key: old[key] for key in old if key == "log"}), **table}
+        if "when" in old:
+            tables[name]["when"] = old["when"]
+    return tables
 
 
-def check_grown(before: Mapping[str, Domain], space: Mapping[str, Domain]) -> None:
+def check_grown(before: Mapping[str, Domain | Choices], space: Mapping[str, Domain | Choices]) -> None:
     """SpecError where a run's space no longer holds all that its trials were drawn from."""
     for name, domain in before.items():
-        if not space[name].contains(domain):
-            where = f"{domain.low}:{domain.high}"
+        if name not in space or not space[name].contains(domain) or space[name].when != domain.when:
+            where = f"{domain.low}:{domain.high}" if isinstance(domain, Domain) else ",".join(map(str, domain.choices))
             raise SpecError(f"--space {name} must contain {where}: a run's space can only grow, with its trials inside")
 
 
-Point = dict[str, float]  # a configuration: hyperparameter -> value
+Point = dict[str, Any]  # a configuration: hyperparameter -> value
 
 # Chosen by experiments/benchmarks/early_stopping/points.py.
 POINTS_TO_EVALUATE: tuple[Point, ...] = (
@@ -89,27 +144,28 @@ POINTS_TO_EVALUATE: tuple[Point, ...] = (
 
 
 def points_from_list(points: Any) -> tuple[Point, ...]:
-    """The configurations in `points_to_evaluate`; SpecError where it is not a list of tables of numbers."""
+    """The configurations in `points_to_evaluate`; SpecError where it is not a list of tables."""
     if not isinstance(points, list) or not all(isinstance(point, Mapping) for point in points):
         raise SpecError(f"points_to_evaluate must be a list of tables, got {shown(points)}")
-    return tuple(
-        {name: coerced(f"points_to_evaluate.{name}", value, float) for name, value in point.items()} for point in points
-    )
+    return tuple(dict(point) for point in points)
 
 
-def space_from_table(table: Any) -> dict[str, Domain]:
-    """The domains in a `[space]` table; SpecError where one of them is wrong."""
-    if not isinstance(table, Mapping):
-        raise SpecError(f"space must be a table, got {shown(table)}")
-    space = {}
-    for name, domain in table.items():
+def domain_from_table(table: Any, *, log: bool) -> Domain | Choices:
+    """The domain in its table; `log`: its scale where the table does not say. SpecError where it is wrong."""
+    if not isinstance(table, Mapping) or "choices" not in table:
+        if isinstance(table, Mapping) and "log" not in table:
+            table = {**table, "log": log}
         try:
-            space[name] = Domain.from_table(domain)
+            return Domain.from_table(table)
         except TypeError:
-            raise SpecError(f"space.{name} needs both low and high") from None
-        except SpecError as error:
-            raise SpecError(f"space.{name}: {error}") from None
-    return space
+            raise SpecError("it needs both low and high, or choices") from None
+    for key in table:
+        if key not in ("choices", "when"):
+            raise SpecError(f"{key} does not go with choices")
+    choices, when = table["choices"], table.get("when")
+    if not isinstance(choices, list) or not all(isinstance(one, bool | int | float | str) for one in choices):
+        raise SpecError(f"choices must be a list of numbers, strings or booleans, got {shown(choices)}")
+    return Choices(choices=tuple(choices), when=coerced("space.when", when, str | None))
 
 
 def _round_number(value: float) -> float:

@@ -1,153 +1,26 @@
-"""What a run is: frozen settings whose defaults are the reference, checked on creation, read from and written to TOML.
-
-A file has one table per section (`[data]`, `[model]`, `[train]`, `[space]`, `[search]`, `[scheduler]`, `[resources]`).
-`[train]` states the reference configuration; `[space]` names what a search varies. Every error is a `SpecError` with a
-one-line message that names the setting.
-"""
+"""What a run is: every setting, and what a search varies; written to TOML, and read back by `toml`."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
 import tomli_w
 
-from tune_resnet.config.space import (
-    DEFAULT_SPACE,
-    POINTS_TO_EVALUATE,
-    Domain,
-    Point,
+from tune_resnet.config.hyperparameters import HYPERPARAMETERS, checked_domain, checked_point, condition
+from tune_resnet.config.sections import (
+    SECTIONS,
+    TUNABLE,
+    BudgetSpec,
+    DataSpec,
+    ModelSpec,
+    ResourceSpec,
+    SchedulerSpec,
+    TrainSpec,
 )
-from tune_resnet.config.validation import Section, SpecError, nearest, setting, shown
-
-DATASETS = ("cifar10", "folder", "digits")
-SCHEDULES = ("linear-exponential", "cosine", "linear")
-OPTIMIZERS = ("adam", "sgd")
-PRECISIONS = ("auto", "fp32", "bf16", "fp16")
-DEVICES = ("auto", "cpu", "cuda")
-SAMPLERS = ("tpe", "gp", "random")
-PAST_SAMPLERS = ("multifidelity",)
-SCHEDULERS = ("asha", "median", "none")
-SIGNALS = ("val_accuracy", "val_loss", "train_loss")
-TUNABLE = ("max_lr", "weight_decay", "grad_clip")
-MAX_TRIALS, MAX_EPOCHS, MAX_SEED = 1_000_000, 10_000, 2**32 - 1  # also in a run's tables
-MIN_SEEDS = 2  # to confirm with: fewer have no spread
-
-
-@dataclass(frozen=True, kw_only=True)
-class DataSpec(Section):
-    """Where the images come from and how the training set is divided."""
-
-    section = "data"
-    dataset: str = setting("cifar10", "folder: your own; digits: scikit-learn's, to try things", choices=DATASETS)
-    data_dir: str | None = setting(None, "your images, in train/CLASS/; of CIFAR-10, where it is", metavar="DIR")
-    limit_train: int | None = setting(None, "use only so many of the training images, evenly from the classes", ge=4)
-    validation_fraction: float = setting(0.1, "share that judges a search, without a val/", gt=0, le=0.9)
-    split_seed: int = setting(0, "seed of that division and of limit_train", ge=0, le=MAX_SEED)
-    flip: bool = setting(True, "mirror images left to right at random; not for digits or letters")
-
-
-@dataclass(frozen=True, kw_only=True)
-class ModelSpec(Section):
-    """The network: ResNet9 of some width, or what the user's own code makes, see `training.model.build_network`."""
-
-    section = "model"
-    width: int = setting(64, "channels of ResNet9's first convolution", ge=1, le=1024)
-    factory: str | None = setting(None, "your own network instead", flag="model", metavar="MODULE:FUNCTION")
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.factory is None:
-            return
-        module, _, function = self.factory.partition(":")
-        if not all(name.isidentifier() for name in (*module.split("."), function)):
-            raise SpecError(f"model.factory must look like package.module:function, got {shown(self.factory)}")
-        if self.width != ModelSpec.width:
-            raise SpecError(f"model.width is a setting of ResNet9 only, so it does not go with {self.factory}")
-
-    def __str__(self) -> str:
-        return self.factory or f"ResNet9, width {self.width}"
-
-    @property
-    def flag(self) -> list[str]:
-        """The arguments that let another command import the user's own network; none for ResNet9."""
-        return ["--model", self.factory] if self.factory else []
-
-    def to_table(self) -> dict[str, Any]:
-        return {"factory": self.factory} if self.factory else super().to_table()
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainSpec(Section):
-    """One training run. The defaults are the reference configuration."""
-
-    section = "train"
-    max_lr: float = setting(1e-2, "the reference's peak learning rate", gt=0, le=100)
-    weight_decay: float = setting(1e-4, "the reference's L2 weight decay", ge=0, le=10)
-    grad_clip: float = setting(0.1, "the reference's clip: gradients lie between +- that", gt=0, le=1e6)
-    epochs: int = setting(8, "epochs of a trial that is not stopped", ge=1, le=MAX_EPOCHS)
-    batch_size: int = setting(400, "images; few enough for ten steps an epoch or more", ge=1, le=100_000)
-    schedule: str = setting("linear-exponential", "shape of the one-cycle; cosine is PyTorch's", choices=SCHEDULES)
-    peak_at: float | None = setting(None, "share of the steps up to the peak; else 0.5, cosine 0.3", gt=0, le=0.9999)
-    div_factor: float = setting(25.0, "the first learning rate is max_lr over this", ge=1, le=1e6)
-    final_div_factor: float | None = setting(None, "the last is max_lr over this; else the shape's own", ge=1, le=1e12)
-    optimizer: str = setting("adam", "sgd has Nesterov's momentum", choices=OPTIMIZERS)
-    momentum: float = setting(0.9, "beta1 of Adam, momentum of SGD", gt=0, le=0.9999)
-    momentum_at_peak: float | None = setting(None, "momentum at the rate's peak; else the same", gt=0, le=0.9999)
-    decoupled_decay: bool = setting(False, "weight decay apart from the gradient, as in AdamW")
-    label_smoothing: float = setting(0.0, "share of each label that is spread over all classes", ge=0, le=0.9)
-    dropout: float = setting(0.2, "of ResNet9's features before its last layer", ge=0, le=0.95)
-    crop_padding: int = setting(4, "pixels that a random crop may shift an image", ge=0, le=16)
-    cutout: int = setting(0, "side of a square of each training image that is blanked, in pixels", ge=0, le=31)
-    seed: int = setting(0, "of weights, order, augmentation, dropout and sampler", ge=0, le=MAX_SEED)
-    precision: str = setting("auto", "auto: what suits the device", choices=PRECISIONS)
-
-
-@dataclass(frozen=True, kw_only=True)
-class BudgetSpec(Section):
-    """How much is searched, and who proposes."""
-
-    section = "search"
-    num_samples: int = setting(32, "trials, the reference included", ge=1, le=MAX_TRIALS)
-    sampler: str = setting("tpe", "who proposes: all are Optuna's", choices=SAMPLERS, past=PAST_SAMPLERS)
-    time_budget: float | None = setting(None, "end in order after 90s, 30m or 1.5h", seconds=True, gt=0)
-    max_retries: int = setting(2, "of a trial whose process died or raised", ge=0, le=1000)
-    epoch_timeout: float | None = setting(
-        None, "a trial hangs after so long without an epoch; else 10m or more", seconds=True, gt=0
-    )
-    name: str | None = setting(None, "name of the run directory; else data set and time")
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.name is not None and (self.name in (".", "..") or "/" in self.name or "\\" in self.name):
-            raise SpecError(f"search.name must be one folder's name (see --runs-dir for its place), got {self.name!r}")
-
-
-@dataclass(frozen=True, kw_only=True)
-class SchedulerSpec(Section):
-    """Early stopping. The defaults are what experiments/LOG.md (2026-11-23) found to keep the winners."""
-
-    section = "scheduler"
-    name: str = setting("asha", "who stops trials early", choices=SCHEDULERS, flag="scheduler")
-    grace_epochs: int | None = setting(None, "first epoch at which a trial may be stopped; else 3/8 of all", ge=1)
-    reduction_factor: float = setting(3, "one trial in so many goes on from each rung", gt=1, le=1000)
-    signal: str = setting(
-        "train_loss",
-        "what judges trials; train_loss as a mean over the last epochs",
-        choices=SIGNALS,
-    )
-    margin: float = setting(0.01, "what misses the cut by less goes on; of a loss, a share", ge=0)
-
-
-@dataclass(frozen=True, kw_only=True)
-class ResourceSpec(Section):
-    """What one trial uses, and how many run at once."""
-
-    section = "resources"
-    cpus_per_trial: float = setting(1, "CPUs, and threads, of a trial", gt=0, le=4096)
-    gpus_per_trial: float | None = setting(None, "0.5: two trials share one; else a whole one each", ge=0, le=64)
-    max_concurrent: int | None = setting(None, "trials at once; else as many as fit", ge=1)
-    device: str = setting("auto", "auto: a GPU where there is one", choices=DEVICES)
+from tune_resnet.config.space import DEFAULT_SPACE, POINTS_TO_EVALUATE, Point, Space, Value
+from tune_resnet.config.validation import SpecError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,35 +30,56 @@ class SearchSpec:
     data: DataSpec = field(default_factory=DataSpec)
     model: ModelSpec = field(default_factory=ModelSpec)
     train: TrainSpec = field(default_factory=TrainSpec)
-    space: dict[str, Domain] = field(default_factory=lambda: dict(DEFAULT_SPACE))
+    space: Space = field(default_factory=lambda: dict(DEFAULT_SPACE))
     search: BudgetSpec = field(default_factory=BudgetSpec)
     scheduler: SchedulerSpec = field(default_factory=SchedulerSpec)
     resources: ResourceSpec = field(default_factory=ResourceSpec)
     points_to_evaluate: tuple[Point, ...] = POINTS_TO_EVALUATE  # tried after the reference, before the sampler proposes
 
     def __post_init__(self) -> None:
-        for name in {name for point in self.points_to_evaluate for name in point} - set(TUNABLE):
-            raise SpecError(f"unknown hyperparameter {name} in points_to_evaluate{nearest(name, TUNABLE)}")
-        for name, domain in self.space.items():
-            _check_domain(name, domain, self.train)
         if not self.space:
-            raise SpecError(f"space must vary at least one of {', '.join(TUNABLE)}")
+            raise SpecError(f"space must vary at least one of {', '.join(HYPERPARAMETERS)}")
+        space = {name: checked_domain(name, self.space, self.train) for name in self.space}
+        object.__setattr__(self, "space", space)
+        points = tuple(checked_point(point) for point in self.points_to_evaluate)
+        object.__setattr__(self, "points_to_evaluate", points)
         if self.data.dataset == "folder" and self.data.data_dir is None:
             raise SpecError("data.dataset = 'folder' needs data.data_dir (--data-dir), the folder that holds train/")
 
     @property
-    def reference(self) -> dict[str, float]:
+    def hyperparameters(self) -> tuple[str, ...]:
+        """Those that a run's tables have columns for: the reference's three, and what else the search varies."""
+        return tuple(dict.fromkeys((*TUNABLE, *self.space)))
+
+    @property
+    def reference(self) -> Point:
         """The reference's value of each hyperparameter that the search varies."""
         return {name: getattr(self.train, name) for name in self.space}
+
+    def varied(self, values: Mapping[str, Value]) -> list[str]:
+        """The hyperparameters that a search varies where the others have these values: those whose condition holds."""
+        found = []
+        for name, domain in self.space.items():
+            other, value = condition(domain)
+            if other is None or (values.get(other, getattr(self.train, other)) == value):
+                found.append(name)
+        return found
+
+    @property
+    def space_in_order(self) -> list[str]:
+        """What is varied, each after the one that it depends on."""
+        return sorted(self.space, key=lambda name: self.space[name].when is not None)
 
     @property
     def first_points(self) -> list[Point]:
         """What a search tries first: the reference, then those `points_to_evaluate` that lie in the space, each once.
-        What a point does not name has the reference's value."""
+        What a point does not name, or only matters under a condition that it does not meet, has the reference's value.
+        """
         found = [self.reference]
         for point in self.points_to_evaluate:
-            whole = {**self.reference, **{name: point[name] for name in self.space if name in point}}
-            inside = all(domain.low <= whole[name] <= domain.high for name, domain in self.space.items())
+            named = {**self.reference, **{name: point[name] for name in self.space if name in point}}
+            whole = {**self.reference, **{name: named[name] for name in self.varied(named)}}
+            inside = all(domain.holds(whole[name]) for name, domain in self.space.items())
             if inside and whole not in found:
                 found.append(whole)
         return found
@@ -196,31 +90,3 @@ class SearchSpec:
         tables["space"] = {name: domain.to_table() for name, domain in self.space.items()}
         tables["points_to_evaluate"] = list(self.points_to_evaluate)
         return tomli_w.dumps({item.name: tables[item.name] for item in fields(self)})
-
-
-SECTIONS: dict[str, type[Section]] = {
-    "data": DataSpec,
-    "model": ModelSpec,
-    "train": TrainSpec,
-    "search": BudgetSpec,
-    "scheduler": SchedulerSpec,
-    "resources": ResourceSpec,
-}
-
-
-def _check_domain(name: str, domain: Domain, train: TrainSpec) -> None:
-    if name not in TUNABLE:
-        raise SpecError(f"unknown hyperparameter space.{name}{nearest(name, TUNABLE)}; known: {', '.join(TUNABLE)}")
-    for bound in (domain.low, domain.high):
-        try:
-            TrainSpec(**{**train.to_table(), name: bound})
-        except SpecError as error:
-            raise SpecError(f"space.{name}: {error}") from None
-    if not domain.low <= getattr(train, name) <= domain.high:
-        raise SpecError(
-            f"space.{name} = [{domain.low}, {domain.high}] must contain the reference "
-            f"train.{name} = {getattr(train, name)}"
-        )
-
-
-REFERENCE = TrainSpec()  # the configuration that every result is compared with

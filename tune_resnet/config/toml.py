@@ -12,9 +12,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, get_type_hints
 
-from tune_resnet.config.space import points_from_list, space_from_table
-from tune_resnet.config.spec import SECTIONS, SearchSpec
-from tune_resnet.config.validation import SpecError, nearest
+from tune_resnet.config.hyperparameters import LINEAR
+from tune_resnet.config.sections import SECTIONS
+from tune_resnet.config.space import Space, domain_from_table, points_from_list
+from tune_resnet.config.spec import SearchSpec
+from tune_resnet.config.validation import SpecError, nearest, shown
 
 
 def spec_from_tables(tables: Mapping[str, Any]) -> SearchSpec:
@@ -22,7 +24,7 @@ def spec_from_tables(tables: Mapping[str, Any]) -> SearchSpec:
     parts: dict[str, Any] = {}
     for name, table in tables.items():
         if name == "space":
-            parts[name] = space_from_table(table)
+            parts[name] = _space(table)
         elif name == "points_to_evaluate":
             parts[name] = points_from_list(table)
         elif name in SECTIONS:
@@ -32,6 +34,19 @@ def spec_from_tables(tables: Mapping[str, Any]) -> SearchSpec:
             known = [*SECTIONS, "space", "points_to_evaluate"]
             raise SpecError(f"unknown section [{name}]{_at_home(name) or nearest(name, known)}")
     return SearchSpec(**parts)
+
+
+def _space(table: Any) -> Space:
+    """The domains in a `[space]` table; SpecError where one of them is wrong."""
+    if not isinstance(table, Mapping):
+        raise SpecError(f"space must be a table, got {shown(table)}")
+    space = {}
+    for name, domain in table.items():
+        try:
+            space[name] = domain_from_table(domain, log=name not in LINEAR)
+        except SpecError as error:
+            raise SpecError(f"space.{name}: {error}") from None
+    return space
 
 
 def _refuse_misplaced(section: str, table: Any) -> None:

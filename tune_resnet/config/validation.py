@@ -24,9 +24,15 @@ def setting(default: Any, about: str, **more: Any) -> Any:
     return field(default=default, metadata={"about": about, **more})
 
 
-def nearest(name: str, known: Iterable[str], cutoff: float = 0.6) -> str:
+_SYNONYMS = {"learning_rate": "max_lr", "lr": "max_lr", "beta1": "momentum"}
+
+
+def nearest(name: str, known: Iterable[str], cutoff: float = 0.5) -> str:
     """`" (did you mean 'x'?)"` for the known name closest to `name`, or an empty string."""
-    close = difflib.get_close_matches(name, list(known), n=1, cutoff=cutoff)
+    names = list(known)
+    if (other := _SYNONYMS.get(name)) in names:
+        return f" (did you mean {other!r}?)"
+    close = difflib.get_close_matches(name, names, n=1, cutoff=cutoff)
     return f" (did you mean {close[0]!r}?)" if close else ""
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from platformdirs import user_cache_path
 
-from tune_resnet.config.spec import DataSpec
+from tune_resnet.config.sections import DataSpec
 from tune_resnet.data.cifar10 import load_cifar10
 from tune_resnet.data.digits import load_digits
 from tune_resnet.data.folder import load_folder

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from tune_resnet._text import counted
-from tune_resnet.config.spec import DataSpec
+from tune_resnet.config.sections import DataSpec
 from tune_resnet.data.types import SIZE, DataError, Dataset, ImageSet, Split
 
 STATISTICS_BLOCK = 500  # images converted to float64 at a time: 12 MB, where all of CIFAR-10 would be 1.2 GB

@@ -14,13 +14,13 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from tune_resnet._text import counted, duration, percent, say
+from tune_resnet._text import counted, duration, hyperparameter, percent, say
 from tune_resnet.hpo.plan import Plan
 from tune_resnet.runs.recorder import Recorder
-from tune_resnet.runs.tables import FINISHED, REFERENCE_TRIAL, RUNNING, TrialRow
+from tune_resnet.runs.tables import FINISHED, REFERENCE_TRIAL, RUNNING, TrialRow, train_spec_of
 from tune_resnet.training.schedule import rate_at
 
-_COLUMNS = ("trial", "state", "epochs", "val_acc", "lr now", "max_lr", "weight_decay", "grad_clip")
+_COLUMNS = ("trial", "state", "epochs", "val_acc", "lr now")
 _BEST_ROWS, _RUNNING_ROWS = 5, 12  # so that the table fits a small terminal
 _PLANNED_TRIALS = 4  # the plan counts as much as so many trials, so that the first to end do not swing the estimate
 
@@ -104,9 +104,9 @@ class Progress:
     def _lr(self, row: TrialRow) -> float:
         """The learning rate at the beginning of the epoch that a trial is training."""
         train, plan = self.plan.spec.train, self.plan
-        steps = math.ceil(plan.train_images / train.batch_size)
+        steps = math.ceil(plan.train_images / row.values.get("batch_size", train.batch_size))
         step = min(row.epochs * steps, plan.epochs * steps - 1)  # it may have trained its last epoch
-        return rate_at(train, step, plan.epochs * steps, row.max_lr)
+        return rate_at(train_spec_of(row.values, train), step, plan.epochs * steps)
 
     def _rows(self) -> list[TrialRow]:
         return list(self.recorder.trials.values())
@@ -130,7 +130,7 @@ class Progress:
         head = Text(f"{ended} of {counted(self.plan.trials, 'trial')} ended; {self._standing()}; {self._clock()}")
         bar = Table.grid()  # a bar on its own leaves its line open
         bar.add_row(ProgressBar(total=self.plan.trials, completed=ended, width=60))
-        table = Table(*_COLUMNS, box=None, pad_edge=False)
+        table = Table(*_COLUMNS, *self.plan.spec.hyperparameters, box=None, pad_edge=False)
         for row in _shown(rows):
             table.add_row(
                 "reference" if row.trial == REFERENCE_TRIAL else str(row.trial),
@@ -138,9 +138,7 @@ class Progress:
                 f"{row.epochs}/{self.plan.epochs}",
                 percent(row.val_accuracy),
                 f"{self._lr(row):.1e}" if row.state == RUNNING else "",
-                f"{row.max_lr:#.3g}",
-                f"{row.weight_decay:.1e}",
-                f"{row.grad_clip:#.3g}",
+                *(hyperparameter(name, value) for name, value in row.values.items()),
             )
         return Group(head, bar, table)
 

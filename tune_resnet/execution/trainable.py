@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from ray import tune
 
-from tune_resnet.config.spec import TrainSpec
+from tune_resnet.config.sections import TrainSpec
 from tune_resnet.data.types import Split
 from tune_resnet.runs.directory import RunDirectory
 from tune_resnet.training.checkpoint import ResumableRun

@@ -15,7 +15,7 @@ import torch
 from ray.exceptions import RayActorError, RayError, RayTaskError
 
 from tune_resnet._text import duration, one_line
-from tune_resnet.config.spec import TUNABLE, TrainSpec
+from tune_resnet.config.sections import TrainSpec
 from tune_resnet.data.types import Split
 from tune_resnet.training.checkpoint import ResumableRun
 from tune_resnet.training.device import ResolvedSpec
@@ -145,7 +145,7 @@ class Trainer:
         last = None if error else resumable.training.last
         return {
             "seed": train.seed,
-            **{name: getattr(train, name) for name in TUNABLE},
+            **{name: getattr(train, name) for name in self.spec.hyperparameters},
             "epochs": resumable.training.epochs_done,
             "done": resumable.is_done or bool(error),
             "accuracy": last.accuracy if last else None,

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from tune_resnet._text import to_run
-from tune_resnet.config.spec import TrainSpec
+from tune_resnet.config.sections import TrainSpec
 from tune_resnet.config.toml import load_spec
 from tune_resnet.config.validation import SpecError
 from tune_resnet.errors import UserError
@@ -137,7 +137,7 @@ def last_epoch(run: RunDirectory, row: TrialRow, train: TrainSpec) -> dict[str, 
     """The last epoch, as a row of epochs.csv, of a trial that has left its model; None where it has not, or where
     epochs before that are not on record. `train`: the reference."""
     outcome = read_outcome(run.model_of(row.trial))
-    if outcome is None or row.epochs < train.epochs - 1 or not _same(outcome.train, train_spec_of(vars(row), train)):
+    if outcome is None or row.epochs < train.epochs - 1 or not _same(outcome.train, train_spec_of(row.cells(), train)):
         return None
     ended_at = os.path.getmtime(run.model_of(row.trial))
     known = outcome.last.columns("val") | {"trial": row.trial, "ended_at": ended_at}

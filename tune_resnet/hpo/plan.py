@@ -11,7 +11,8 @@ from functools import cached_property
 from typing import Any
 
 from tune_resnet._text import counted, duration
-from tune_resnet.config.spec import ResourceSpec, SearchSpec
+from tune_resnet.config.sections import ResourceSpec
+from tune_resnet.config.spec import SearchSpec
 from tune_resnet.hpo.stopping import rung_epochs, stopping_rule
 from tune_resnet.runs.tables import REFERENCE_TRIAL
 from tune_resnet.training.device import ResolvedSpec

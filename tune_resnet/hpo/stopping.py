@@ -12,7 +12,8 @@ from collections import defaultdict
 from collections.abc import Mapping
 from typing import Any, Protocol
 
-from tune_resnet.config.spec import SchedulerSpec, SearchSpec
+from tune_resnet.config.sections import SchedulerSpec
+from tune_resnet.config.spec import SearchSpec
 
 _MIN_LOSS = 1e-12  # a loss may be 0, its logarithm may not
 

@@ -21,13 +21,14 @@ from typing import Any
 
 import numpy as np
 import optuna
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.samplers import BaseSampler, GPSampler, RandomSampler, TPESampler
 from optuna.storages import JournalStorage
 from optuna.storages.journal import BaseJournalBackend
 from optuna.trial import FrozenTrial, TrialState
 
 from tune_resnet.config.spec import SearchSpec
-from tune_resnet.hpo.warm_start import WarmStart, distributions
+from tune_resnet.hpo.warm_start import WarmStart, distributions, known_trial
 from tune_resnet.runs.resume import History
 from tune_resnet.runs.tables import FAILED, FINISHED, STOPPED, TrialRow
 
@@ -36,7 +37,7 @@ STUDY_NAME = "tune_resnet"
 _SAMPLERS: dict[str, Callable[..., BaseSampler]] = {"tpe": TPESampler, "gp": GPSampler, "random": RandomSampler}
 _TOLD = {FINISHED: TrialState.COMPLETE, STOPPED: TrialState.PRUNED, FAILED: TrialState.FAIL}
 
-Params = dict[str, float]
+Params = dict[str, Any]
 
 
 class Study:
@@ -76,14 +77,20 @@ class Study:
         trial = self._unended.pop(0) if self._unended else self._new_trial()
         number = trial.number - self._earlier
         self._running[number] = trial
-        return number, trial.params
+        return number, {**self.spec.reference, **trial.params}  # the reference's where it varies nothing
 
     def _new_trial(self) -> optuna.Trial:
         if self._points:
             self.optuna_study.enqueue_trial(self._points.pop(0))
         self.optuna_study.sampler = _make_sampler(self.spec, self._next)
         self._next += 1
-        return self.optuna_study.ask(distributions(self.spec))
+        if all(domain.when is None for domain in self.spec.space.values()):
+            return self.optuna_study.ask(distributions(self.spec))
+        trial = self.optuna_study.ask()
+        for name in self.spec.space_in_order:
+            if name in self.spec.varied(trial.params):
+                _suggest(trial, name, distributions(self.spec)[name])
+        return trial
 
     def report(self, number: int, epoch: int, accuracy: float) -> None:
         """A running trial's validation accuracy after an epoch. Each epoch comes once, and before its trial's end."""
@@ -109,6 +116,15 @@ class Study:
             self.optuna_study.tell(trial, state=TrialState.FAIL)
 
 
+def _suggest(trial: optuna.Trial, name: str, domain: BaseDistribution) -> None:
+    if isinstance(domain, CategoricalDistribution):
+        trial.suggest_categorical(name, domain.choices)
+    elif isinstance(domain, IntDistribution):
+        trial.suggest_int(name, domain.low, domain.high, log=domain.log)
+    elif isinstance(domain, FloatDistribution):
+        trial.suggest_float(name, domain.low, domain.high, log=domain.log)
+
+
 def _known_trials(spec: SearchSpec, history: History) -> list[FrozenTrial]:
     """A resumed run's trials as the search would have told them; what has not ended is running."""
     epochs: dict[int, list[dict[str, Any]]] = {row.trial: [] for row in history.trials}
@@ -118,10 +134,10 @@ def _known_trials(spec: SearchSpec, history: History) -> list[FrozenTrial]:
 
 
 def _known_trial(spec: SearchSpec, row: TrialRow, epochs: Sequence[dict[str, Any]]) -> FrozenTrial:
-    return optuna.trial.create_trial(
+    return known_trial(
+        spec,
+        row.values,
         state=_TOLD.get(row.state, TrialState.RUNNING),
-        params={name: getattr(row, name) for name in spec.space},
-        distributions=distributions(spec),
         # Optuna itself gives a pruned trial its last value.
         value=row.val_accuracy if row.state in (FINISHED, STOPPED) and math.isfinite(row.val_accuracy) else None,
         intermediate_values={
@@ -190,9 +206,6 @@ def importances(trials: Sequence[Mapping[Any, Any]], accuracies: Sequence[float]
     """
     study = _maximize()
     study.add_trials(
-        optuna.trial.create_trial(
-            params={name: trial[name] for name in spec.space}, distributions=distributions(spec), value=accuracy
-        )
-        for trial, accuracy in zip(trials, accuracies, strict=True)
+        known_trial(spec, trial, value=accuracy) for trial, accuracy in zip(trials, accuracies, strict=True)
     )
     return optuna.importance.get_param_importances(study)

@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import optuna
-from optuna.distributions import BaseDistribution, FloatDistribution
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import FrozenTrial, TrialState
 
 from tune_resnet._files import write_whole
+from tune_resnet.config.hyperparameters import kind_of
+from tune_resnet.config.sections import TrainSpec
+from tune_resnet.config.space import Choices, Domain
 from tune_resnet.config.spec import SearchSpec
 from tune_resnet.errors import RecordError, UserError
 from tune_resnet.hpo.ranking import best_trials
 from tune_resnet.runs.load import RunFrames, load_run
 from tune_resnet.runs.reading import read_text
-from tune_resnet.runs.tables import FINISHED, REFERENCE_TRIAL, STOPPED
+from tune_resnet.runs.tables import FINISHED, REFERENCE_TRIAL, STOPPED, train_spec_of
 
 _TRIED_FIRST = 3  # of each run whose task was another one
 
@@ -30,7 +34,7 @@ class WarmStart:
     """Earlier trials that count as if they were this search's, and configurations to try first."""
 
     trials: list[FrozenTrial] = field(default_factory=list)
-    configurations: list[dict[str, float]] = field(default_factory=list)
+    configurations: list[dict[str, Any]] = field(default_factory=list)
 
     def write(self, path: Path) -> None:
         """Keeps it for a resumed search: the earlier runs may be gone by then."""
@@ -64,19 +68,30 @@ def _kept_trial(kept: Any, spec: SearchSpec) -> FrozenTrial:
     state = TrialState[kept["state"]]
     if state not in _STATES.values():
         raise ValueError
-    return optuna.trial.create_trial(
+    return known_trial(
+        spec,
+        _kept_params(kept["params"], spec),
         state=state,
-        params=_kept_params(kept["params"], spec),
-        distributions=distributions(spec),
         value=None if kept["value"] is None else _number(kept["value"], 0, 1),
         intermediate_values={int(epoch): _number(value, 0, 1) for epoch, value in kept["intermediate_values"].items()},
     )
 
 
-def _kept_params(kept: Any, spec: SearchSpec) -> dict[str, float]:
+def _kept_params(kept: Any, spec: SearchSpec) -> dict[str, Any]:
     """What the run has begun to vary since then was the reference's."""
-    known = {**spec.reference, **kept}
-    return {name: _number(known[name], domain.low, domain.high) for name, domain in spec.space.items()}
+    known = {name: _value(name, kept.get(name, value)) for name, value in spec.reference.items()}
+    if not _inside(known, spec):
+        raise ValueError
+    return known
+
+
+def _value(name: str, kept: Any) -> Any:
+    kind = kind_of(name)
+    if type(kept) is int and kind is float:
+        return float(kept)
+    if type(kept) is not kind:
+        raise ValueError
+    return kept
 
 
 def _number(value: Any, low: float, high: float) -> float:
@@ -85,13 +100,31 @@ def _number(value: Any, low: float, high: float) -> float:
     return float(value)
 
 
-def distributions(spec: SearchSpec) -> dict[str, BaseDistribution]:
-    """The space in Optuna's terms."""
-    return {name: FloatDistribution(domain.low, domain.high, log=domain.log) for name, domain in spec.space.items()}
+def distributions(spec: SearchSpec, values: Mapping[str, Any] | None = None) -> dict[str, BaseDistribution]:
+    """The space in Optuna's terms; where `values` are given, of what the search varies with those."""
+    names = spec.space if values is None else spec.varied(values)
+    return {name: _distribution(name, spec.space[name]) for name in names}
+
+
+def _distribution(name: str, domain: Domain | Choices) -> BaseDistribution:
+    if isinstance(domain, Choices):
+        return CategoricalDistribution(domain.choices)
+    if kind_of(name) is int:
+        return IntDistribution(math.ceil(domain.low), math.floor(domain.high), log=domain.log)
+    return FloatDistribution(domain.low, domain.high, log=domain.log)
+
+
+def known_trial(spec: SearchSpec, values: Mapping[str, Any], **about: Any) -> FrozenTrial:
+    """A trial with these values of the hyperparameters, of which the study knows those that it varies with them."""
+    found = distributions(spec, values)
+    return optuna.trial.create_trial(params={name: values[name] for name in found}, distributions=found, **about)
 
 
 def warm_start(paths: Sequence[Path], spec: SearchSpec, fingerprint: str) -> WarmStart:
     """What the runs in these directories are worth for a search of `spec` on the images with this fingerprint.
+
+    A trial counts as one of this search where it was trained on the same images as this search trains, with values
+    that lie in this search's space. What its own search did not vary had the value of its reference.
 
     Raises:
         UserError: a run has no finished or stopped trial inside of the space, or is no run.
@@ -99,41 +132,55 @@ def warm_start(paths: Sequence[Path], spec: SearchSpec, fingerprint: str) -> War
     found = WarmStart()
     for path in paths:
         frames = load_run(path)
-        trials = _trials(frames, spec)
-        if not trials:
+        rows = [row for row in frames.trials.to_dict("records") if row["state"] in _STATES and _known(row)]
+        inside = [row for row in rows if _values(row, frames, spec) is not None]
+        if not inside:
             raise UserError(f"{frames.name} has no trial in this search's space to start from")
-        if _task(frames.spec) == _task(spec) and frames.env.get("dataset_fingerprint") == fingerprint:
-            found.trials += trials
+        same_images = _images(frames.spec) == _images(spec) and frames.env.get("dataset_fingerprint") == fingerprint
+        same = [row for row in inside if same_images and _rest(row, frames.spec, spec) == _rest({}, spec, spec)]
+        if same:
+            found.trials += [_trial(row, frames, spec) for row in same]
         else:
             found.configurations += _best(frames, spec)
     return found
 
 
-def _task(spec: SearchSpec) -> tuple[Any, ...]:
-    """What trials must have in common for their results to be comparable; a seed is noise."""
-    train = replace(spec.train, seed=0, precision="auto", **dict.fromkeys(spec.space, 1.0))  # type: ignore[arg-type]
-    return replace(spec.data, data_dir=None), spec.model, train
+def _known(row: Mapping[Any, Any]) -> bool:
+    return bool(row["val_accuracy"] == row["val_accuracy"])
 
 
-def _inside(row: Mapping[Any, Any], spec: SearchSpec) -> bool:
-    return all(domain.low <= row[name] <= domain.high for name, domain in spec.space.items())
+def _images(spec: SearchSpec) -> tuple[Any, ...]:
+    """Images and network, which trials must have in common for their results to be comparable."""
+    return replace(spec.data, data_dir=None), spec.model
 
 
-def _trials(frames: RunFrames, spec: SearchSpec) -> list[FrozenTrial]:
-    return [
-        optuna.trial.create_trial(
-            state=_STATES[row["state"]],
-            params={name: row[name] for name in spec.space},
-            distributions=distributions(spec),
-            value=row["val_accuracy"] if row["state"] == FINISHED else None,
-            intermediate_values={row["epochs"]: row["val_accuracy"]},
-        )
-        for row in frames.trials.to_dict("records")
-        if row["state"] in _STATES and row["val_accuracy"] == row["val_accuracy"] and _inside(row, spec)
-    ]
+def _rest(row: Mapping[Any, Any], own: SearchSpec, spec: SearchSpec) -> TrainSpec:
+    """What a trial of `own` trained with, but for what `spec` varies; a seed is noise."""
+    varied = {name: getattr(TrainSpec(), name) for name in spec.space}
+    return replace(train_spec_of(row, own.train), seed=0, precision="auto", **varied)
 
 
-def _best(frames: RunFrames, spec: SearchSpec) -> list[dict[str, float]]:
+def _values(row: Mapping[Any, Any], frames: RunFrames, spec: SearchSpec) -> dict[str, Any] | None:
+    """A trial's values of what `spec` varies; None where they are not in its space."""
+    values = {name: row.get(name, getattr(frames.spec.train, name)) for name in spec.space}
+    return values if _inside(values, spec) else None
+
+
+def _inside(values: Mapping[Any, Any], spec: SearchSpec) -> bool:
+    return all(domain.holds(values[name]) for name, domain in spec.space.items())
+
+
+def _trial(row: Mapping[Any, Any], frames: RunFrames, spec: SearchSpec) -> FrozenTrial:
+    return known_trial(
+        spec,
+        _values(row, frames, spec) or {},
+        state=_STATES[row["state"]],
+        value=row["val_accuracy"] if row["state"] == FINISHED else None,
+        intermediate_values={row["epochs"]: row["val_accuracy"]},
+    )
+
+
+def _best(frames: RunFrames, spec: SearchSpec) -> list[dict[str, Any]]:
     finished = best_trials(frames, len(frames.trials)).to_dict("records")
-    rows = [row for row in finished if row["trial"] != REFERENCE_TRIAL and _inside(row, spec)]
-    return [{name: row[name] for name in spec.space} for row in rows[:_TRIED_FIRST]]
+    values = [_values(row, frames, spec) for row in finished if row["trial"] != REFERENCE_TRIAL]
+    return [one for one in values if one is not None][:_TRIED_FIRST]

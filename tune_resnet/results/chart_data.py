@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
 
+from tune_resnet.config.space import Choices, Domain
 from tune_resnet.hpo.ranking import ranked_trials, winner
 from tune_resnet.hpo.stopping import Asha, Signal, rung_epochs, stopping_rule
 from tune_resnet.results.early_stopping import judged_signal
@@ -38,8 +40,8 @@ def learning_curves(frames: RunFrames) -> pd.DataFrame:
 
 
 def configurations(frames: RunFrames) -> pd.DataFrame:
-    """All trials, the best first: columns trial, role, max_lr, weight_decay, grad_clip, epochs, accuracy (the last
-    one, in [0, 1]), estimate (NaN before a trial has finished).
+    """All trials, the best first: columns trial, role, each hyperparameter that was varied, epochs, accuracy
+    (the last one, in [0, 1]), estimate (NaN before a trial has finished).
     """
     ranked = ranked_trials(frames)
     ranked = ranked.assign(role=ranked["trial"].map(roles(frames)), accuracy=ranked[accuracy_column(frames)])
@@ -48,17 +50,39 @@ def configurations(frames: RunFrames) -> pd.DataFrame:
 
 def good_region(frames: RunFrames) -> pd.DataFrame:
     """Columns low and high, indexed by hyperparameter: the range of the best quarter of the finished trials, and of two
-    at least, by their estimates; no rows for fewer than four.
+    at least, by their estimates; no rows for fewer than four, and none for choices.
     """
-    best = best_quarter(frames, _MIN_FOR_REGION)[list(frames.spec.space)]
+    names = [name for name, domain in frames.spec.space.items() if isinstance(domain, Domain)]
+    best = best_quarter(frames, _MIN_FOR_REGION)[names]
     return pd.DataFrame({"low": best.min(), "high": best.max()}).dropna()
 
 
-def positions(values: pd.Series) -> pd.Series:
-    """Places in [0, 1] on a logarithmic axis from the least to the greatest; all equal: 0.5, not positive: NaN."""
-    logs = values.where(values > 0).map(math.log)
-    width = logs.max() - logs.min()
-    return (logs - logs.min()) / width if width > 0 else logs * 0 + 0.5
+LOG, LINEAR, CATEGORY = "log", "linear", "category"  # scales of an axis
+
+
+def scale(values: pd.Series, domain: Domain | Choices) -> str:
+    """The scale on which a hyperparameter's values are shown: its domain's; of numbers to choose from, logarithmic."""
+    if isinstance(domain, Domain):
+        return LOG if domain.log else LINEAR
+    return LOG if pd.api.types.is_float_dtype(values) and (values > 0).all() else CATEGORY
+
+
+def positions(trials: pd.DataFrame, space: Mapping[str, Domain | Choices]) -> pd.DataFrame:
+    """Places in [0, 1] on an axis for each hyperparameter, from the least value tried to the greatest, choices in the
+    order of the space; all equal: 0.5, what has no place on a logarithmic axis: NaN."""
+    return pd.DataFrame({name: _positions(trials[name], domain) for name, domain in space.items()})
+
+
+def _positions(values: pd.Series, domain: Domain | Choices) -> pd.Series:
+    kind = scale(values, domain)
+    if kind == CATEGORY and isinstance(domain, Choices):
+        placed = values.map({choice: place for place, choice in enumerate(domain.choices)}).astype("float64")
+    elif kind == LOG:
+        placed = values.where(values > 0).map(math.log)
+    else:
+        placed = values.astype("float64")
+    width = placed.max() - placed.min()
+    return (placed - placed.min()) / width if width > 0 else placed * 0 + 0.5
 
 
 def judged(frames: RunFrames) -> pd.DataFrame:

@@ -13,7 +13,7 @@ import pandas as pd
 from plotly import graph_objects as go
 
 from tune_resnet._text import printable
-from tune_resnet.results.chart_data import REFERENCE, WINNER, positions
+from tune_resnet.results.chart_data import CATEGORY, LOG, REFERENCE, WINNER
 from tune_resnet.runs.tables import FAILED, FINISHED, INTERRUPTED, RUNNING, STOPPED
 
 COLOURS = {
@@ -53,12 +53,11 @@ def learning_curves_chart(curves: pd.DataFrame) -> go.Figure:
     return figure
 
 
-def parallel_chart(trials: pd.DataFrame, space: list[str]) -> go.Figure:
-    """Each trial as a line over the hyperparameters, on logarithmic axes, and its accuracy; the best are orange."""
-    known = trials.dropna(subset=["accuracy"])
+def parallel_chart(trials: pd.DataFrame, places: pd.DataFrame) -> go.Figure:
+    """Each trial with an accuracy as a line over the hyperparameters, at its `places` in [0, 1]; the best is orange."""
+    known, space = trials.dropna(subset=["accuracy"]), [str(name) for name in places]
     axes = [*space, "accuracy"]
-    scaled = pd.DataFrame({name: positions(known[name]) for name in space})
-    scaled["accuracy"] = known["accuracy"].rank(pct=True)
+    scaled = places.loc[known.index].assign(accuracy=known["accuracy"].rank(pct=True))
     figure = go.Figure()
     for role, rows in _by_role(known):
         x = [name for _ in range(len(rows)) for name in [*axes, None]]
@@ -72,9 +71,9 @@ def parallel_chart(trials: pd.DataFrame, space: list[str]) -> go.Figure:
         )  # fmt: skip
         figure.add_trace(_coloured(trace, role))
     for name in axes:
-        low, high = known[name].min(), known[name].max()
-        for value, place, anchor in ((low, 0, "top"), (high, 1, "bottom")):
-            text = f"{value:{_PERCENT}}" if name == "accuracy" else f"{value:.2g}"
+        order = known[name].loc[scaled[name].sort_values().dropna().index]
+        for value, place, anchor in ((order.iloc[0], 0, "top"), (order.iloc[-1], 1, "bottom")) if len(order) else ():
+            text = f"{value:{_PERCENT}}" if name == "accuracy" else _short(value)
             figure.add_annotation(x=name, y=place, text=text, showarrow=False, yanchor=anchor, yshift=place * 16 - 8)
         figure.add_shape(type="line", x0=name, x1=name, y0=0, y1=1, line_color="#8a8f98", line_width=1, layer="below")
     figure.update_xaxes(type="category", categoryarray=axes, showgrid=False)
@@ -82,25 +81,27 @@ def parallel_chart(trials: pd.DataFrame, space: list[str]) -> go.Figure:
     return figure
 
 
-def slice_chart(trials: pd.DataFrame, name: str, region: pd.DataFrame) -> go.Figure:
-    """Accuracy of the finished trials over one hyperparameter; the good region shaded."""
-    figure = go.Figure()
+def slice_chart(trials: pd.DataFrame, name: str, region: pd.DataFrame, scale: str = LOG) -> go.Figure:
+    """Accuracy of the finished trials over one hyperparameter, on an axis of that scale; the good region shaded."""
+    figure, at = go.Figure(), "%{x}" if scale == CATEGORY else "%{x:.3g}"
     for role, rows in _by_role(trials):
         bold = role in (REFERENCE, WINNER)
         trace = go.Scatter(
-            x=rows[name],
+            x=rows[name].map(str) if scale == CATEGORY else rows[name],
             y=rows["accuracy"],
             customdata=rows[["trial"]],
             mode="markers",
             marker={"size": 13 if bold else 8, **_symbol(role)},
-            hovertemplate=f"trial %{{customdata[0]}} ({role})<br>{name} %{{x:.3g}}<br>%{{y:{_PERCENT}}}<extra></extra>",
+            hovertemplate=f"trial %{{customdata[0]}} ({role})<br>{name} {at}<br>%{{y:{_PERCENT}}}<extra></extra>",
         )
         figure.add_trace(_coloured(trace, role))
     if name in region.index:
         low, high = region.loc[name, ["low", "high"]]
         figure.add_vrect(x0=low, x1=high, fillcolor=COLOURS[WINNER], opacity=0.15, line_width=0)
     ticks = [digit * 10.0**power for power in range(-9, 4) for digit in (1, 2, 5)]
-    figure.update_xaxes(type="log", title=name, tickvals=ticks, ticktext=[f"{tick:g}" for tick in ticks])
+    figure.update_xaxes(type=scale, title=name)
+    if scale == LOG:
+        figure.update_xaxes(tickvals=ticks, ticktext=[f"{tick:g}" for tick in ticks])
     figure.update_yaxes(title="accuracy", tickformat=_PERCENT)
     return figure
 
@@ -222,9 +223,13 @@ def _symbol(role: str) -> dict[str, object]:
 
 
 def _configuration(row: object, space: list[str]) -> str:
-    values = "<br>".join(f"{name} {getattr(row, name):.3g}" for name in space)
+    values = "<br>".join(f"{name} {_short(getattr(row, name), 3)}" for name in space)
     accuracy = getattr(row, "accuracy", np.nan)
     return f"trial {getattr(row, 'trial', '')}: {accuracy:{_PERCENT}}<br>{values}"
+
+
+def _short(value: object, digits: int = 2) -> str:
+    return f"{value:.{digits}g}" if isinstance(value, float) else _safe(value)
 
 
 def _tick(most: float) -> int:

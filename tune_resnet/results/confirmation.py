@@ -11,7 +11,7 @@ import pandas as pd
 from rich.table import Table
 
 from tune_resnet._text import percent, printable
-from tune_resnet.config.spec import MIN_SEEDS, TUNABLE
+from tune_resnet.config.sections import MIN_SEEDS
 from tune_resnet.hpo.ranking import winner
 from tune_resnet.results.paired_test import (
     ALPHA,
@@ -57,8 +57,10 @@ class Confirmation:
 @once_per_run
 def confirmations(frames: RunFrames) -> list[Confirmation]:
     """Each configuration of confirm.csv beside the reference, at each size; first the winner at the search's own."""
-    rows, columns = frames.confirm, [*TUNABLE, *SIZE]
-    reference = rows[(rows["configuration"] == REFERENCE) & _is(rows, vars(frames.spec.train), TUNABLE)]
+    rows, columns = frames.confirm, [*frames.spec.hyperparameters, *SIZE]
+    reference = rows[
+        (rows["configuration"] == REFERENCE) & _is(rows, vars(frames.spec.train), frames.spec.hyperparameters)
+    ]
     found = []
     for values, own in rows[rows["configuration"] == WINNER].groupby(columns, sort=False):
         configuration = dict(zip(columns, values, strict=True))
@@ -71,8 +73,8 @@ def _confirmation(
     frames: RunFrames, configuration: Mapping[str, Any], own: pd.DataFrame, reference: pd.DataFrame
 ) -> Confirmation:
     best, images = winner(frames), read_object(RunDirectory(frames.path).confirm_json).get("test_images")
-    of_winner = best is not None and all(best[name] == configuration[name] for name in TUNABLE)
-    trials = frames.trials.loc[_is(frames.trials, configuration, TUNABLE), "trial"]
+    of_winner = best is not None and all(best[name] == configuration[name] for name in frames.spec.hyperparameters)
+    trials = frames.trials.loc[_is(frames.trials, configuration, frames.spec.hyperparameters), "trial"]
     rows = pd.concat([own, reference]).sort_values(["seed", "configuration"], ignore_index=True)
     sequential = bool((own["rule"] == SEQUENTIAL).any())
     size = {name: int(configuration[name]) for name in SIZE}

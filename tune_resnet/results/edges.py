@@ -9,8 +9,9 @@ from dataclasses import dataclass, fields
 import pandas as pd
 
 from tune_resnet._text import printable, to_run
+from tune_resnet.config.hyperparameters import kind_of
+from tune_resnet.config.sections import MAX_TRIALS, TrainSpec
 from tune_resnet.config.space import Domain
-from tune_resnet.config.spec import MAX_TRIALS, TrainSpec
 from tune_resnet.hpo.ranking import best_trials
 from tune_resnet.runs.directory import SEARCH, RunDirectory
 from tune_resnet.runs.load import RunFrames, once_per_run
@@ -51,12 +52,18 @@ def edges(frames: RunFrames) -> list[Edge]:
         return []
     winner, quarter = best_trials(frames, 1), best_quarter(frames, _MIN_FOR_QUARTER)
     found = []
-    for name, domain in frames.spec.space.items():
+    for name, domain in _intervals(frames).items():
         for side, bound, wider in _movable(name, domain):
             wins = _most_at(winner[name], domain, side)
             if wins or _most_at(quarter[name], domain, side):
                 found.append(Edge(name=name, side=side, bound=bound, wider=wider, winner=wins))
     return found
+
+
+def _intervals(frames: RunFrames) -> dict[str, Domain]:
+    """The hyperparameters with bounds that may be anywhere: not choices, not whole numbers."""
+    space = frames.spec.space.items()
+    return {name: domain for name, domain in space if isinstance(domain, Domain) and kind_of(name) is float}
 
 
 def _most_at(values: pd.Series, domain: Domain, side: str) -> bool:
@@ -98,7 +105,7 @@ def widening_commands(frames: RunFrames) -> list[str]:
         return []
     space = [
         f"{name}={_exact(moved.get((name, LOWER), domain.low))}:{_exact(moved.get((name, UPPER), domain.high))}"
-        for name, domain in frames.spec.space.items()
+        for name, domain in _intervals(frames).items()
         if {(name, LOWER), (name, UPPER)} & moved.keys()
     ]
     trials = min(math.ceil(_MORE_TRIALS * frames.spec.search.num_samples), MAX_TRIALS)

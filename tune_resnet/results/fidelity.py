@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from tune_resnet.config.spec import SIGNALS
+from tune_resnet.config.sections import SIGNALS
 from tune_resnet.runs.load import RunFrames, accuracy_column
 from tune_resnet.runs.tables import FINISHED
 

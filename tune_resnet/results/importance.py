@@ -21,7 +21,7 @@ def importance(frames: RunFrames) -> pd.Series:
     space, column = frames.spec.space, accuracy_column(frames)
     finished = best_trials(frames, len(frames.trials)).sort_values("trial")
     for name, domain in space.items():  # a spec edited by hand may no longer contain its trials
-        finished = finished[finished[name].between(domain.low, domain.high)]
+        finished = finished[finished[name].map(domain.holds).astype(bool)]
     shares: dict[str, float] = {}
     varies = finished[[column, *space]].nunique() > 1
     if len(finished) >= MIN_FOR_IMPORTANCE and varies[column] and varies[list(space)].any():

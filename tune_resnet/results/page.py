@@ -11,8 +11,7 @@ from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from tune_resnet._files import replacing
-from tune_resnet._text import duration, percent, printable
-from tune_resnet.config.spec import TUNABLE
+from tune_resnet._text import duration, hyperparameter, percent, printable
 from tune_resnet.errors import RecordError
 from tune_resnet.hpo.ranking import winner
 from tune_resnet.results import chart_data, charts
@@ -22,6 +21,7 @@ from tune_resnet.results.edges import widening_commands
 from tune_resnet.results.page_sections import PARTS, Section, Table, commands_of, plot_of
 from tune_resnet.results.paired_test import BETTER, WORSE
 from tune_resnet.results.sentences import run_sentences
+from tune_resnet.results.tables import all_hyperparameters, configuration
 from tune_resnet.runs.find import find_run
 from tune_resnet.runs.load import RunFrames, load_run
 from tune_resnet.runs.merge import run_labels
@@ -68,8 +68,9 @@ def comparison_page(runs: Sequence[RunFrames]) -> str:
     """The page about several runs."""
     by_label = dict(zip(run_labels(runs), runs, strict=True))
     progress = chart_data.runs_side_by_side(by_label)
-    columns = ["run", "trials", "epochs", "winner", "accuracy", "judged on", "reference", "gain", *TUNABLE]
-    rows = [_overview_row(label, run) for label, run in by_label.items()]
+    names = all_hyperparameters(runs)
+    columns = ["run", "trials", "epochs", "winner", "accuracy", "judged on", "reference", "gain", *names]
+    rows = [_overview_row(label, run, names) for label, run in by_label.items()]
     sections = [Section("Runs side by side", table=Table(columns, rows))]
     if len(progress):
         plot = plot_of("Best accuracy of each run by epochs trained", charts.runs_chart(progress))
@@ -89,7 +90,7 @@ def _rendered(name: str, answers: list[Answer], sections: list[Section]) -> str:
 
 def _answer(run: RunFrames) -> Answer:
     found, best, spent = compare_to_reference(run), winner(run), chart_data.cost(run)
-    facts = [] if best is None else [(name, f"{best[name]:#.3g}") for name in run.spec.space]
+    facts = [] if best is None else [(name, hyperparameter(name, best[name])) for name in run.spec.space]
     facts += [
         ("trials", f"{len(run.trials):,}"),
         ("epochs", f"{spent['epochs']:,} ({spent['epochs_saved']:,} saved)"),
@@ -125,7 +126,7 @@ def _gain(run: RunFrames, found: Comparison) -> str:
     return measured.get(found.case, "")
 
 
-def _overview_row(label: str, run: RunFrames) -> list[str]:
+def _overview_row(label: str, run: RunFrames, names: Sequence[str]) -> list[str]:
     found, best = compare_to_reference(run), winner(run)
     return [
         label,
@@ -136,5 +137,5 @@ def _overview_row(label: str, run: RunFrames) -> list[str]:
         found.judged_on,
         percent(found.reference_accuracy),
         "-" if found.gain is None else f"{found.gain:+.2f}",
-        *("-" if best is None else f"{best[name]:#.3g}" for name in TUNABLE),
+        *configuration(run, best, names),
     ]

@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 from plotly import graph_objects as go
 
-from tune_resnet._text import duration, percent, printable
+from tune_resnet._text import duration, hyperparameter, percent, printable
 from tune_resnet.hpo.ranking import best_trials
 from tune_resnet.results import chart_data, charts
 from tune_resnet.results.comparison import compare_to_reference
@@ -65,7 +65,7 @@ def _trials(run: RunFrames) -> Section | None:
             f"{row['epochs']}/{run.spec.train.epochs}",
             percent(row["accuracy"]),
             percent(row["estimate"]),
-            *(f"{row[name]:#.3g}" for name in run.spec.space),
+            *(hyperparameter(name, row[name]) for name in run.spec.space),
         ]
         for row in shown.to_dict("records")
     ]
@@ -80,8 +80,11 @@ def _together(run: RunFrames) -> Section | None:
     trials = chart_data.configurations(run).dropna(subset=["accuracy"])
     if len(trials) < 2:
         return None
-    plot = plot_of("All trials over the hyperparameters", charts.parallel_chart(trials, list(run.spec.space)))
-    note = "Each line is a trial, with its last accuracy by rank; axes are logarithmic, from the least value tried."
+    plot = plot_of(
+        "All trials over the hyperparameters",
+        charts.parallel_chart(trials, chart_data.positions(trials, run.spec.space)),
+    )
+    note = "Each line is a trial, with its last accuracy by rank; an axis begins at the least value tried."
     return Section("Hyperparameters together", note, [plot])
 
 
@@ -90,7 +93,10 @@ def _slices(run: RunFrames) -> Section | None:
     finished = trials[trials["trial"].isin(best_trials(run, len(trials))["trial"])]
     if len(finished) < 2:
         return None
-    plots = [plot_of(f"Accuracy over {name}", charts.slice_chart(finished, name, region)) for name in run.spec.space]
+    scales = [(name, chart_data.scale(finished[name], domain)) for name, domain in run.spec.space.items()]
+    plots = [
+        plot_of(f"Accuracy over {name}", charts.slice_chart(finished, name, region, scale)) for name, scale in scales
+    ]
     shaded = " Shaded: the range of the best quarter, by estimate." if len(region) else ""
     return Section("Hyperparameters one by one", f"The finished trials.{shaded}", plots)
 

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import pandas as pd
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from tune_resnet._text import counted, percent, printable, say
+from tune_resnet._text import counted, hyperparameter, percent, printable, say
 from tune_resnet.hpo.ranking import ranked_trials, winner
 from tune_resnet.results.comparison import compare_to_reference
 from tune_resnet.results.early_stopping import RUNG_DTYPES, rung_table
@@ -44,17 +45,17 @@ def ranked_table(frames: RunFrames, top: int) -> Table:
     shown = ranked[(ranked.index < top) | ranked["reference"]]
     errors = ["error"] if shown["error"].any() else []
     accuracy_name = column.replace("accuracy", "acc")
-    table = _table(
-        "trial", "state", "epochs", accuracy_name, "estimate", "max_lr", "weight_decay", "grad_clip", *errors
-    )
-    for row, accuracy in zip(shown.itertuples(), shown[column], strict=True):
+    names = frames.spec.hyperparameters
+    table = _table("trial", "state", "epochs", accuracy_name, "estimate", *names, *errors)
+    values = shown[list(names)].to_dict("records")
+    for row, accuracy, tried in zip(shown.itertuples(), shown[column], values, strict=True):
         table.add_row(
             f"{'reference' if row.reference else row.trial}{' *' * (row.winner and is_search)}",
             row.state,
             f"{row.epochs}/{frames.spec.train.epochs}",
             percent(accuracy),
             percent(row.estimate),
-            *_hyperparameters(row.max_lr, row.weight_decay, row.grad_clip),
+            *(hyperparameter(name, tried[name]) for name in names),
             *([Text(_shortened(row.error))] if errors else []),
         )
     notes = (
@@ -133,10 +134,8 @@ def _with_interval(row: pd.Series, name: str, form: str) -> str:
 
 def print_overview(console: Console, runs: Sequence[RunFrames]) -> None:
     """One row per run: its best trial beside its reference."""
-    table = _table(
-        "run", "trials", "finished", "winner", "accuracy", "judged_on", "reference", "gain", "max_lr",
-        "weight_decay", "grad_clip",
-    )  # fmt: skip
+    names = all_hyperparameters(runs)
+    table = _table("run", "trials", "finished", "winner", "accuracy", "judged_on", "reference", "gain", *names)
     for run, label in zip(runs, run_labels(runs), strict=True):
         found, best = compare_to_reference(run), winner(run)
         table.add_row(
@@ -148,9 +147,21 @@ def print_overview(console: Console, runs: Sequence[RunFrames]) -> None:
             found.judged_on,
             percent(found.reference_accuracy),
             "-" if found.gain is None else f"{found.gain:+.2f}",
-            *(["-"] * 3 if best is None else _hyperparameters(best["max_lr"], best["weight_decay"], best["grad_clip"])),
+            *configuration(run, best, names),
         )
     _print_section(console, "Runs side by side", table)
+
+
+def all_hyperparameters(runs: Sequence[RunFrames]) -> list[str]:
+    """Those of which any of the runs has a column."""
+    return list(dict.fromkeys(name for run in runs for name in run.spec.hyperparameters))
+
+
+def configuration(run: RunFrames, trial: Mapping[Any, Any] | None, names: Sequence[str]) -> list[str]:
+    """A trial's values, for a person; what its search did not vary was the reference's."""
+    if trial is None:
+        return ["-"] * len(names)
+    return [hyperparameter(name, trial.get(name, getattr(run.spec.train, name))) for name in names]
 
 
 def _table(*columns: str) -> Table:
@@ -166,10 +177,6 @@ def _print_section(console: Console, title: str, table: Table) -> None:
         say(console, title, style="bold")
     console.print(table)
     console.print()
-
-
-def _hyperparameters(max_lr: float, weight_decay: float, grad_clip: float) -> list[str]:
-    return [f"{max_lr:#.3g}", f"{weight_decay:.1e}", f"{grad_clip:#.3g}"]
 
 
 def _shortened(error: str) -> str:

@@ -27,16 +27,17 @@ import fcntl
 import os
 import shutil
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from tune_resnet._files import read_regular, write_whole
 from tune_resnet._text import as_json, one_line, shown_path, to_run
-from tune_resnet.config.spec import ModelSpec, SearchSpec
+from tune_resnet.config.sections import TUNABLE, ModelSpec
+from tune_resnet.config.spec import SearchSpec
 from tune_resnet.errors import RecordError, SearchError
-from tune_resnet.runs.tables import EPOCH_DTYPES, TRIAL_DTYPES, cell, csv_lines
+from tune_resnet.runs.tables import EPOCH_DTYPES, cell, csv_lines, trial_dtypes
 
 SEARCH, BASELINE, FINAL = "search", "baseline", "final"  # the kinds of run, in env.json
 
@@ -98,7 +99,7 @@ class RunDirectory:
             fresh.checkpoints.mkdir()
             write_whole(fresh.spec_toml, spec.to_toml())
             write_whole(fresh.epochs_csv, csv_lines([EPOCH_DTYPES]))
-            fresh.write_trials([])
+            fresh.write_trials([], spec.hyperparameters)
             if env:
                 fresh.write_env(env)
             if path.exists():  # an empty folder would be replaced
@@ -169,9 +170,9 @@ class RunDirectory:
     def write_env(self, env: Mapping[str, Any]) -> None:
         write_whole(self.env_json, as_json(env) + "\n")
 
-    def write_trials(self, lines: Iterable[str]) -> None:
+    def write_trials(self, lines: Iterable[str], hyperparameters: Sequence[str] = TUNABLE) -> None:
         """Writes trials.csv whole, of lines that `TrialRow.line` made."""
-        write_whole(self.trials_csv, "".join([csv_lines([TRIAL_DTYPES]), *lines]))
+        write_whole(self.trials_csv, "".join([csv_lines([trial_dtypes(hyperparameters)]), *lines]))
 
     def append_epoch(self, row: Mapping[str, Any]) -> None:
         """Adds one complete line to epochs.csv, or none where that fails; columns that `row` lacks stay empty."""

@@ -19,14 +19,15 @@ from weakref import WeakKeyDictionary
 import pandas as pd
 
 from tune_resnet._text import printable
-from tune_resnet.config.spec import TUNABLE, SearchSpec
+from tune_resnet.config.sections import TUNABLE
+from tune_resnet.config.spec import SearchSpec
 from tune_resnet.config.toml import load_spec
 from tune_resnet.config.validation import SpecError, shown
 from tune_resnet.errors import RecordError
 from tune_resnet.runs.directory import BASELINE, SEARCH, RunDirectory
 from tune_resnet.runs.find import find_run
 from tune_resnet.runs.reading import read_table, read_text
-from tune_resnet.runs.tables import CONFIRM_DTYPES, EPOCH_DTYPES, REFERENCE, RUNNING, SIZE, STATES, TRIAL_DTYPES, WINNER
+from tune_resnet.runs.tables import EPOCH_DTYPES, REFERENCE, RUNNING, SIZE, STATES, WINNER, confirm_dtypes, trial_dtypes
 
 # What a resumed search relies on in env.json; anything else is only shown.
 _ENV_VALUES: dict[str, tuple[Callable[[Any], bool], str]] = {
@@ -94,7 +95,7 @@ def load_run(named: Path | str) -> RunFrames:
     except SpecError as error:
         raise RecordError(str(error)) from None
     began_active = run.in_use()  # before and after, so that a command that ends or begins meanwhile counts
-    trials = _read_trials(run.trials_csv)  # before the epochs, so that no trial is ahead of its epochs
+    trials = _read_trials(run.trials_csv, spec)  # before the epochs, so that no trial is ahead of its epochs
     epochs = read_table(run.epochs_csv, EPOCH_DTYPES, growing=True)
     epochs = epochs[epochs["trial"].isin(trials["trial"])].drop_duplicates(["trial", "epoch"], keep="last")
     epochs = epochs.sort_values(["trial", "epoch"], ignore_index=True)
@@ -107,7 +108,7 @@ def load_run(named: Path | str) -> RunFrames:
         env=env,
         trials=trials,
         epochs=epochs,
-        confirm=_read_confirm(run.confirm_csv, own_size(spec, env)),
+        confirm=_read_confirm(run.confirm_csv, spec, own_size(spec, env)),
         active=began_active or run.in_use(),
     )
 
@@ -132,8 +133,8 @@ def accuracy_column(frames: RunFrames) -> str:
     return "test_accuracy" if has["test_accuracy"] and not has["val_accuracy"] else "val_accuracy"
 
 
-def _read_trials(path: Path) -> pd.DataFrame:
-    trials = read_table(path, TRIAL_DTYPES)
+def _read_trials(path: Path, spec: SearchSpec) -> pd.DataFrame:
+    trials = read_table(path, trial_dtypes(spec.hyperparameters), added=_reference(spec))
     wrong = ~trials["state"].isin(STATES) | trials["trial"].duplicated()
     if wrong.any():
         row = int(wrong.argmax())
@@ -143,14 +144,20 @@ def _read_trials(path: Path) -> pd.DataFrame:
     return trials
 
 
-def _read_confirm(path: Path, size: dict[str, int]) -> pd.DataFrame:
+def _reference(spec: SearchSpec) -> dict[str, Any]:
+    """What a search has begun to vary since a table was begun was the reference's in all of it."""
+    return {name: getattr(spec.train, name) for name in spec.hyperparameters if name not in TUNABLE}
+
+
+def _read_confirm(path: Path, spec: SearchSpec, size: dict[str, int]) -> pd.DataFrame:
     """The trainings of all confirmations; no rows where there is no file. Before there were others, all had the `size`
     of their search, and a number of pairs."""
+    dtypes = confirm_dtypes(spec.hyperparameters)
     if not os.path.exists(path):
-        return pd.DataFrame(columns=list(CONFIRM_DTYPES)).astype(CONFIRM_DTYPES)
-    rows = read_table(path, CONFIRM_DTYPES, added={**size, "rule": ""})
+        return pd.DataFrame(columns=list(dtypes)).astype(dtypes)
+    rows = read_table(path, dtypes, added={**_reference(spec), **size, "rule": ""})
     known = rows["configuration"].isin([WINNER, REFERENCE])
-    wrong = ~known | rows.duplicated(["seed", "configuration", *TUNABLE, *SIZE])
+    wrong = ~known | rows.duplicated(["seed", "configuration", *spec.hyperparameters, *SIZE])
     if wrong.any():
         row = int(wrong.argmax())
         seed, configuration = rows.loc[row, ["seed", "configuration"]]

@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 
 from tune_resnet._files import read_regular
-from tune_resnet.config.spec import MAX_EPOCHS, MAX_SEED, MAX_TRIALS
+from tune_resnet.config.sections import MAX_EPOCHS, MAX_SEED, MAX_TRIALS
 from tune_resnet.config.validation import shown
 from tune_resnet.errors import RecordError
 
@@ -34,11 +34,11 @@ def read_text(path: Path) -> str:
 
 
 def read_table(
-    path: Path, dtypes: dict[str, str], *, growing: bool = False, added: Mapping[str, int | str] | None = None
+    path: Path, dtypes: dict[str, str], *, growing: bool = False, added: Mapping[str, Any] | None = None
 ) -> pd.DataFrame:
     """A CSV file that has exactly the columns of `dtypes`; while it is `growing`, the last line may lack its end.
 
-    A file from before the columns that were `added` later has their values from there.
+    A file from before some of the columns that were `added` later has their values from there.
     """
     content = _read(path)
     lines, newline, rest = content.rpartition(b"\n")
@@ -50,10 +50,8 @@ def read_table(
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     try:
         header, added = next(reader, []), added or {}
-        if header == [name for name in dtypes if name not in added]:
-            dtypes = {name: dtypes[name] for name in header}
-        else:
-            added = {}
+        added = {name: value for name, value in added.items() if name not in header}
+        dtypes, all_dtypes = {name: kind for name, kind in dtypes.items() if name not in added}, dtypes
         if header != list(dtypes):
             raise RecordError(f"{path} line 1: the columns must be {','.join(dtypes)}")
         rows = []
@@ -67,7 +65,7 @@ def read_table(
     table = pd.DataFrame(
         {name: _column(path, name, cells, dtype) for (name, dtype), cells in zip(dtypes.items(), columns, strict=True)}
     )
-    return table.assign(**added)
+    return table.assign(**added)[list(all_dtypes)]
 
 
 def _read(path: Path) -> bytes:
@@ -87,7 +85,7 @@ def _decode(path: Path, content: bytes) -> str:
 
 def _column(path: Path, name: str, cells: Sequence[str], dtype: str) -> pd.Series:
     column = pd.Series(_parse(path, name, cells, _PARSERS[dtype]), dtype=dtype)
-    if dtype != "str":
+    if dtype not in ("str", "bool"):
         highest = _HIGHEST.get(name, _HIGHEST_OF_ALL)
         wrong = (column < 0) | (column > highest)  # neither holds for NaN, which is not known
         if wrong.any():
@@ -113,8 +111,15 @@ def _int64(cell: str) -> int:
     return value
 
 
+def _bool(cell: str) -> bool:
+    if cell not in ("True", "False"):
+        raise ValueError
+    return cell == "True"
+
+
 _PARSERS: dict[str, Callable[[str], Any]] = {
     "int64": _int64,
     "float64": lambda cell: float(cell or "nan"),  # exact: the number that was written
     "str": str,
+    "bool": _bool,
 }

@@ -35,15 +35,13 @@ class Recorder:
         for epoch in epochs:
             self._is_top(epoch["trial"], accuracy_of(epoch))
 
-    def start(self, trial: int, params: Mapping[str, float]) -> None:
+    def start(self, trial: int, params: Mapping[str, Any]) -> None:
         """A trial begins; `params` holds the hyperparameters that differ from the reference."""
-        train = dataclasses.replace(self.spec.train, **params)  # type: ignore[arg-type]
+        train = dataclasses.replace(self.spec.train, **params)
         self.trials[trial] = TrialRow(
             trial=trial,
             state=RUNNING,
-            max_lr=train.max_lr,
-            weight_decay=train.weight_decay,
-            grad_clip=train.grad_clip,
+            values={name: getattr(train, name) for name in self.spec.hyperparameters},
             seed=train.seed,
             started_at=time.time(),
         )
@@ -115,7 +113,8 @@ class Recorder:
         for number in self._changed:
             self._lines[number] = self.trials[number].line()
         self._changed.clear()
-        self.run.write_trials(self._lines[number] for number in sorted(self._lines))
+        lines = (self._lines[number] for number in sorted(self._lines))
+        self.run.write_trials(lines, self.spec.hyperparameters)
 
 
 def accuracy_of(row: Mapping[str, Any]) -> float:

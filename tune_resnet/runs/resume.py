@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from tune_resnet.config.spec import TUNABLE
+from tune_resnet.config.space import Domain
 from tune_resnet.errors import RecordError
 from tune_resnet.runs.directory import BASELINE, FINAL, SEARCH, RunDirectory
 from tune_resnet.runs.load import RunFrames, load_run
@@ -54,20 +55,28 @@ def read_history(run: RunDirectory) -> History:
     _check_trials(run.trials_csv, frames)
     _check_between(run.epochs_csv, epochs, "epoch", 1, frames.spec.train.epochs)
     return History(
-        trials=[TrialRow(**{str(name): value for name, value in row.items()}) for row in trials.to_dict("records")],
-        epochs=[{str(name): value for name, value in row.items()} for row in epochs.to_dict("records")],
+        trials=[TrialRow.from_cells(_named(row), frames.spec.hyperparameters) for row in trials.to_dict("records")],
+        epochs=[_named(row) for row in epochs.to_dict("records")],
         env=frames.env,
         kind=frames.kind,
     )
 
 
+def _named(row: Mapping[Hashable, Any]) -> dict[str, Any]:
+    return {str(name): value for name, value in row.items()}
+
+
 def _check_trials(path: Path, frames: RunFrames) -> None:
     """RecordError where a trial cannot be of this spec: one of the two files was changed."""
     train, space, trials = frames.spec.train, frames.spec.space, frames.trials
-    for name in ("seed", *TUNABLE):
-        known = getattr(train, name)
-        low, high = (space[name].low, space[name].high) if name in space else (known, known)
-        _check_between(path, trials, name, low, high)
+    _check_between(path, trials, "seed", train.seed, train.seed)
+    for name in frames.spec.hyperparameters:
+        known, domain = getattr(train, name), space.get(name)
+        if isinstance(domain, Domain):
+            _check_between(path, trials, name, domain.low, domain.high)
+        else:
+            possible = [known] if domain is None else list(domain.choices)
+            _complain(path, trials, name, ~trials[name].isin(possible), " or ".join(map(str, possible)))
     _check_between(path, trials, "epochs", 0, train.epochs)
     _check_between(path, trials, "seconds", 0, float("inf"))
     finished = trials[trials["state"] == FINISHED]
@@ -78,10 +87,13 @@ def _check_trials(path: Path, frames: RunFrames) -> None:
 
 def _check_between(path: Path, table: pd.DataFrame, name: str, low: float, high: float) -> None:
     """RecordError with the first line whose value is not known, or not between the two."""
-    wrong = ~table[name].between(low, high)
+    wanted = f"{low}" if low == high else f"{low} to {high}"
+    _complain(path, table, name, ~table[name].between(low, high), wanted)
+
+
+def _complain(path: Path, table: pd.DataFrame, name: str, wrong: pd.Series, wanted: str) -> None:
     if wrong.any():
         row: Any = wrong.idxmax()
-        wanted = f"{low}" if low == high else f"{low} to {high}"
         raise RecordError(
             f"{path} line {row + 2}: {name} is {table[name][row]}, but with this spec.toml it can only be {wanted}"
         )

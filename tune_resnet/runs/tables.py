@@ -6,11 +6,12 @@ import csv
 import dataclasses
 import io
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypedDict, get_type_hints
 
-from tune_resnet.config.spec import TUNABLE, TrainSpec
+from tune_resnet.config.hyperparameters import HYPERPARAMETERS, kind_of
+from tune_resnet.config.sections import TUNABLE, TrainSpec
 
 RUNNING, FINISHED, STOPPED, FAILED, INTERRUPTED = "running", "finished", "stopped", "failed", "interrupted"
 ENDED = (FINISHED, STOPPED, FAILED)  # for good: nothing continues such a trial
@@ -31,9 +32,7 @@ class TrialRow:
 
     trial: int
     state: str
-    max_lr: float
-    weight_decay: float
-    grad_clip: float
+    values: dict[str, Any]  # of the hyperparameters, each of which has a column
     seed: int
     epochs: int = 0  # finished
     val_accuracy: float = math.nan  # after the last finished epoch, not the best one
@@ -45,9 +44,20 @@ class TrialRow:
     worker: str = ""  # host:process
     error: str = ""
 
+    def cells(self) -> dict[str, Any]:
+        """The row by column."""
+        cells = dict(vars(self))
+        return {"trial": cells.pop("trial"), "state": cells.pop("state"), **cells.pop("values"), **cells}
+
     def line(self) -> str:
         """The row as a line of trials.csv."""
-        return csv_lines([[cell(getattr(self, column)) for column in TRIAL_DTYPES]])
+        return csv_lines([map(cell, self.cells().values())])
+
+    @classmethod
+    def from_cells(cls, cells: Mapping[str, Any], hyperparameters: Sequence[str]) -> TrialRow:
+        """What `cells` gave."""
+        rest = {name: value for name, value in cells.items() if name not in hyperparameters}
+        return cls(values={name: cells[name] for name in hyperparameters}, **rest)
 
 
 class EpochRow(TypedDict):
@@ -71,9 +81,7 @@ class ConfirmRow(TypedDict):
 
     seed: int
     configuration: str  # winner (of that time) or reference
-    max_lr: float
-    weight_decay: float
-    grad_clip: float
+    values: dict[str, Any]  # of the hyperparameters, each of which has a column
     epochs: int  # finished
     test_accuracy: float  # in [0, 1], after the last epoch
     test_loss: float
@@ -86,18 +94,35 @@ class ConfirmRow(TypedDict):
     rule: str  # of the winner's rows: sequential, looked at after each pair; or empty, a number of pairs
 
 
-def _dtypes(row: type) -> dict[str, str]:
+_PANDAS = {int: "int64", float: "float64", str: "str", bool: "bool"}
+
+
+def _dtypes(row: type, hyperparameters: Sequence[str] = ()) -> dict[str, str]:
     """The columns of a table and their types in pandas."""
-    pandas_name = {int: "int64", float: "float64", str: "str"}
-    return {name: pandas_name[kind] for name, kind in get_type_hints(row).items()}
+    found = {}
+    for name, kind in get_type_hints(row).items():
+        values = {one: _PANDAS[kind_of(one)] for one in hyperparameters}
+        found.update(values if name == "values" else {name: _PANDAS[kind]})
+    return found
 
 
-TRIAL_DTYPES, EPOCH_DTYPES, CONFIRM_DTYPES = _dtypes(TrialRow), _dtypes(EpochRow), _dtypes(ConfirmRow)
+def trial_dtypes(hyperparameters: Sequence[str] = TUNABLE) -> dict[str, str]:
+    """The columns of trials.csv."""
+    return _dtypes(TrialRow, hyperparameters)
+
+
+def confirm_dtypes(hyperparameters: Sequence[str] = TUNABLE) -> dict[str, str]:
+    """The columns of confirm.csv."""
+    return _dtypes(ConfirmRow, hyperparameters)
+
+
+TRIAL_DTYPES, EPOCH_DTYPES, CONFIRM_DTYPES = trial_dtypes(), _dtypes(EpochRow), confirm_dtypes()
 
 
 def train_spec_of(trial: Mapping[Any, Any], train: TrainSpec) -> TrainSpec:
     """What a trial trains, as a row of trials.csv has it, where `train` is the reference."""
-    return dataclasses.replace(train, **{name: trial[name] for name in (*TUNABLE, "seed")})
+    known = {name: trial[name] for name in (*HYPERPARAMETERS, "seed") if name in trial}
+    return dataclasses.replace(train, **known)
 
 
 def ending(epochs_done: int, epochs: int, failure: str | None) -> str:

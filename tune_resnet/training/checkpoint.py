@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from tune_resnet._files import replacing
-from tune_resnet.config.spec import TrainSpec
+from tune_resnet.config.sections import TrainSpec
 from tune_resnet.training.loop import TrainingRun
 from tune_resnet.training.metrics import EpochMetrics
 

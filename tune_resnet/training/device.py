@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from tune_resnet.config.spec import ResourceSpec, SearchSpec
+from tune_resnet.config.sections import ResourceSpec
+from tune_resnet.config.spec import SearchSpec
 from tune_resnet.errors import UserError
 
 # Of glibc's malloc.h; see mallopt(3).

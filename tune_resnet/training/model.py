@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from tune_resnet._text import one_line, shown_path
-from tune_resnet.config.spec import ModelSpec
+from tune_resnet.config.sections import ModelSpec
 from tune_resnet.errors import UserError
 
 

@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from tune_resnet._text import one_line, printable
-from tune_resnet.config.spec import ModelSpec, TrainSpec
+from tune_resnet.config.sections import ModelSpec, TrainSpec
 from tune_resnet.data.types import Split
 from tune_resnet.errors import UserError
 from tune_resnet.training.augmentation import Normalise

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from tune_resnet.config.spec import TrainSpec
+from tune_resnet.config.sections import TrainSpec
 
 _PEAK_AT = {"linear-exponential": 0.5, "linear": 0.5, "cosine": 0.3}  # share of the steps up to the peak
 _FINAL_DIV_FACTOR = {"linear-exponential": 25.0, "linear": math.inf, "cosine": 25e4}

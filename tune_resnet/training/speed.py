@@ -10,7 +10,8 @@ from dataclasses import dataclass, replace
 import torch
 
 from tune_resnet._text import one_line
-from tune_resnet.config.spec import ModelSpec, SearchSpec, TrainSpec
+from tune_resnet.config.sections import ModelSpec, TrainSpec
+from tune_resnet.config.spec import SearchSpec
 from tune_resnet.data.types import ImageSet, Split
 from tune_resnet.errors import UserError
 from tune_resnet.training.device import choose_device, choose_precision, device_name

@@ -42,7 +42,8 @@ from experiments.benchmarks.early_stopping.recorded import environment, write_en
 from experiments.benchmarks.early_stopping.search_efficiency import points_chosen_without
 from experiments.benchmarks.early_stopping.stopping_rules import RAYS_ASHA
 from tune_resnet._files import write_whole
-from tune_resnet.config.spec import TUNABLE, ResourceSpec, SearchSpec
+from tune_resnet.config.sections import TUNABLE, ResourceSpec
+from tune_resnet.config.spec import SearchSpec
 from tune_resnet.config.toml import load_spec
 from tune_resnet.data.load import load_dataset
 from tune_resnet.data.split import baseline_split

@@ -20,7 +20,8 @@ import numpy as np
 import torch
 
 from experiments.benchmarks.early_stopping.curves import planned, record_all
-from tune_resnet.config.spec import DataSpec, SearchSpec, TrainSpec
+from tune_resnet.config.sections import DataSpec, TrainSpec
+from tune_resnet.config.spec import SearchSpec
 from tune_resnet.config.toml import load_spec
 from tune_resnet.data.load import load_dataset
 from tune_resnet.data.split import search_split

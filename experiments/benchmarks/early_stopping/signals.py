@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from tune_resnet.config.spec import ModelSpec, TrainSpec
+from tune_resnet.config.sections import ModelSpec, TrainSpec
 from tune_resnet.data.types import ImageSet, Split
 from tune_resnet.training.loop import TrainingRun
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from tune_resnet.config.spec import SchedulerSpec
+from tune_resnet.config.sections import SchedulerSpec
 from tune_resnet.hpo.stopping import Asha, Signal, rung_epochs
 
 ORDERS = 1000  # random orders of the configurations, per rule

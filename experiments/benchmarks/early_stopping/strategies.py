@@ -25,8 +25,9 @@ from ray.tune.schedulers import AsyncHyperBandScheduler, TrialScheduler
 from ray.tune.search import Searcher
 from ray.tune.search.optuna import OptunaSearch
 
-from tune_resnet.config.space import Point
-from tune_resnet.config.spec import SAMPLERS, BudgetSpec, SchedulerSpec, SearchSpec, TrainSpec
+from tune_resnet.config.sections import SAMPLERS, BudgetSpec, SchedulerSpec, TrainSpec
+from tune_resnet.config.space import DEFAULT_SPACE, Point
+from tune_resnet.config.spec import SearchSpec
 from tune_resnet.execution.scheduler import EarlyStopping
 from tune_resnet.execution.searcher import OptunaSearcher
 from tune_resnet.hpo.estimate import estimated_accuracy
@@ -36,7 +37,7 @@ from tune_resnet.hpo.warm_start import distributions
 Configuration = Mapping[str, float]
 METRIC = "val_accuracy"
 
-SPACE = SearchSpec().space
+SPACE = DEFAULT_SPACE
 REFERENCE = SearchSpec().reference
 _DISTRIBUTIONS = distributions(SearchSpec())
 

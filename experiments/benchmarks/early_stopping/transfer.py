@@ -25,7 +25,7 @@ from experiments.benchmarks.early_stopping.fidelity_table import final_quality
 from experiments.benchmarks.early_stopping.recorded import environment, judged_on, options_of, tables, write_environment
 from experiments.benchmarks.early_stopping.stopping_rules import RAYS_ASHA, Rule, qualities, replay, rule_of, rule_row
 from tune_resnet._files import write_whole
-from tune_resnet.config.spec import SchedulerSpec
+from tune_resnet.config.sections import SchedulerSpec
 from tune_resnet.hpo.estimate import estimated_accuracy
 
 DEFAULT = SchedulerSpec()

@@ -18,7 +18,7 @@ import torch
 
 from experiments.benchmarks.speed.goals import Benchmark, Goal, alone, options, paired
 from experiments.benchmarks.speed.measures import digits
-from tune_resnet.config.spec import TrainSpec
+from tune_resnet.config.sections import TrainSpec
 from tune_resnet.training.checkpoint import MAX_LOST_SECONDS, Checkpoint
 from tune_resnet.training.loop import TrainingRun
 

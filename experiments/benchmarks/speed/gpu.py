@@ -19,7 +19,7 @@ import torch
 
 from experiments.benchmarks.speed.goals import Benchmark, Goal, alone, options, paired
 from experiments.benchmarks.speed.measures import digits, flops_per_image, matmul_flops, synchronise
-from tune_resnet.config.spec import TrainSpec
+from tune_resnet.config.sections import TrainSpec
 from tune_resnet.training.loop import TrainingRun
 
 TRAIN_IMAGES, HELD_OUT_IMAGES = 50_000, 10_000

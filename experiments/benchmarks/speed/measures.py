@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from tune_resnet.config.spec import DataSpec
+from tune_resnet.config.sections import DataSpec
 from tune_resnet.data.load import load_dataset
 from tune_resnet.data.split import search_split
 from tune_resnet.data.types import ImageSet, Split

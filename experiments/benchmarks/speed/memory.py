@@ -16,7 +16,7 @@ from torch import Tensor
 
 from experiments.benchmarks.speed.goals import Benchmark, Goal, options, paired
 from experiments.benchmarks.speed.measures import digits
-from tune_resnet.config.spec import TrainSpec
+from tune_resnet.config.sections import TrainSpec
 from tune_resnet.data.types import Split
 from tune_resnet.execution.cluster import ray_cluster
 from tune_resnet.training.augmentation import DeviceImages

@@ -23,7 +23,7 @@ from experiments.benchmarks.speed.goals import Benchmark, Goal, alone, no_differ
 from experiments.benchmarks.speed.measures import digits, flops_per_image, matmul_flops
 from experiments.benchmarks.speed.tutorial import TutorialRun
 from experiments.benchmarks.this_command import this_module
-from tune_resnet.config.spec import ModelSpec, TrainSpec
+from tune_resnet.config.sections import ModelSpec, TrainSpec
 from tune_resnet.config.toml import load_spec
 from tune_resnet.data.types import Split
 from tune_resnet.training.augmentation import augmented, draw_crops

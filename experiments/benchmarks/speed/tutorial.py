@@ -18,7 +18,7 @@ from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
-from tune_resnet.config.spec import TrainSpec
+from tune_resnet.config.sections import TrainSpec
 from tune_resnet.data.types import ImageSet, Split
 from tune_resnet.training.model import ResNet9
 from tune_resnet.training.schedule import one_cycle

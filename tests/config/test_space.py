@@ -1,0 +1,134 @@
+"""What a search can vary: numbers, whole numbers, choices, conditions; in files, on the command line, in Python."""
+
+from __future__ import annotations
+
+import tomllib
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from factories import MIXED
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tune_resnet.commands.options import parse_options
+from tune_resnet.config.hyperparameters import HYPERPARAMETERS, kind_of
+from tune_resnet.config.sections import TrainSpec
+from tune_resnet.config.space import DEFAULT_SPACE, Choices, Domain, check_grown
+from tune_resnet.config.spec import SearchSpec
+from tune_resnet.config.toml import spec_from_tables
+from tune_resnet.config.validation import SpecError
+
+SPEC = SearchSpec(train=TrainSpec(batch_size=90), space=MIXED)
+REFERENCE: dict[str, Any] = {
+    "max_lr": 0.01, "batch_size": 90, "crop_padding": 4, "schedule": "linear-exponential", "decoupled_decay": False,
+    "optimizer": "adam", "momentum": 0.9,
+}  # fmt: skip
+
+
+def test_a_mixed_space_is_the_same_in_python_and_in_a_file() -> None:
+    assert spec_from_tables(tomllib.loads(SPEC.to_toml())) == SPEC
+    assert SPEC.reference == REFERENCE
+    assert SPEC.hyperparameters == ("max_lr", "weight_decay", "grad_clip", *list(MIXED)[1:])
+
+
+def test_a_file_needs_to_say_only_what_is_not_usual() -> None:
+    space = spec_from_tables(
+        tomllib.loads(
+            """
+            [space]
+            max_lr = { low = 1e-3, high = 0.1 }
+            dropout = { low = 0, high = 0.5 }
+            batch_size = { choices = [100, 400] }
+            """
+        )
+    ).space
+    assert space == {
+        "max_lr": Domain(low=1e-3, high=0.1),
+        "dropout": Domain(low=0, high=0.5, log=False),
+        "batch_size": Choices(choices=(100, 400)),
+    }
+
+
+def test_the_command_line_adds_to_the_space_and_changes_bounds() -> None:
+    words = (
+        "max_lr=1e-3:1 batch_size=100,200,400 dropout=0:0.5 schedule=cosine,linear-exponential "
+        "decoupled_decay=true,false"
+    )
+    assert parse_options(["--space", *words.split()]).spec.space == {
+        **DEFAULT_SPACE,
+        "max_lr": Domain(low=1e-3, high=1),
+        "batch_size": Choices(choices=(100, 200, 400)),
+        "dropout": Domain(low=0, high=0.5, log=False),
+        "schedule": Choices(choices=("cosine", "linear-exponential")),
+        "decoupled_decay": Choices(choices=(True, False)),
+    }
+
+
+WRONG: list[tuple[dict[str, Any], str]] = [
+    ({"epochs": {"low": 1, "high": 9}}, "unknown hyperparameter space.epochs"),
+    ({"schedule": {"low": 1, "high": 9}}, "space.schedule needs choices: its values are no numbers"),
+    ({"schedule": {"choices": ["cosine", "triangle"]}}, "space.schedule: train.schedule must be one of"),
+    ({"batch_size": {"choices": [100, 200]}}, "space.batch_size = [100, 200] must contain the reference"),
+    ({"batch_size": {"choices": [400]}}, "space.batch_size: space choices must be two different values or more"),
+    ({"batch_size": {"choices": [400, 400]}}, "space.batch_size: space choices must be two different values"),
+    ({"batch_size": {"choices": "400"}}, "space.batch_size: choices must be a list of numbers, strings or booleans"),
+    ({"batch_size": {"choices": [400, 0]}}, "space.batch_size: train.batch_size must be at least 1, got 0"),
+    ({"batch_size": {"choices": [400, 1.5]}}, "space.batch_size: train.batch_size must be a whole number, got 1.5"),
+    ({"batch_size": {"choices": [1, 400], "log": True}}, "space.batch_size: log does not go with choices"),
+    ({"crop_padding": {"low": 0.5, "high": 8}}, "space.crop_padding: train.crop_padding must be a whole number"),
+    ({"peak_at": {"low": 0.1, "high": 0.9}}, "train.peak_at must be given, for the search varies it"),
+    ({"momentum": {"low": 0.8, "high": 0.99, "when": "optimizer=sgd"}}, "space.momentum: when must be NAME=VALUE"),
+    (
+        {"optimizer": {"choices": ["adam", "sgd"]}, "momentum": {"low": 0.8, "high": 0.99, "when": "optimizer=lion"}},
+        "space.momentum: when must be NAME=VALUE of another hyperparameter of the space, got optimizer=lion",
+    ),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("space", "message"), WRONG)
+def test_a_domain_that_cannot_be_is_one_line(space: dict[str, Any], message: str) -> None:
+    with pytest.raises(SpecError) as caught:
+        spec_from_tables({"space": space})
+    assert str(caught.value).startswith(message)
+    assert "\n" not in str(caught.value)
+
+
+def test_what_is_under_a_condition_is_varied_only_where_it_holds() -> None:
+    assert "momentum" not in SPEC.varied(REFERENCE)
+    assert SPEC.varied({**REFERENCE, "optimizer": "sgd"}) == list(MIXED)
+    points = replace(SPEC, points_to_evaluate=({"momentum": 0.95}, {"momentum": 0.95, "optimizer": "sgd"})).first_points
+    assert points == [REFERENCE, {**REFERENCE, "optimizer": "sgd", "momentum": 0.95}]  # the first says nothing new
+
+
+def test_choices_grow_as_intervals_do() -> None:
+    more = {**MIXED, "batch_size": Choices(choices=(45, 90, 180, 360))}
+    check_grown(MIXED, more)
+    check_grown(MIXED, {**MIXED, "dropout": Domain(low=0, high=0.5, log=False)})
+    with pytest.raises(SpecError, match="--space batch_size must contain 45,90,180,360: a run's space can only grow"):
+        check_grown(more, MIXED)
+
+
+values = st.one_of(st.booleans(), st.integers(-5, 500), st.floats(-1, 2), st.sampled_from(["sgd", "cosine", "", "x y"]))
+tables = st.one_of(
+    st.fixed_dictionaries({"low": values, "high": values}, optional={"log": values, "when": st.text(max_size=20)}),
+    st.fixed_dictionaries({"choices": st.lists(values, max_size=4)}, optional={"when": st.text(max_size=20)}),
+    values,
+)
+
+
+@settings(derandomize=True, deadline=None, max_examples=300)
+@given(space=st.dictionaries(st.sampled_from(HYPERPARAMETERS), tables, max_size=3))
+def test_any_table_is_a_space_that_holds_the_reference_or_a_one_line_error(space: dict[str, Any]) -> None:
+    try:
+        spec = spec_from_tables({"space": space})
+    except SpecError as error:
+        message = str(error)
+        spec = SearchSpec()
+    else:
+        message = ""
+    assert "\n" not in message
+    assert spec_from_tables(tomllib.loads(spec.to_toml())) == spec
+    for name, value in spec.reference.items():
+        assert spec.space[name].holds(value)
+        assert type(value) is kind_of(name)

@@ -1,0 +1,78 @@
+"""A search over numbers, whole numbers, choices and a condition: run, stopped, gone on with, read, confirmed, used."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from factories import MIXED
+
+from tune_resnet import export, report
+from tune_resnet.analysis import main as analysis
+from tune_resnet.config.sections import BudgetSpec, DataSpec, ModelSpec, ResourceSpec, SchedulerSpec, TrainSpec
+from tune_resnet.config.spec import SearchSpec
+from tune_resnet.config.toml import load_spec
+from tune_resnet.data.load import load_dataset
+from tune_resnet.data.split import search_split
+from tune_resnet.hpo.ranking import winner
+from tune_resnet.runs.load import load_run
+from tune_resnet.runs.tables import train_spec_of
+from tune_resnet.search import main
+from tune_resnet.training.loop import TrainingRun
+
+SPEC = SearchSpec(
+    data=DataSpec(dataset="digits", limit_train=200, flip=False),
+    model=ModelSpec(width=4),
+    train=TrainSpec(epochs=2, batch_size=90, precision="fp32"),
+    space=MIXED,
+    search=BudgetSpec(num_samples=6, name="it"),
+    scheduler=SchedulerSpec(name="none"),
+    resources=ResourceSpec(device="cpu"),
+    points_to_evaluate=({"optimizer": "sgd", "momentum": 0.95, "schedule": "cosine", "crop_padding": 2},),
+)
+
+
+@pytest.mark.slow
+def test_a_search_over_all_kinds_of_hyperparameters(
+    tmp_path: Path, cluster: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "spec.toml").write_text(SPEC.to_toml())
+    run, runs = tmp_path / "it", ["--runs-dir", str(tmp_path)]
+    assert main(["--experiment", str(tmp_path / "spec.toml"), *runs, *cluster]) == 0
+    assert main(["--resume", "it", "--num-samples", "8", *runs, *cluster]) == 0
+    frames = load_run(run)
+    assert frames.spec.space == MIXED
+    trials = frames.trials.set_index("trial")
+    assert trials.loc[1, ["optimizer", "momentum", "schedule", "crop_padding"]].tolist() == ["sgd", 0.95, "cosine", 2]
+    assert trials.loc[trials["optimizer"] == "adam", "momentum"].eq(0.9).all()
+    assert len(trials) == 8
+    assert all(trials[name].nunique() > 1 for name in ("batch_size", "schedule", "decoupled_decay", "optimizer"))
+    data = search_split(load_dataset(SPEC.data), SPEC.data)
+    for row in trials.reset_index().to_dict("records")[:3]:  # each value reaches the training
+        torch.set_num_threads(1)
+        alone = TrainingRun(train_spec_of(row, frames.spec.train), data, model=SPEC.model, flip=False)
+        losses = [alone.run_epoch().train_loss for _ in range(2)]
+        assert frames.epochs.loc[frames.epochs["trial"] == row["trial"], "train_loss"].tolist() == losses
+
+    best = winner(frames)
+    assert best is not None
+    assert load_spec(run / "best" / "spec.toml").train == train_spec_of(best, frames.spec.train)
+    capsys.readouterr()
+    assert analysis([str(run), "--fidelity"]) == 0
+    printed = capsys.readouterr().out
+    assert all(name in printed for name in MIXED)
+    assert report.main([str(run)]) == 0
+    page = (run / "report.html").read_text()
+    assert all(f"Accuracy over {name}" in page for name in MIXED)
+    assert export.main([str(run), "--format", "torch"]) == 0
+    if not best["reference"]:
+        assert main(["--resume", "it", "--confirm", "2", *runs, *cluster]) == 0
+        confirmed = load_run(run).confirm
+        assert len(confirmed) == 4
+        assert set(confirmed["optimizer"]) <= {"adam", "sgd"}
+    wider = replace(SPEC, search=BudgetSpec(num_samples=2, name="again"))
+    (tmp_path / "again.toml").write_text(wider.to_toml())
+    assert main(["--experiment", str(tmp_path / "again.toml"), "--warm-start", "it", *runs, *cluster]) == 0
+    assert "8 trials known" in capsys.readouterr().out
