@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tune_resnet.commands.options import parse_options
+from tune_resnet.config.hyperparameters import HYPERPARAMETERS
 from tune_resnet.config.sections import SECTIONS
 from tune_resnet.config.space import DEFAULT_SPACE, Domain, Space
 from tune_resnet.config.spec import SearchSpec
@@ -227,12 +228,12 @@ BAD = [
     (["--resume", "x", "--epochs", "3"], "there is no run x, nor runs/x"),
     (["--resume", "x", "--confirm", "2"], "there is no run x, nor runs/x"),
     (["--model", "nets"], "model.factory must look like package.module:function, got 'nets'"),
-    (["--space", "max_lr=1"], "argument --space: 'max_lr=1' is not NAME=LOW:HIGH, as max_lr=1e-3:1e-1"),
-    (["--space", "max_lr=a:b"], "argument --space: 'max_lr=a:b' is not NAME=LOW:HIGH, as max_lr=1e-3:1e-1"),
+    (["--space", "max_lr=1"], "argument --space: 'max_lr=1' is not NAME=LOW:HIGH, as max_lr=1e-3:1e-1, nor NAME=ONE,OTHER"),
+    (["--space", "max_lr=a:b"], "argument --space: 'max_lr=a:b' is not NAME=LOW:HIGH, as max_lr=1e-3:1e-1, nor NAME=ONE,OTHER"),
     (["--space", "max_lr=0.1:1e-3"], "space.max_lr: space low must be below high, got 0.1 and 0.001"),
     (["--space", "max_lr=1e-3:inf"], "space.max_lr: space.high must be a finite number, got inf"),
     (["--space", "max_lr=2:3"], "space.max_lr = [2.0, 3.0] must contain the reference train.max_lr = 0.01"),
-    (["--space", "momentum=2:3"], "unknown hyperparameter space.momentum; known: max_lr, weight_decay, grad_clip"),
+    (["--space", "heat=2:3"], f"unknown hyperparameter space.heat; known: {', '.join(HYPERPARAMETERS)}"),
     (["--experiment", "/none.toml"], "cannot read /none.toml: No such file or directory"),
 ]  # fmt: skip
 

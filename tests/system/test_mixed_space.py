@@ -46,7 +46,7 @@ def test_a_search_over_all_kinds_of_hyperparameters(
     assert frames.spec.space == MIXED
     trials = frames.trials.set_index("trial")
     assert trials.loc[1, ["optimizer", "momentum", "schedule", "crop_padding"]].tolist() == ["sgd", 0.95, "cosine", 2]
-    assert trials.loc[trials["optimizer"] == "adam", "momentum"].eq(0.9).all()
+    assert set(trials.loc[trials["optimizer"] == "adam", "momentum"]) == {0.9}
     assert len(trials) == 8
     assert all(trials[name].nunique() > 1 for name in ("batch_size", "schedule", "decoupled_decay", "optimizer"))
     data = search_split(load_dataset(SPEC.data), SPEC.data)
