@@ -199,6 +199,7 @@ def test_a_time_budget_may_have_a_unit(text: str, seconds: float) -> None:
     assert parse_options(["--time-budget", text]).spec.search.time_budget == seconds
 
 
+NO_DOMAIN = "is not NAME=LOW:HIGH, as max_lr=1e-3:1e-1, nor NAME=ONE,OTHER"
 BAD = [
     (["--num-sample", "3"], "unknown argument '--num-sample' (did you mean '--num-samples'?)"),
     (["--lr=3"], "unknown argument '--lr=3' (did you mean '--max-lr'?)"),
@@ -228,12 +229,12 @@ BAD = [
     (["--resume", "x", "--epochs", "3"], "there is no run x, nor runs/x"),
     (["--resume", "x", "--confirm", "2"], "there is no run x, nor runs/x"),
     (["--model", "nets"], "model.factory must look like package.module:function, got 'nets'"),
-    (["--space", "max_lr=1"], "argument --space: 'max_lr=1' is not NAME=LOW:HIGH, as max_lr=1e-3:1e-1, nor NAME=ONE,OTHER"),
-    (["--space", "max_lr=a:b"], "argument --space: 'max_lr=a:b' is not NAME=LOW:HIGH, as max_lr=1e-3:1e-1, nor NAME=ONE,OTHER"),
+    (["--space", "max_lr=1"], f"argument --space: 'max_lr=1' {NO_DOMAIN}"),
+    (["--space", "max_lr=a:b"], f"argument --space: 'max_lr=a:b' {NO_DOMAIN}"),
     (["--space", "max_lr=0.1:1e-3"], "space.max_lr: space low must be below high, got 0.1 and 0.001"),
     (["--space", "max_lr=1e-3:inf"], "space.max_lr: space.high must be a finite number, got inf"),
     (["--space", "max_lr=2:3"], "space.max_lr = [2.0, 3.0] must contain the reference train.max_lr = 0.01"),
-    (["--space", "heat=2:3"], f"unknown hyperparameter space.heat; known: {', '.join(HYPERPARAMETERS)}"),
+    (["--space", "temperature=2:3"], f"unknown hyperparameter space.temperature; known: {', '.join(HYPERPARAMETERS)}"),
     (["--experiment", "/none.toml"], "cannot read /none.toml: No such file or directory"),
 ]  # fmt: skip
 

@@ -45,7 +45,8 @@ def test_a_search_over_all_kinds_of_hyperparameters(
     frames = load_run(run)
     assert frames.spec.space == MIXED
     trials = frames.trials.set_index("trial")
-    assert trials.loc[1, ["optimizer", "momentum", "schedule", "crop_padding"]].tolist() == ["sgd", 0.95, "cosine", 2]
+    point = {"optimizer": "sgd", "momentum": 0.95, "schedule": "cosine", "crop_padding": 2}
+    assert {name: trials.at[1, name] for name in point} == point
     assert set(trials.loc[trials["optimizer"] == "adam", "momentum"]) == {0.9}
     assert len(trials) == 8
     assert all(trials[name].nunique() > 1 for name in ("batch_size", "schedule", "decoupled_decay", "optimizer"))

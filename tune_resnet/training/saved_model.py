@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 
@@ -58,8 +58,11 @@ def save_model(path: Path, network: nn.Module, data: Split, model: ModelSpec, ou
     # safetensors wants contiguous tensors; channels_last ones are not.
     tensors = {name: tensor.cpu().contiguous() for name, tensor in network.state_dict().items()}
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    save_file(tensors, temporary, {"tune_resnet": json.dumps(about)})
-    temporary.replace(path)
+    try:
+        save_file(tensors, temporary, {"tune_resnet": json.dumps(about)})
+        temporary.replace(path)
+    except SafetensorError as error:  # what it makes of a full disk, say
+        raise OSError(f"cannot write {path.name}: {one_line(error)}") from None
 
 
 def read_outcome(path: Path) -> Outcome | None:
