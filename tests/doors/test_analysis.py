@@ -10,6 +10,7 @@ import re
 import subprocess
 import sys
 import time
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from hypothesis import strategies as st
 from tune_resnet.analysis import main
 from tune_resnet.config.sections import SchedulerSpec, TrainSpec
 from tune_resnet.config.space import Domain
+from tune_resnet.config.toml import spec_from_tables
 from tune_resnet.errors import RecordError
 from tune_resnet.hpo.ranking import best_trials, ranked_trials
 from tune_resnet.hpo.stopping import rung_epochs
@@ -90,6 +92,14 @@ def test_a_run_reads_back_as_recorded(mixed: Build) -> None:
     assert frames.env == {"device_name": "a chip", "held_out_images": 500}
     assert frames.epochs.groupby("trial").size().to_dict() == {0: 4, 1: 4, 2: 4, 3: 1, 4: 2, 5: 3, 6: 2, 7: 2}
     assert frames.trials.set_index("trial").loc[7, "error"] == "the loss is not finite"
+
+
+def test_the_configuration_of_a_trial_can_be_had_whole(mixed: Build) -> None:
+    frames = mixed.load()
+    assert frames.config(2).train == dataclasses.replace(SPEC.train, max_lr=0.0123)
+    assert spec_from_tables(tomllib.loads(frames.config(2).to_toml())) == frames.config(2)
+    with pytest.raises(KeyError):
+        frames.config(99)
 
 
 def test_a_running_trial_is_known_from_its_epochs(build: Build) -> None:

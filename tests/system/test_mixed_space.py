@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from factories import MIXED
+from factories import MIXED, SEARCH
 
 from tune_resnet import export, report
 from tune_resnet.analysis import main as analysis
@@ -18,6 +18,7 @@ from tune_resnet.data.load import load_dataset
 from tune_resnet.data.split import search_split
 from tune_resnet.hpo.ranking import winner
 from tune_resnet.runs.load import load_run
+from tune_resnet.runs.merge import merge_runs
 from tune_resnet.runs.tables import train_spec_of
 from tune_resnet.search import main
 from tune_resnet.training.loop import TrainingRun
@@ -59,9 +60,14 @@ def test_a_search_over_all_kinds_of_hyperparameters(
 
     best = winner(frames)
     assert best is not None
-    assert load_spec(run / "best" / "spec.toml").train == train_spec_of(best, frames.spec.train)
+    assert load_spec(run / "best" / "spec.toml").train == frames.config(best["trial"]).train
     capsys.readouterr()
-    assert analysis([str(run), "--fidelity"]) == 0
+    merged = merge_runs([frames, load_run(SEARCH)]).trials  # a recorded search of the usual space
+    assert merged.loc[merged["run"] == "it", list(MIXED)].to_dict("records") == frames.trials[list(MIXED)].to_dict(
+        "records"
+    )
+    assert set(merged.loc[merged["run"] != "it", "optimizer"]) == {"adam"}
+    assert analysis([str(run), str(SEARCH), "--fidelity"]) == 0
     printed = capsys.readouterr().out
     assert all(name in printed for name in MIXED)
     assert report.main([str(run)]) == 0

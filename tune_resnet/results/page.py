@@ -21,10 +21,10 @@ from tune_resnet.results.edges import widening_commands
 from tune_resnet.results.page_sections import PARTS, Section, Table, commands_of, plot_of
 from tune_resnet.results.paired_test import BETTER, WORSE
 from tune_resnet.results.sentences import run_sentences
-from tune_resnet.results.tables import all_hyperparameters, configuration
+from tune_resnet.results.tables import configuration
 from tune_resnet.runs.find import find_run
 from tune_resnet.runs.load import RunFrames, load_run
-from tune_resnet.runs.merge import run_labels
+from tune_resnet.runs.merge import all_hyperparameters, run_labels
 from tune_resnet.runs.tables import REFERENCE_TRIAL
 
 

@@ -21,7 +21,7 @@ from tune_resnet.results.importance import importance
 from tune_resnet.results.sentences import progress_words, run_sentences
 from tune_resnet.runs.directory import SEARCH
 from tune_resnet.runs.load import RunFrames, accuracy_column
-from tune_resnet.runs.merge import run_labels
+from tune_resnet.runs.merge import all_hyperparameters, run_labels
 from tune_resnet.runs.tables import STATES
 
 _NOTE_LENGTH = 80  # characters shown of a trial's error
@@ -150,11 +150,6 @@ def print_overview(console: Console, runs: Sequence[RunFrames]) -> None:
             *configuration(run, best, names),
         )
     _print_section(console, "Runs side by side", table)
-
-
-def all_hyperparameters(runs: Sequence[RunFrames]) -> list[str]:
-    """Those of which any of the runs has a column."""
-    return list(dict.fromkeys(name for run in runs for name in run.spec.hyperparameters))
 
 
 def configuration(run: RunFrames, trial: Mapping[Any, Any] | None, names: Sequence[str]) -> list[str]:

@@ -11,7 +11,7 @@ import json
 import math
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
@@ -27,7 +27,17 @@ from tune_resnet.errors import RecordError
 from tune_resnet.runs.directory import BASELINE, SEARCH, RunDirectory
 from tune_resnet.runs.find import find_run
 from tune_resnet.runs.reading import read_table, read_text
-from tune_resnet.runs.tables import EPOCH_DTYPES, REFERENCE, RUNNING, SIZE, STATES, WINNER, confirm_dtypes, trial_dtypes
+from tune_resnet.runs.tables import (
+    EPOCH_DTYPES,
+    REFERENCE,
+    RUNNING,
+    SIZE,
+    STATES,
+    WINNER,
+    confirm_dtypes,
+    train_spec_of,
+    trial_dtypes,
+)
 
 # What a resumed search relies on in env.json; anything else is only shown.
 _ENV_VALUES: dict[str, tuple[Callable[[Any], bool], str]] = {
@@ -60,6 +70,14 @@ class RunFrames:
         """`search`, `baseline` or `final`."""
         judged_on_test = self.env.get("held_out") == "test"  # of the runs before there were kinds: the baselines
         return str(self.env.get("kind", BASELINE if judged_on_test else SEARCH))
+
+    def config(self, trial: int) -> SearchSpec:
+        """The whole configuration of a trial: what it trained is the reference of this spec, which `--baseline` trains
+        again. KeyError where there is no such trial."""
+        row = self.trials.set_index("trial").loc[trial].to_dict()
+        return replace(
+            self.spec, train=train_spec_of(row, self.spec.train), search=replace(self.spec.search, name=None)
+        )
 
 
 def once_per_run(answer: Callable[[RunFrames], Answer]) -> Callable[[RunFrames], Answer]:

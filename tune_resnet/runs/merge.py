@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from tune_resnet._text import printable
 from tune_resnet.errors import RecordError
 from tune_resnet.runs.directory import RunDirectory
 from tune_resnet.runs.load import RunFrames
+from tune_resnet.runs.tables import EPOCH_DTYPES, trial_dtypes
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -30,16 +31,25 @@ def run_labels(runs: Sequence[RunFrames]) -> list[str]:
     return [run.name if count[run.name] == 1 else printable(run.path) for run in runs]
 
 
+def all_hyperparameters(runs: Sequence[RunFrames]) -> list[str]:
+    """Those of which any of the runs has a column."""
+    return list(dict.fromkeys(name for run in runs for name in run.spec.hyperparameters))
+
+
 def merge_runs(runs: Sequence[RunFrames]) -> MergedFrames:
-    """One or more runs, each from another directory, as one pair of tables."""
-    labels = run_labels(runs)
+    """One or more runs, each from another directory, as one pair of tables. What a run did not vary has the value of
+    its reference."""
+    labels, dtypes = run_labels(runs), trial_dtypes(all_hyperparameters(runs))
 
-    def merged(tables: list[pd.DataFrame]) -> pd.DataFrame:
+    def merged(tables: list[pd.DataFrame], columns: Iterable[str]) -> pd.DataFrame:
         labelled = [table.assign(run=label) for label, table in zip(labels, tables, strict=True)]
-        whole = pd.concat(labelled, ignore_index=True)
-        return whole[["run", *tables[0].columns]].astype({"run": "str"})
+        return pd.concat(labelled, ignore_index=True)[["run", *columns]].astype({"run": "str"})
 
-    return MergedFrames(trials=merged([run.trials for run in runs]), epochs=merged([run.epochs for run in runs]))
+    trials = [
+        run.trials.assign(**{name: getattr(run.spec.train, name) for name in dtypes if name not in run.trials})
+        for run in runs
+    ]
+    return MergedFrames(trials=merged(trials, dtypes), epochs=merged([run.epochs for run in runs], EPOCH_DTYPES))
 
 
 def export_csv(merged: MergedFrames, directory: Path) -> list[Path]:
