@@ -27,7 +27,7 @@ import fcntl
 import os
 import shutil
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -170,7 +170,7 @@ class RunDirectory:
     def write_env(self, env: Mapping[str, Any]) -> None:
         write_whole(self.env_json, as_json(env) + "\n")
 
-    def write_trials(self, lines: Iterable[str], hyperparameters: Sequence[str] = TUNABLE) -> None:
+    def write_trials(self, lines: Iterable[str], hyperparameters: tuple[str, ...] = TUNABLE) -> None:
         """Writes trials.csv whole, of lines that `TrialRow.line` made."""
         write_whole(self.trials_csv, "".join([csv_lines([trial_dtypes(hyperparameters)]), *lines]))
 

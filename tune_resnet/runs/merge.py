@@ -31,9 +31,9 @@ def run_labels(runs: Sequence[RunFrames]) -> list[str]:
     return [run.name if count[run.name] == 1 else printable(run.path) for run in runs]
 
 
-def all_hyperparameters(runs: Sequence[RunFrames]) -> list[str]:
+def all_hyperparameters(runs: Sequence[RunFrames]) -> tuple[str, ...]:
     """Those of which any of the runs has a column."""
-    return list(dict.fromkeys(name for run in runs for name in run.spec.hyperparameters))
+    return tuple(dict.fromkeys(name for run in runs for name in run.spec.hyperparameters))
 
 
 def merge_runs(runs: Sequence[RunFrames]) -> MergedFrames:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import functools
 import io
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -106,12 +107,13 @@ def _dtypes(row: type, hyperparameters: Sequence[str] = ()) -> dict[str, str]:
     return found
 
 
-def trial_dtypes(hyperparameters: Sequence[str] = TUNABLE) -> dict[str, str]:
+@functools.cache  # asked at each write
+def trial_dtypes(hyperparameters: tuple[str, ...] = TUNABLE) -> dict[str, str]:
     """The columns of trials.csv."""
     return _dtypes(TrialRow, hyperparameters)
 
 
-def confirm_dtypes(hyperparameters: Sequence[str] = TUNABLE) -> dict[str, str]:
+def confirm_dtypes(hyperparameters: tuple[str, ...] = TUNABLE) -> dict[str, str]:
     """The columns of confirm.csv."""
     return _dtypes(ConfirmRow, hyperparameters)
 
