@@ -10,6 +10,7 @@ import time
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -25,6 +26,7 @@ from tune_resnet.commands.job import Job
 from tune_resnet.commands.options import parse_options
 from tune_resnet.commands.search import prepare
 from tune_resnet.config.sections import BudgetSpec, ModelSpec, ResourceSpec, SchedulerSpec, TrainSpec
+from tune_resnet.config.space import Domain
 from tune_resnet.config.spec import SearchSpec
 from tune_resnet.config.toml import load_spec
 from tune_resnet.data.types import Dataset, Split
@@ -151,6 +153,20 @@ def test_a_plan_says_how_many_steps_an_epoch_has_and_warns_of_few() -> None:
         "choose a smaller --batch-size (21 gives 11 steps)",
     ]
     assert len(data_lines(8, 1)) == 2  # there is no smaller one
+
+
+def test_a_plan_warns_where_trials_are_judged_by_what_a_hyperparameter_changes_by_itself() -> None:
+    def warnings_of(**changes: Any) -> list[str]:
+        space = {"max_lr": Domain(low=1e-3, high=0.1), "dropout": Domain(low=0, high=0.5, log=False)}
+        spec = resolved(SearchSpec(space=space, scheduler=SchedulerSpec(**changes)), "cpu", "fp32")
+        plan = Plan(
+            spec=spec, device_name="a CPU", seconds_per_epoch=1, concurrency=1, train_images=4000, held_out_images=20,
+            held_out="validation", trials=4,
+        )  # fmt: skip
+        return [line for line in plan.lines() if line.startswith("warning")]
+
+    assert warnings_of()[0].startswith("warning     dropout: more of it raises the training loss, by which trials are")
+    assert warnings_of(signal="val_loss") == warnings_of(name="none") == []
 
 
 @given(images=st.integers(1, 100_000), batch=st.integers(2, 100_000))

@@ -201,6 +201,15 @@ def test_it_does_what_a_plain_loop_does_with_pytorchs_optimizers(split: Split, c
         torch.testing.assert_close(run.model.state_dict()[name], tensor, rtol=1e-3, atol=1e-4)
 
 
+def test_the_training_loss_is_of_the_labels_as_they_are(split: Split) -> None:
+    """A search compares it over configurations, smoothed or not."""
+    spec = replace(SPEC, max_lr=1e-12, epochs=1, dropout=0.0, batch_size=len(split.train))
+    plain, smooth = (
+        TrainingRun(replace(spec, label_smoothing=share), split, model=WIDTH, flip=False) for share in (0.0, 0.5)
+    )
+    assert trained(plain, 1) == trained(smooth, 1)
+
+
 def test_a_reused_run_takes_every_setting_of_the_next_configuration(split: Split) -> None:
     second = replace(SPEC, optimizer="sgd", momentum=0.8, label_smoothing=0.1, dropout=0.5, crop_padding=2, cutout=8)
     reused = TrainingRun(SPEC, split, model=WIDTH)

@@ -21,6 +21,7 @@ _ENOUGH_STEPS = 10  # of the optimizer in an epoch
 _MIN_TIMEOUT = 600.0  # seconds: a trial's process takes some to start
 _TIMEOUT_EPOCHS = 20  # so much longer than expected may an epoch take on a busy machine
 _SIMULATIONS = 200  # of the stopping rule; the mean's standard error is then about 1% of it
+_REGULARISERS = ("label_smoothing", "dropout", "crop_padding", "cutout")
 _MEAN_SHORTFALL = 0.04  # of trials from the best, as a share of the loss, such that recorded searches come out right
 
 
@@ -129,11 +130,23 @@ class Plan:
             f"search      {trials}, the first is the reference{points}; sampler {spec.search.sampler}{limit}",
             *([f"resume      {self.ended} of {trials} ended, {self.trials - self.ended} left"] if self.ended else []),
             f"stopping    {spec.scheduler.name} on {spec.scheduler.signal}{stops}",
+            *self._signal_warning(),
             f"epochs      about {self.epochs_expected:.0f} expected with early stopping, {most} at most",
             f"device      {self.device_name}, {spec.train.precision}; {self.concurrency} at once, "
             f"each with {resources.cpus_per_trial:g} CPU{share}",
             f"time        about {duration(self.seconds(self.epochs_expected))} expected, "
             f"{duration(self.seconds(most))} at most ({self.seconds_per_epoch:.1f} s an epoch{pace})",
+        ]
+
+    def _signal_warning(self) -> list[str]:
+        """A line where trials are judged by what some of the hyperparameters change by themselves."""
+        regularisers = [name for name in self.spec.space if name in _REGULARISERS]
+        judged = self.spec.scheduler.name != "none" and self.spec.scheduler.signal == "train_loss"
+        if not (regularisers and judged):
+            return []
+        return [
+            f"warning     {', '.join(regularisers)}: more of it raises the training loss, by which trials are judged "
+            "here, whatever it does for other images (see --signal, --scheduler)"
         ]
 
     def _single_lines(self) -> list[str]:

@@ -231,8 +231,10 @@ class TrainingRun:
         return self.recording(self._descend, images, labels)
 
     def _descend(self, images: Tensor, labels: Tensor) -> Tensor:
-        """An update by gradients clipped by value, with weight decay; the batch's mean loss, detached."""
-        loss = functional.cross_entropy(self._logits(images), labels, label_smoothing=self.spec.label_smoothing)
+        """An update by gradients clipped by value, with weight decay; the batch's mean loss, detached, of the labels as
+        they are: smoothed ones would make losses of different configurations incomparable."""
+        logits = self._logits(images)
+        loss = functional.cross_entropy(logits, labels, label_smoothing=self.spec.label_smoothing)
         self.optimizer.zero_grad()
         self.scaler.scale(loss).backward()
         self.scaler.unscale_(self.optimizer)
@@ -245,7 +247,7 @@ class TrainingRun:
                     gradient.addcmul_(parameter, self.weight_decay)
         self.scaler.step(self.optimizer)
         self.scaler.update()
-        return loss.detach()
+        return functional.cross_entropy(logits.detach(), labels) if self.spec.label_smoothing else loss.detach()
 
     def _logits(self, images: Tensor) -> Tensor:
         with torch.autocast(self.device.type, _DTYPES[self.precision], enabled=self.precision != "fp32"):
