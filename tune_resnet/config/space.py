@@ -115,12 +115,10 @@ DEFAULT_SPACE = {
 def with_bounds(space: Mapping[str, Domain | Choices], bounds: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     """The tables of a space with other bounds or choices; each scale and condition stays as it is."""
     tables = {name: domain.to_table() for name, domain in space.items()}
-    kept = {name: {key: table[key] for key in ("log", "when") if key in table} for name, table in tables.items()}
     for name, table in bounds.items():
-        old = kept.get(name, {})
-        tables[name] = {**({} if "choices" in table else {key: old[key] for key in old if key == "log"}), **table}
-        if "when" in old:
-            tables[name]["when"] = old["when"]
+        kept = ("when",) if "choices" in table else ("log", "when")
+        old = {key: value for key, value in tables.get(name, {}).items() if key in kept}
+        tables[name] = {**old, **table}
     return tables
 
 

@@ -21,7 +21,7 @@ from tune_resnet.results.edges import widening_commands
 from tune_resnet.results.page_sections import PARTS, Section, Table, commands_of, plot_of
 from tune_resnet.results.paired_test import BETTER, WORSE
 from tune_resnet.results.sentences import run_sentences
-from tune_resnet.results.tables import configuration
+from tune_resnet.results.tables import winner_beside_reference
 from tune_resnet.runs.find import find_run
 from tune_resnet.runs.load import RunFrames, load_run
 from tune_resnet.runs.merge import all_hyperparameters, run_labels
@@ -70,7 +70,10 @@ def comparison_page(runs: Sequence[RunFrames]) -> str:
     progress = chart_data.runs_side_by_side(by_label)
     names = all_hyperparameters(runs)
     columns = ["run", "trials", "epochs", "winner", "accuracy", "judged on", "reference", "gain", *names]
-    rows = [_overview_row(label, run, names) for label, run in by_label.items()]
+    rows = [
+        [label, f"{len(run.trials):,}", f"{len(run.epochs):,}", *winner_beside_reference(run, names)]
+        for label, run in by_label.items()
+    ]
     sections = [Section("Runs side by side", table=Table(columns, rows))]
     if len(progress):
         plot = plot_of("Best accuracy of each run by epochs trained", charts.runs_chart(progress))
@@ -124,18 +127,3 @@ def _gain(run: RunFrames, found: Comparison) -> str:
         LOST: "measured below the reference, not confirmed",
     }
     return measured.get(found.case, "")
-
-
-def _overview_row(label: str, run: RunFrames, names: Sequence[str]) -> list[str]:
-    found, best = compare_to_reference(run), winner(run)
-    return [
-        label,
-        f"{len(run.trials):,}",
-        f"{len(run.epochs):,}",
-        "-" if found.winner is None else str(found.winner),
-        percent(found.winner_accuracy),
-        found.judged_on,
-        percent(found.reference_accuracy),
-        "-" if found.gain is None else f"{found.gain:+.2f}",
-        *configuration(run, best, names),
-    ]

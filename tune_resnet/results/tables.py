@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import pandas as pd
 from rich.console import Console
@@ -137,26 +136,23 @@ def print_overview(console: Console, runs: Sequence[RunFrames]) -> None:
     names = all_hyperparameters(runs)
     table = _table("run", "trials", "finished", "winner", "accuracy", "judged_on", "reference", "gain", *names)
     for run, label in zip(runs, run_labels(runs), strict=True):
-        found, best = compare_to_reference(run), winner(run)
-        table.add_row(
-            Text(label),
-            f"{len(run.trials):,}",
-            f"{found.finished:,}",
-            "-" if found.winner is None else str(found.winner),
-            percent(found.winner_accuracy),
-            found.judged_on,
-            percent(found.reference_accuracy),
-            "-" if found.gain is None else f"{found.gain:+.2f}",
-            *configuration(run, best, names),
-        )
+        finished = compare_to_reference(run).finished
+        table.add_row(Text(label), f"{len(run.trials):,}", f"{finished:,}", *winner_beside_reference(run, names))
     _print_section(console, "Runs side by side", table)
 
 
-def configuration(run: RunFrames, trial: Mapping[Any, Any] | None, names: Sequence[str]) -> list[str]:
-    """A trial's values, for a person; what its search did not vary was the reference's."""
-    if trial is None:
-        return ["-"] * len(names)
-    return [hyperparameter(name, trial.get(name, getattr(run.spec.train, name))) for name in names]
+def winner_beside_reference(run: RunFrames, names: Sequence[str]) -> list[str]:
+    """Winner, its accuracy, what on, the reference's, the gain and the winner's hyperparameters, for a person; what its
+    search did not vary was the reference's."""
+    found, best = compare_to_reference(run), winner(run)
+    return [
+        "-" if found.winner is None else str(found.winner),
+        percent(found.winner_accuracy),
+        found.judged_on,
+        percent(found.reference_accuracy),
+        "-" if found.gain is None else f"{found.gain:+.2f}",
+        *(hyperparameter(name, best.get(name, getattr(run.spec.train, name))) if best else "-" for name in names),
+    ]
 
 
 def _table(*columns: str) -> Table:

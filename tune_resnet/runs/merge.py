@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from tune_resnet._files import replacing
 from tune_resnet._text import printable
 from tune_resnet.errors import RecordError
 from tune_resnet.runs.directory import RunDirectory
@@ -73,16 +74,8 @@ def _export(merged: MergedFrames, directory: Path, suffix: str, encode: Callable
         directory.mkdir(parents=True, exist_ok=True)
         paths = [directory / f"trials{suffix}", directory / f"epochs{suffix}"]
         for path, table in zip(paths, (merged.trials, merged.epochs), strict=True):
-            _write_bytes(path, encode(table))
+            with replacing(path) as file:
+                file.write(encode(table))
     except OSError as error:
         raise RecordError(f"cannot write {directory}: {error.strerror}") from None
     return paths
-
-
-def _write_bytes(path: Path, content: bytes) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_bytes(content)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -100,10 +100,10 @@ _PANDAS = {int: "int64", float: "float64", str: "str", bool: "bool"}
 
 def _dtypes(row: type, hyperparameters: Sequence[str] = ()) -> dict[str, str]:
     """The columns of a table and their types in pandas."""
-    found = {}
+    found: dict[str, str] = {}
     for name, kind in get_type_hints(row).items():
-        values = {one: _PANDAS[kind_of(one)] for one in hyperparameters}
-        found.update(values if name == "values" else {name: _PANDAS[kind]})
+        columns = {one: kind_of(one) for one in hyperparameters} if name == "values" else {name: kind}
+        found |= {column: _PANDAS[type_of] for column, type_of in columns.items()}
     return found
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from typing import Any, cast
 
@@ -11,7 +12,7 @@ from torch.optim.adam import adam
 from torch.optim.sgd import sgd
 
 
-class Optimizer:
+class Optimizer(ABC):
     """What the two have in common: parameters and a state that stays where it is in memory.
 
     Args:
@@ -30,9 +31,9 @@ class Optimizer:
     def gradients(self) -> list[Tensor]:
         return [cast(Tensor, parameter.grad) for parameter in self.parameters]
 
+    @abstractmethod
     def step(self) -> None:
         """Updates the parameters; not by a gradient that the scaler found to be infinite."""
-        raise NotImplementedError
 
     def zero_grad(self) -> None:
         for parameter in self.parameters:
