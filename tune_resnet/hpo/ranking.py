@@ -44,22 +44,16 @@ def _ranked(frames: RunFrames) -> pd.DataFrame:
 def estimates(frames: RunFrames) -> pd.Series:
     """Of each finished trial, the accuracy in [0, 1] that it is likely to have on other images; else NaN.
 
-    See `estimate.estimated_accuracy`. As measured in a baseline, and where the number of validation images is unknown.
+    See `estimate.estimated_accuracy`. As measured in a baseline.
     """
-    trials, images = frames.trials.set_index("trial"), held_out_images(frames)
+    trials = frames.trials.set_index("trial")
     final = trials[accuracy_column(frames)].where(trials["state"] == FINISHED)
-    if images is not None and accuracy_column(frames) == "val_accuracy":
+    if accuracy_column(frames) == "val_accuracy":
         last = frames.epochs[frames.epochs["epoch"] == frames.spec.train.epochs].set_index("trial")
         losses = last["val_loss"].reindex(final.index)
         known = final.notna() & losses.notna()
-        final[known] = estimated_accuracy(final[known].to_numpy(), losses[known].to_numpy(), images)
+        final[known] = estimated_accuracy(final[known].to_numpy(), losses[known].to_numpy())
     return final
-
-
-def held_out_images(frames: RunFrames) -> int | None:
-    """How many images the run's trials are judged on; None where env.json, which may hold anything, does not say."""
-    images = frames.env.get("held_out_images")
-    return images if type(images) is int and images > 0 else None
 
 
 def best_trials(frames: RunFrames, n: int = 10) -> pd.DataFrame:
