@@ -9,9 +9,9 @@ A regime is a file in regimes/. For each seed there is one search per set-up:
     tpe   the default sampler and stopping rule, no points to evaluate; the highest accuracy wins
     ray   the same with ASHA as Ray Tune has it by default: validation accuracy, one in four, from epoch 1
 
-and `accuracy` is the search of ours whose highest accuracy wins. The first is whole. The others start with more trials than they need, and are ended and cut off where it was. The
-winners and the reference are then trained on all training images with seeds that no search has used, and judged on the
-test set. Writes, for each regime, in OUT/REGIME
+and `accuracy` is the search of ours whose highest accuracy wins. The first is whole. The others start with more trials
+than they need, and are ended and cut off where it was. The winners and the reference are then trained on all training
+images with seeds that no search has used, and judged on the test set. Writes, for each regime, in OUT/REGIME
 
     searches.csv  a row per search: epochs counted and expected, trials, the winner and its measured accuracy
     confirm.csv   a row per training of a configuration
