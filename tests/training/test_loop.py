@@ -17,7 +17,7 @@ from tune_resnet.data.types import Split
 from tune_resnet.training.device import epoch_seed
 from tune_resnet.training.loop import TrainingRun
 from tune_resnet.training.metrics import EpochMetrics, NonFiniteLoss
-from tune_resnet.training.model import ResNet9
+from tune_resnet.training.model import ResNet9, fresh_network
 from tune_resnet.training.schedule import cycled_momentum
 
 SPEC = TrainSpec(epochs=4, batch_size=50, precision="fp32", seed=7)
@@ -113,6 +113,17 @@ def test_a_reset_run_equals_a_fresh_one(split: Split, precision: str) -> None:
     assert_same_weights(reused, fresh)
 
 
+@pytest.mark.parametrize("flip", [True, False])
+def test_a_run_reset_to_another_network_equals_a_fresh_one(split: Split, flip: bool) -> None:
+    other = replace(SPEC, max_lr=0.003, seed=3)
+    fresh = TrainingRun(other, split, model=ModelSpec(width=6), flip=flip)
+    reused = TrainingRun(SPEC, split, model=WIDTH, flip=not flip)
+    reused.run_epoch()
+    reused.reset(other, ModelSpec(width=6), flip=flip)
+    assert trained(reused, 4) == trained(fresh, 4)
+    assert_same_weights(reused, fresh)
+
+
 def test_training_leaves_the_callers_random_numbers_alone(split: Split) -> None:
     torch.manual_seed(5)
     expected = torch.rand(3)
@@ -168,7 +179,7 @@ VARIANTS = {
 def test_it_does_what_a_plain_loop_does_with_pytorchs_optimizers(split: Split, changes: dict[str, Any]) -> None:
     spec = replace(SPEC, epochs=2, max_lr=0.01, dropout=0.0, crop_padding=0, **changes)
     run = TrainingRun(spec, split, model=WIDTH, flip=False)
-    network = run._fresh_network(spec.seed)
+    network = fresh_network(WIDTH, len(split.classes), spec.seed, run.device)
     assert isinstance(network, ResNet9)
     network.dropout.p = 0.0
     make = {"adam": torch.optim.Adam, "sgd": torch.optim.SGD}[spec.optimizer]

@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 from tune_resnet.config.sections import ModelSpec, TrainSpec
@@ -18,8 +18,8 @@ from tune_resnet.training.augmentation import Normalise, augmented, draw_crops, 
 from tune_resnet.training.cuda_graph import RecordedStep
 from tune_resnet.training.device import choose_precision, epoch_seed, full_fp32, keep_freed_memory, seeded
 from tune_resnet.training.evaluation import evaluate
-from tune_resnet.training.metrics import EpochMetrics, NonFiniteLoss
-from tune_resnet.training.model import ResNet9, build_network
+from tune_resnet.training.metrics import BrokenRun, EpochMetrics, NonFiniteLoss
+from tune_resnet.training.model import ResNet9, fresh_network
 from tune_resnet.training.optimizer import OPTIMIZERS
 from tune_resnet.training.schedule import momentum_at, rate_at
 
@@ -29,10 +29,6 @@ _IN_THE_STEP = (
     "precision", "batch_size", "optimizer", "momentum", "momentum_at_peak", "decoupled_decay", "label_smoothing",
     "dropout",
 )  # fmt: skip
-
-
-class BrokenRun(RuntimeError):
-    """A run whose last epoch was broken off by an error was asked to go on, or for its state."""
 
 
 class TrainingRun:
@@ -72,21 +68,28 @@ class TrainingRun:
         self.normalise = Normalise(data.mean, data.std, self.device)
         self.blank = self.normalise.mean[0].round().to(torch.uint8)
         self.model_spec, self.classes = model or ModelSpec(), len(data.classes)
-        self.model = self._fresh_network(spec.seed)
+        self.model = fresh_network(self.model_spec, self.classes, spec.seed, self.device)
         # Tensors, so that a recorded step sees a new value.
         self.lr, self.weight_decay, self.grad_clip = (torch.zeros((), device=self.device) for _ in range(3))
         self.stream = torch.cuda.Stream(self.device) if self.device.type == "cuda" else None
         self.reset(spec)
 
-    def reset(self, spec: TrainSpec) -> None:
-        """Starts another configuration: new weights from its seed, a new optimizer; data, buffers, recording stay."""
+    def reset(self, spec: TrainSpec, model: ModelSpec | None = None, *, flip: bool | None = None) -> None:
+        """Starts another configuration, of the same network where no other `model` is given: new weights from its seed,
+        a new optimizer; data and, of the same network, buffers and recording stay."""
         self.is_broken = True  # until all of it is as it should be
         before = getattr(self, "spec", None)
         self.spec = spec
+        self.flip = self.flip if flip is None else flip
+        if model is not None and model != self.model_spec:
+            self.model = fresh_network(model, self.classes, spec.seed, self.device)
+            self.model_spec, before = model, None
         self.epochs_done = 0
         self.last: EpochMetrics | None = None
         if before is not None:  # in place: a recorded step knows the weights by their address
-            self.model.load_state_dict(self._fresh_network(spec.seed).state_dict())
+            self.model.load_state_dict(
+                fresh_network(self.model_spec, self.classes, spec.seed, self.device).state_dict()
+            )
         if isinstance(self.model, ResNet9):
             self.model.dropout.p = spec.dropout
         self.weight_decay.fill_(spec.weight_decay)
@@ -97,13 +100,6 @@ class TrainingRun:
         self.scaler: Any = torch.amp.GradScaler(self.device.type, enabled=self.precision == "fp16")
         self.optimizer.reset()
         self.is_broken = False
-
-    def _fresh_network(self, seed: int) -> nn.Module:
-        """The network with the first weights of a seed, which are drawn on the CPU: the same on every device."""
-        with seeded(seed, torch.device("cpu")):
-            network = build_network(self.model_spec, self.classes)
-        network.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        return network
 
     def _prepare_step(self) -> None:
         """Makes the optimizer for the model's parameters, and room for a recording of the step that updates them."""
@@ -162,6 +158,10 @@ class TrainingRun:
         """The learning rate of an optimizer step, counted from 0 over the whole run."""
         return rate_at(self.spec, step, self.spec.epochs * self.steps_per_epoch)
 
+    def identity(self) -> dict[str, Any]:
+        """What is trained, as plain values: the part of a state that says whose it is."""
+        return {"spec": dataclasses.asdict(self.spec), "network": self.model_spec.to_table(), "flip": self.flip}
+
     def state_dict(self) -> dict[str, Any]:
         """Everything needed to continue after the last finished epoch; tensors and plain values only.
 
@@ -170,7 +170,7 @@ class TrainingRun:
         """
         self._check_whole()
         return {
-            "spec": dataclasses.asdict(self.spec),
+            **self.identity(),
             "last": None if self.last is None else dataclasses.asdict(self.last),
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),

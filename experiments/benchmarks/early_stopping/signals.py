@@ -41,8 +41,8 @@ class WatchedRun(TrainingRun):
         self.bench = _Bench(spec, data, model)
         super().__init__(spec, data, model=model)
 
-    def reset(self, spec: TrainSpec) -> None:
-        super().reset(spec)
+    def reset(self, spec: TrainSpec, model: ModelSpec | None = None, *, flip: bool | None = None) -> None:
+        super().reset(spec, model, flip=flip)
         self.seconds = dict.fromkeys(FAMILIES, 0.0)
         self.live = _float_tensors(self.model)
         self.averages = {horizon: _Average(horizon, self.live) for horizon in HORIZONS}
