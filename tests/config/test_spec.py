@@ -204,6 +204,7 @@ LIMITS: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
     "train.dropout": ((0, 0.95), (-0.1, 1)),
     "train.crop_padding": ((0, 16), (-1, 17)),
     "train.cutout": ((0, 31), (-1, 32)),
+    "train.ema_decay": ((0, 0.9999), (-0.1, 1)),
     "train.seed": ((0, SEED), (-1, SEED + 1)),
     "search.num_samples": ((1, 1_000_000), (0, 1_000_001)),
     "search.time_budget": ((TINY, 1e308), (0, -60)),

@@ -22,12 +22,13 @@ from tune_resnet.runs.load import load_run
 from tune_resnet.runs.merge import merge_runs
 from tune_resnet.search import main
 from tune_resnet.training.loop import TrainingRun
+from tune_resnet.training.saved_model import load_model, probabilities
 
 SPACE = {**MIXED, "model.width": Domain(low=2, high=8)}
 SPEC = SearchSpec(
     data=DataSpec(dataset="digits", limit_train=200, flip=False),
     model=ModelSpec(width=4),
-    train=TrainSpec(epochs=2, batch_size=90, precision="fp32"),
+    train=TrainSpec(epochs=2, batch_size=90, precision="fp32", ema_decay=0.9),
     space=SPACE,
     search=BudgetSpec(num_samples=6, name="it"),
     scheduler=SchedulerSpec(name="none"),
@@ -67,6 +68,8 @@ def test_a_search_over_all_kinds_of_hyperparameters(
     kept, config = load_spec(run / "best" / "spec.toml"), frames.config(best["trial"])
     assert (kept.train, kept.model, kept.data.flip) == (config.train, config.model, config.data.flip)
     assert config.model.width == best["model.width"]
+    found = probabilities(load_model(run / "best" / "model.safetensors"), data.held_out.images).argmax(1)
+    assert (found == data.held_out.labels).mean() == best["val_accuracy"]  # what is kept is what was judged
     capsys.readouterr()
     merged = merge_runs([frames, load_run(SEARCH)]).trials  # a recorded search of the usual space
     assert merged.loc[merged["run"] == "it", list(MIXED)].to_dict("records") == frames.trials[list(MIXED)].to_dict(

@@ -11,10 +11,12 @@ from typing import Any
 import pytest
 import torch
 from torch.nn.functional import cross_entropy
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from tune_resnet.config.sections import ModelSpec, TrainSpec
 from tune_resnet.data.types import Split
 from tune_resnet.training.device import epoch_seed
+from tune_resnet.training.evaluation import evaluate
 from tune_resnet.training.loop import TrainingRun
 from tune_resnet.training.metrics import EpochMetrics, NonFiniteLoss
 from tune_resnet.training.model import ResNet9, fresh_network
@@ -40,12 +42,41 @@ def trained(run: TrainingRun, epochs: int) -> list[dict[str, float]]:
 
 
 def weights(run: TrainingRun) -> dict[str, torch.Tensor]:
-    return {name: tensor.clone() for name, tensor in run.model.state_dict().items()}
+    return {name: tensor.clone() for name, tensor in run.judged.state_dict().items()}
 
 
 def assert_same_weights(first: TrainingRun, second: TrainingRun) -> None:
-    for name, tensor in first.model.state_dict().items():
-        assert torch.equal(tensor, second.model.state_dict()[name]), name
+    for one, other in ((first.model, second.model), (first.judged, second.judged)):
+        for name, tensor in one.state_dict().items():
+            assert torch.equal(tensor, other.state_dict()[name]), name
+
+
+def test_the_average_of_the_weights_is_pytorchs_and_is_what_is_judged(split: Split) -> None:
+    """Beside a run without one, which takes the same steps."""
+    plain, run = (TrainingRun(replace(SPEC, ema_decay=decay), split, model=WIDTH) for decay in (0.0, 0.9))
+    theirs = AveragedModel(plain.model, multi_avg_fn=get_ema_multi_avg_fn(0.9), use_buffers=True)
+    whole = plain._step
+
+    def step(images: torch.Tensor, labels: torch.Tensor, step: int) -> torch.Tensor:
+        loss = whole(images, labels, step)
+        theirs.update_parameters(plain.model)
+        return loss
+
+    plain._step = step  # type: ignore[method-assign]
+    for _ in range(2):
+        with_average, without = run.run_epoch(), plain.run_epoch()
+        assert with_average.train_loss == without.train_loss
+        assert with_average.loss != without.loss
+        theirs.eval()
+        loss_sum, correct = evaluate(lambda images: theirs(plain.normalise(images)), plain.held_out)
+        assert with_average.loss == pytest.approx(loss_sum.item() / len(plain.held_out), abs=1e-6)
+        assert with_average.accuracy == correct.item() / len(plain.held_out)
+    assert all(
+        torch.equal(tensor, run.judged.state_dict()[name]) for name, tensor in theirs.module.state_dict().items()
+    )
+    assert all(torch.equal(tensor, run.model.state_dict()[name]) for name, tensor in plain.model.state_dict().items())
+    run.reset(SPEC)
+    assert run.judged is run.model
 
 
 def test_a_small_training_gives_the_known_losses(split: Split) -> None:
@@ -81,12 +112,13 @@ def test_the_last_batch_may_be_smaller_and_every_image_counts_once(split: Split)
     assert math.isfinite(run.run_epoch().train_loss)
 
 
-@pytest.mark.parametrize("stop_after", [0, 1, 3])
-def test_a_continued_run_equals_an_unbroken_one(split: Split, stop_after: int) -> None:
-    unbroken = TrainingRun(SPEC, split, model=WIDTH)
+@pytest.mark.parametrize(("stop_after", "ema_decay"), [(0, 0.0), (1, 0.0), (3, 0.0), (0, 0.9), (1, 0.9)])
+def test_a_continued_run_equals_an_unbroken_one(split: Split, stop_after: int, ema_decay: float) -> None:
+    spec = replace(SPEC, ema_decay=ema_decay)
+    unbroken = TrainingRun(spec, split, model=WIDTH)
     expected = trained(unbroken, 4)
 
-    broken = TrainingRun(SPEC, split, model=WIDTH)
+    broken = TrainingRun(spec, split, model=WIDTH)
     before = trained(broken, stop_after)
     file = io.BytesIO()
     torch.save(broken.state_dict(), file)

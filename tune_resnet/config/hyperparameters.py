@@ -17,7 +17,9 @@ from tune_resnet.config.validation import SpecError, coerced, nearest
 
 ARGUMENT = "model.args."  # what the names of the arguments of one's own network begin with
 # varied on a linear scale unless a file says otherwise
-LINEAR = ("peak_at", "momentum", "momentum_at_peak", "label_smoothing", "dropout", "crop_padding", "cutout")
+LINEAR = (
+    "peak_at", "momentum", "momentum_at_peak", "label_smoothing", "dropout", "crop_padding", "cutout", "ema_decay",
+)  # fmt: skip
 HYPERPARAMETERS = (
     *(item.name for item in fields(TrainSpec) if item.name not in ("epochs", "seed", "precision")),
     "model.width",

@@ -97,6 +97,7 @@ class TrainSpec(Section):
     dropout: float = setting(0.2, "of ResNet9's features before its last layer", ge=0, le=0.95)
     crop_padding: int = setting(4, "pixels that a random crop may shift an image", ge=0, le=16)
     cutout: int = setting(0, "side of a square of each training image that is blanked, in pixels", ge=0, le=31)
+    ema_decay: float = setting(0.0, "of an average of the weights over the steps, judged and kept", ge=0, le=0.9999)
     seed: int = setting(0, "of weights, order, augmentation, dropout and sampler", ge=0, le=MAX_SEED)
     precision: str = setting("auto", "auto: what suits the device", choices=PRECISIONS)
 

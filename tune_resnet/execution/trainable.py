@@ -53,7 +53,7 @@ class TrialTrainable(tune.Trainable):  # type: ignore[misc]
         if self.resumable.is_done:
             training, trial = self.resumable.training, self.config["trial"]
             outcome = Outcome(trial=trial, train=training.spec, last=metrics)
-            save_model(self.directory.model_of(trial), training.model, self.data, training.model_spec, outcome)
+            save_model(self.directory.model_of(trial), training.judged, self.data, training.model_spec, outcome)
         return self._result(metrics)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:

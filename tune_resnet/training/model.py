@@ -12,6 +12,7 @@ from typing import cast
 
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from tune_resnet._text import one_line, shown_path
 from tune_resnet.config.sections import ModelSpec
@@ -50,6 +51,12 @@ def fresh_network(spec: ModelSpec, classes: int, seed: int, device: torch.device
         network = build_network(spec, classes)
     network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     return network
+
+
+def averaged(network: nn.Module, decay: float) -> AveragedModel | None:
+    """What keeps an exponential average of the network's weights and buffers, from its next update on, weighed down by
+    `decay` with each further one; None without a decay."""
+    return AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True) if decay else None
 
 
 def check_network(spec: ModelSpec, classes: int) -> None:

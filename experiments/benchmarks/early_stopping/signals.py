@@ -143,7 +143,7 @@ class _Bench(TrainingRun):
             layer.train()
         with torch.no_grad():
             for images in self.train_images.images[:STATISTICS_IMAGES].split(self.spec.batch_size):
-                self._logits(images)
+                self._logits(images, self.model)
         return self._judge()
 
     def cooled_down(self, run: TrainingRun, lr: float) -> tuple[float, float]:
