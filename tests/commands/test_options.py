@@ -288,6 +288,12 @@ def test_a_run_stays_the_same_run(flags: str, message: str, old_run: Path) -> No
     assert parse_options(["--resume", str(old_run), "--epochs", "8"]).spec.train.epochs == 8  # as it is
 
 
+def test_a_width_that_is_searched_is_no_size_to_confirm_at(tmp_path: Path) -> None:
+    RunDirectory.create(tmp_path / "it", SearchSpec(space={"model.width": Domain(low=8, high=64)}))
+    with pytest.raises(SpecError, match=r"model\.width is 64 in .*, and cannot become 32"):
+        parse_options(["--resume", str(tmp_path / "it"), "--confirm", "--width", "32"])
+
+
 def test_help_is_quick_and_names_every_flag() -> None:
     command = [sys.executable, "-m", "tune_resnet.search", "--help"]
     started = time.monotonic()

@@ -257,6 +257,7 @@ def _wall_seconds_so_far(out: Path, env: Mapping[str, Any]) -> float:
         return 0.0
     before = json.loads(file.read_text())
     before.setdefault("space", _tables(DEFAULT_SPACE))  # of all tables before there were others
+    before["train"] = TrainSpec.from_table(before["train"]).to_table()  # without the settings that came later
     for name in ("precision", "data", "model", "train", "space", "dataset_fingerprint"):
         if before[name] != env[name]:
             raise UserError(f"{file} says that {name} was {before[name]}, not {env[name]}: choose another --out")
