@@ -44,11 +44,11 @@ class Pool:
     def __call__(
         self, spec: Any, data: Any, jobs: Sequence[Job], concurrency: int, timeout: float, stop: Any, again: Any
     ) -> Iterator[tuple[int, dict[str, Any] | str]]:
-        self.sizes.append((spec.model.width, len(data.train), jobs[0].train.epochs))
+        self.sizes.append((spec.model.width, len(data.train), jobs[0].spec.train.epochs))
         for position in self.order(jobs):
             if stop():
                 return
-            train = jobs[position].train
+            train = jobs[position].spec.train
             is_winner = train.max_lr != SPEC.train.max_lr
             self.trained.append((train.seed, jobs[position].checkpoint.name))
             if (train.seed, is_winner) in self.broken:

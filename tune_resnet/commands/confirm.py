@@ -100,8 +100,8 @@ def _train(
     that are `known` as its training ends. Returns the signal that ended it early, or None."""
     started, end = time.monotonic(), StopRequest(None)
     rows: list[Any] = known.to_dict("records")
-    columns = list(confirm_dtypes(compared.spec.hyperparameters))
-    jobs = [Job(compared.train_spec(*pair), compared.checkpoint(*pair)) for pair in missing]
+    columns = list(confirm_dtypes(compared.spec.kinds))
+    jobs = [Job(compared.trained(*pair), compared.checkpoint(*pair)) for pair in missing]
     _forget_others(compared, jobs)
     most = "at most" if compared.sequential else "about"
     seen, done = compared.look(known), False
@@ -171,8 +171,8 @@ def _conclude(compared: Comparison, about: dict[str, Any] | None, console: Conso
             "winner_accuracy": float(found.pairs[WINNER].mean()),
             "reference_accuracy": float(found.pairs[REFERENCE].mean()),
             "winner_trial": compared.trial,
-            "winner": {name: getattr(compared.winner, name) for name in compared.spec.hyperparameters},
-            "reference": {name: getattr(compared.spec.train, name) for name in compared.spec.hyperparameters},
+            "winner": compared.winner.values,
+            "reference": compared.spec.values,
             "seeds": [int(seed) for seed in found.pairs.index],
             "seeds_not_counted": [int(seed) for seed in idle],
             "test_images": images,

@@ -74,7 +74,7 @@ class Request:
                 raise SpecError(f"{run} uses a network of your own: give its spec, to allow it to be imported and run")
             return own
         goes_on = self.resume is not None and not self.confirm
-        may_change = _MACHINE | (_LENGTH if goes_on else _SIZE if self.confirm else set())
+        may_change = _MACHINE | (_LENGTH if goes_on else _SIZE - {*own.space} if self.confirm else set())
         _check_same_run(Path(run), own, self.spec, may_change, may_grow=goes_on)
         return self.spec
 

@@ -5,10 +5,10 @@ Every error is a `SpecError` with a one-line message that names the setting.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
-from tune_resnet.config.validation import Section, SpecError, setting, shown
+from tune_resnet.config.validation import Arguments, Section, SpecError, setting, shown
 
 DATASETS = ("cifar10", "folder", "digits")
 SCHEDULES = ("linear-exponential", "cosine", "linear")
@@ -44,10 +44,15 @@ class ModelSpec(Section):
     section = "model"
     width: int = setting(64, "channels of ResNet9's first convolution", ge=1, le=1024)
     factory: str | None = setting(None, "your own network instead", flag="model", metavar="MODULE:FUNCTION")
+    args: Arguments = field(default_factory=dict, metadata={"about": "its arguments", "flag": "model-args"})
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.factory is None:
+            if self.args:
+                raise SpecError(
+                    "model.args are arguments of a network of your own, which model.factory (--model) names"
+                )
             return
         module, _, function = self.factory.partition(":")
         if not all(name.isidentifier() for name in (*module.split("."), function)):
@@ -56,7 +61,8 @@ class ModelSpec(Section):
             raise SpecError(f"model.width is a setting of ResNet9 only, so it does not go with {self.factory}")
 
     def __str__(self) -> str:
-        return self.factory or f"ResNet9, width {self.width}"
+        given = ", ".join(f"{name}={value}" for name, value in self.args.items())
+        return f"{self.factory}{given and f' ({given})'}" if self.factory else f"ResNet9, width {self.width}"
 
     @property
     def flag(self) -> list[str]:
@@ -64,7 +70,9 @@ class ModelSpec(Section):
         return ["--model", self.factory] if self.factory else []
 
     def to_table(self) -> dict[str, Any]:
-        return {"factory": self.factory} if self.factory else super().to_table()
+        if self.factory is None:
+            return {"width": self.width}
+        return {"factory": self.factory, **({"args": self.args} if self.args else {})}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,6 +97,7 @@ class TrainSpec(Section):
     dropout: float = setting(0.2, "of ResNet9's features before its last layer", ge=0, le=0.95)
     crop_padding: int = setting(4, "pixels that a random crop may shift an image", ge=0, le=16)
     cutout: int = setting(0, "side of a square of each training image that is blanked, in pixels", ge=0, le=31)
+    ema_decay: float = setting(0.0, "of an average of the weights over the steps, judged and kept", ge=0, le=0.9999)
     seed: int = setting(0, "of weights, order, augmentation, dropout and sampler", ge=0, le=MAX_SEED)
     precision: str = setting("auto", "auto: what suits the device", choices=PRECISIONS)
 

@@ -141,13 +141,6 @@ POINTS_TO_EVALUATE: tuple[Point, ...] = (
 )
 
 
-def points_from_list(points: Any) -> tuple[Point, ...]:
-    """The configurations in `points_to_evaluate`; SpecError where it is not a list of tables."""
-    if not isinstance(points, list) or not all(isinstance(point, Mapping) for point in points):
-        raise SpecError(f"points_to_evaluate must be a list of tables, got {shown(points)}")
-    return tuple(dict(point) for point in points)
-
-
 def domain_from_table(table: Any, *, log: bool) -> Domain | Choices:
     """The domain in its table; `log`: its scale where the table does not say. SpecError where it is wrong."""
     if not isinstance(table, Mapping) or "choices" not in table:

@@ -17,7 +17,7 @@ from rich.text import Text
 from tune_resnet._text import counted, duration, hyperparameter, percent, say
 from tune_resnet.hpo.plan import Plan
 from tune_resnet.runs.recorder import Recorder
-from tune_resnet.runs.tables import FINISHED, REFERENCE_TRIAL, RUNNING, TrialRow, train_spec_of
+from tune_resnet.runs.tables import FINISHED, REFERENCE_TRIAL, RUNNING, TrialRow, spec_of
 from tune_resnet.training.schedule import rate_at
 
 _COLUMNS = ("trial", "state", "epochs", "val_acc", "lr now")
@@ -103,10 +103,11 @@ class Progress:
 
     def _lr(self, row: TrialRow) -> float:
         """The learning rate at the beginning of the epoch that a trial is training."""
-        train, plan = self.plan.spec.train, self.plan
-        steps = math.ceil(plan.train_images / row.values.get("batch_size", train.batch_size))
+        plan = self.plan
+        train = spec_of(row.values, plan.spec).train
+        steps = math.ceil(plan.train_images / train.batch_size)
         step = min(row.epochs * steps, plan.epochs * steps - 1)  # it may have trained its last epoch
-        return rate_at(train_spec_of(row.values, train), step, plan.epochs * steps)
+        return rate_at(train, step, plan.epochs * steps)
 
     def _rows(self) -> list[TrialRow]:
         return list(self.recorder.trials.values())

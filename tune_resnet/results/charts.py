@@ -7,6 +7,8 @@ trace whose `meta` is `ink` takes the page's text colour. Text from a run direct
 from __future__ import annotations
 
 import html
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -62,7 +64,7 @@ def parallel_chart(trials: pd.DataFrame, places: pd.DataFrame) -> go.Figure:
     for role, rows in _by_role(known):
         x = [name for _ in range(len(rows)) for name in [*axes, None]]
         y = [value for row in scaled.loc[rows.index, axes].to_numpy() for value in [*row, None]]
-        labels = [label for row in rows.itertuples() for label in [_configuration(row, space)] * (len(axes) + 1)]
+        labels = [label for row in rows.to_dict("records") for label in [_configuration(row, space)] * (len(axes) + 1)]
         bold = role in (REFERENCE, WINNER)
         trace = go.Scatter(
             x=x, y=y, text=labels, mode="lines+markers", hovertemplate="%{text}<extra></extra>",
@@ -222,10 +224,9 @@ def _symbol(role: str) -> dict[str, object]:
     return {"symbol": symbol, "line_width": 2 * symbol.endswith("-open")}
 
 
-def _configuration(row: object, space: list[str]) -> str:
-    values = "<br>".join(f"{name} {_short(getattr(row, name), 3)}" for name in space)
-    accuracy = getattr(row, "accuracy", np.nan)
-    return f"trial {getattr(row, 'trial', '')}: {accuracy:{_PERCENT}}<br>{values}"
+def _configuration(row: Mapping[Any, Any], space: list[str]) -> str:
+    values = "<br>".join(f"{name} {_short(row[name], 3)}" for name in space)
+    return f"trial {row['trial']}: {row['accuracy']:{_PERCENT}}<br>{values}"
 
 
 def _short(value: object, digits: int = 2) -> str:

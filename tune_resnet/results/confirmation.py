@@ -58,9 +58,7 @@ class Confirmation:
 def confirmations(frames: RunFrames) -> list[Confirmation]:
     """Each configuration of confirm.csv beside the reference, at each size; first the winner at the search's own."""
     rows, columns = frames.confirm, [*frames.spec.hyperparameters, *SIZE]
-    reference = rows[
-        (rows["configuration"] == REFERENCE) & _is(rows, vars(frames.spec.train), frames.spec.hyperparameters)
-    ]
+    reference = rows[(rows["configuration"] == REFERENCE) & _is(rows, frames.spec.values, frames.spec.hyperparameters)]
     found = []
     for values, own in rows[rows["configuration"] == WINNER].groupby(columns, sort=False):
         configuration = dict(zip(columns, values, strict=True))

@@ -151,7 +151,7 @@ def winner_beside_reference(run: RunFrames, names: Sequence[str]) -> list[str]:
         found.judged_on,
         percent(found.reference_accuracy),
         "-" if found.gain is None else f"{found.gain:+.2f}",
-        *(hyperparameter(name, best.get(name, getattr(run.spec.train, name))) if best else "-" for name in names),
+        *(hyperparameter(name, best.get(name, run.spec.value(name))) if best else "-" for name in names),
     ]
 
 

@@ -37,12 +37,12 @@ class Recorder:
 
     def start(self, trial: int, params: Mapping[str, Any]) -> None:
         """A trial begins; `params` holds the hyperparameters that differ from the reference."""
-        train = dataclasses.replace(self.spec.train, **params)
+        spec = self.spec.configured(params)
         self.trials[trial] = TrialRow(
             trial=trial,
             state=RUNNING,
-            values={name: getattr(train, name) for name in self.spec.hyperparameters},
-            seed=train.seed,
+            values=spec.values,
+            seed=spec.train.seed,
             started_at=time.time(),
         )
         self._changed.add(trial)

@@ -162,7 +162,7 @@ def confirm_rows(regime: str, searches: pd.DataFrame, options: argparse.Namespac
     ]
     missing = [one for one in wanted if one not in known]
     jobs = [
-        Job(replace(spec.train, seed=seed, **dict(zip(TUNABLE, values, strict=True))), path.parent / f"{place}.pt")
+        Job(spec.configured({"seed": seed, **dict(zip(TUNABLE, values, strict=True))}), path.parent / f"{place}.pt")
         for place, (*values, seed) in enumerate(missing)
     ]
     spec = resolved(spec, "cpu", choose_precision(spec.train.precision, torch.device("cpu")))
@@ -171,8 +171,8 @@ def confirm_rows(regime: str, searches: pd.DataFrame, options: argparse.Namespac
         for place, outcome in train_all(spec, data, jobs, options.concurrency, EPOCH_TIMEOUT, lambda: False):
             if isinstance(outcome, str):
                 sys.exit(f"error: {missing[place]}: {outcome}")
-            train = asdict(jobs[place].train)
-            rows.append({name: train[name] for name in (*TUNABLE, "seed")} | {"accuracy": outcome["accuracy"]})
+            job = jobs[place].spec
+            rows.append({name: job.value(name) for name in (*TUNABLE, "seed")} | {"accuracy": outcome["accuracy"]})
             write_whole(path, pd.DataFrame(rows).to_csv(index=False))
             jobs[place].checkpoint.unlink(missing_ok=True)
             print(f"{len(rows)} of {len(known) + len(missing)}: {outcome['accuracy']:.2%}", flush=True)
