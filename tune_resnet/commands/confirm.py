@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -30,6 +31,7 @@ from tune_resnet.data.types import Dataset, ImageSet
 from tune_resnet.execution.callbacks import StopRequest
 from tune_resnet.execution.cluster import ray_cluster
 from tune_resnet.execution.interrupts import signals_to
+from tune_resnet.execution.progress import TrainingsProgress
 from tune_resnet.execution.resources import make_plan
 from tune_resnet.execution.training_pool import Job, train_all
 from tune_resnet.hpo.plan import Plan
@@ -57,7 +59,9 @@ def confirm(run: RunDirectory, request: Request, spec: SearchSpec, dataset: Data
     command = request.command or to_run("search", "--confirm", *count, "--resume", run.shown_path)
     known, about = under_rule(compared, frames.confirm), None
     if missing := compared.missing(known):
-        with ray_cluster(request.address):
+        with ExitStack() as cluster:
+            with busy(console, "starting Ray"):
+                cluster.enter_context(ray_cluster(request.address))
             plan = _plan(compared, len(missing), console)
             ended_by = _train(compared, plan, missing, known, console)
         if ended_by is not None:
@@ -98,12 +102,12 @@ def _train(
 ) -> int | None:
     """Trains what is missing, as long as the verdict is not clear where that is looked at, adding each row to those
     that are `known` as its training ends. Returns the signal that ended it early, or None."""
-    started, end = time.monotonic(), StopRequest(None)
+    end = StopRequest(None)
     rows: list[Any] = known.to_dict("records")
     columns = list(confirm_dtypes(compared.spec.hyperparameters))
     jobs = [Job(compared.train_spec(*pair), compared.checkpoint(*pair)) for pair in missing]
     _forget_others(compared, jobs)
-    most = "at most" if compared.sequential else "about"
+    progress = TrainingsProgress(jobs, plan, console, "at most " if compared.sequential else "about ")
     seen, done = compared.look(known), False
 
     def stop() -> bool:
@@ -114,7 +118,7 @@ def _train(
         say(console, f"seed {seed}, {configuration}, is tried again ({reason})")
 
     outcomes = train_all(plan.spec, compared.data, jobs, plan.concurrency, plan.epoch_timeout, stop, tried_again)
-    with signals_to(end, console):
+    with progress, signals_to(end, console):
         for ended, (position, outcome) in enumerate(outcomes, start=1):
             (seed, configuration), job = missing[position], jobs[position]
             if isinstance(outcome, str):
@@ -124,8 +128,9 @@ def _train(
                 rows.append(compared.row(configuration, outcome, job.seconds))
                 compared.write(pd.DataFrame(rows, columns=columns))
                 job.checkpoint.unlink(missing_ok=True)
-            left = (time.monotonic() - started) / ended * (len(jobs) - ended)
-            say(console, f"[{ended}/{len(jobs)}] seed {seed}, {configuration}: {said}; {most} {duration(left)} left")
+            progress.ended.add(position)
+            left = progress.words_left()
+            say(console, f"[{ended}/{len(jobs)}] seed {seed}, {configuration}: {said}; {left}")
             latest = compared.look(pd.DataFrame(rows, columns=columns))
             if latest is not None and latest != seen:
                 say(console, look_line(latest))

@@ -8,8 +8,8 @@ from itertools import count
 from typing import Any
 
 import pandas as pd
-from rich.table import Table
 
+from tune_resnet._table import FittingTable
 from tune_resnet._text import percent, printable
 from tune_resnet.config.sections import MIN_SEEDS
 from tune_resnet.hpo.ranking import winner
@@ -141,11 +141,9 @@ def complete_pairs(rows: pd.DataFrame) -> pd.DataFrame:
     return accuracies.reindex(columns=[WINNER, REFERENCE]).dropna()
 
 
-def pairs_table(rows: pd.DataFrame) -> Table:
+def pairs_table(rows: pd.DataFrame) -> FittingTable:
     """Both accuracies and their difference in percentage points, one row per seed; a failed training says why."""
-    table = Table(box=None, pad_edge=False, collapse_padding=True, header_style="bold")
-    for name in ("seed", WINNER, REFERENCE, "difference"):
-        table.add_column(name)
+    table = FittingTable("seed", WINNER, REFERENCE, "difference")
     for seed, pair in rows.groupby("seed"):
         by_name = pair.set_index("configuration")
         cells = [_cell(by_name, WINNER), _cell(by_name, REFERENCE)]
