@@ -25,7 +25,7 @@ from tune_resnet._files import write_whole
 from tune_resnet._text import as_json, busy, counted, duration, percent, say, to_run
 from tune_resnet.commands.pairs import Comparison, compared_with_reference, under_rule
 from tune_resnet.commands.request import Request
-from tune_resnet.commands.summary import written_report
+from tune_resnet.commands.summary import say_next
 from tune_resnet.config.spec import SearchSpec
 from tune_resnet.data.types import Dataset, ImageSet
 from tune_resnet.execution.callbacks import StopRequest
@@ -54,9 +54,11 @@ def confirm(run: RunDirectory, request: Request, spec: SearchSpec, dataset: Data
     compared = compared_with_reference(frames, spec, dataset, request.pairs)
     if compared is None:
         say(console, "The reference itself is the winner: there is nothing to confirm.")
+        say_next(run, console)
         return 0
     count = () if request.pairs is None else (request.pairs,)
-    command = request.command or to_run("search", "--confirm", *count, "--resume", run.shown_path)
+    alone = to_run("search", "--confirm", *count, "--resume", run.shown_path, *spec.model.flag)
+    command = request.command or alone
     known, about = under_rule(compared, frames.confirm), None
     if missing := compared.missing(known):
         with ExitStack() as cluster:
@@ -65,7 +67,8 @@ def confirm(run: RunDirectory, request: Request, spec: SearchSpec, dataset: Data
             plan = _plan(compared, len(missing), console)
             ended_by = _train(compared, plan, missing, known, console)
         if ended_by is not None:
-            say(console, "The same command again goes on with what is missing.")
+            again = "The same command again goes on with what is missing." if request.resume else f"go on       {alone}"
+            say(console, again, whole=True)
             return 128 + ended_by
         device = {name: plan.about()[name] for name in ("device", "device_name", "precision", "concurrency")}
         about = {**describe_environment(), **device, "command": command, "wall_seconds": time.time() - started}
@@ -185,5 +188,5 @@ def _conclude(compared: Comparison, about: dict[str, Any] | None, console: Conso
             **about,
         }
         write_whole(compared.run.confirm_json, as_json(summary) + "\n")
-    say(console, f"report      {written_report(compared.run.shown_path)}")
+    say_next(compared.run, console)
     return 0
