@@ -34,7 +34,7 @@ class Recorder:
         self._top_accuracy: dict[int, float] = {}
         self.last_loss: dict[int, float] = {}  # on the validation images, by trial
         for epoch in epochs:
-            self.last_loss[epoch["trial"]] = epoch["val_loss"]
+            self.last_loss[epoch["trial"]] = epoch.get("val_loss", math.nan)
             self._is_top(epoch["trial"], accuracy_of(epoch))
 
     def start(self, trial: int, params: Mapping[str, Any]) -> None:
