@@ -30,7 +30,7 @@ from tune_resnet.runs.tables import REFERENCE, SEQUENTIAL, SIZE, WINNER
 SEED_OFFSET = 1000  # seeds are the search's seed + this + 0, 1, 2 ...: other searches rarely have come near them
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class Confirmation:
     """One configuration that was trained again beside the reference, with fresh paired seeds, judged on the test set.
 
@@ -47,6 +47,9 @@ class Confirmation:
     goes_on: bool  # it is not clear, and the last look is to come
     result: PairedResult | None  # differences in percentage points; None: too few complete pairs
     images: int | None  # of the test set
+
+    def __repr__(self) -> str:
+        return f"<{confirmation_sentence(self)}>"
 
     @property
     def name(self) -> str:
