@@ -185,8 +185,8 @@ def test_a_folder_spec_may_leave_the_folder_to_the_command_line(tmp_path: Path) 
 @pytest.mark.parametrize("file", EXPERIMENTS, ids=lambda file: file.stem)
 def test_the_experiments_are_valid(file: Path) -> None:
     spec = parse_options(["--experiment", str(file)]).spec
-    assert spec.reference == {"max_lr": 0.01, "weight_decay": 1e-4, "grad_clip": 0.1}
-    assert spec.train.epochs == 8
+    assert spec.reference.items() >= {"max_lr": 0.01, "weight_decay": 1e-4, "grad_clip": 0.1}.items()
+    assert spec.train.epochs == (4 if file.stem == "quickstart" else 8)
 
 
 def test_cifar10_toml_spells_out_the_defaults() -> None:

@@ -21,6 +21,7 @@ from tune_resnet.config.validation import Arguments, SpecError, nearest
 from tune_resnet.runs.find import RUNS
 
 _EPILOG = """\
+The word runs alone lists what there is: tune-resnet runs [DIR].
 Flags override the file of --experiment. Exit codes: 0 done, 1 the search failed, 2 bad input, 130 interrupted (Ctrl-C),
 143 terminated, 129 the terminal was closed."""
 

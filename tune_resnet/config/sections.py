@@ -24,7 +24,7 @@ MAX_TRIALS, MAX_EPOCHS, MAX_SEED = 1_000_000, 10_000, 2**32 - 1  # also in a run
 MIN_SEEDS = 2  # to confirm with: fewer have no spread
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class DataSpec(Section):
     """Where the images come from and how the training set is divided."""
 
@@ -37,7 +37,7 @@ class DataSpec(Section):
     flip: bool = setting(True, "mirror images left to right at random; not for digits or letters")
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class ModelSpec(Section):
     """The network: ResNet9 of some width, or what the user's own code makes, see `training.model.build_network`."""
 
@@ -75,7 +75,7 @@ class ModelSpec(Section):
         return {"factory": self.factory, **({"args": self.args} if self.args else {})}
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class TrainSpec(Section):
     """One training run. The defaults are the reference configuration."""
 
@@ -102,7 +102,7 @@ class TrainSpec(Section):
     precision: str = setting("auto", "auto: what suits the device", choices=PRECISIONS)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class BudgetSpec(Section):
     """How much is searched, and who proposes."""
 
@@ -122,7 +122,7 @@ class BudgetSpec(Section):
             raise SpecError(f"search.name must be one folder's name (see --runs-dir for its place), got {self.name!r}")
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class SchedulerSpec(Section):
     """Early stopping. The defaults are what experiments/LOG.md (2026-11-23) found to keep the winners."""
 
@@ -138,7 +138,7 @@ class SchedulerSpec(Section):
     margin: float = setting(0.01, "what misses the cut by less goes on; of a loss, a share", ge=0)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class ResourceSpec(Section):
     """What one trial uses, and how many run at once."""
 

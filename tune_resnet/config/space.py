@@ -8,12 +8,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from tune_resnet.config.validation import Section, SpecError, coerced, shown
+from tune_resnet.config.validation import Section, SpecError, coerced, differences, shown
 
 Value = bool | int | float | str  # of a hyperparameter
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Domain(Section):
     """The interval a search draws one hyperparameter from: whole numbers where the setting is one."""
 
@@ -71,7 +71,7 @@ class Domain(Section):
         return all(map(self.holds, other.ends))
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Choices:
     """The values a search chooses one hyperparameter from."""
 
@@ -81,6 +81,9 @@ class Choices:
     def __post_init__(self) -> None:
         if len(self.choices) < 2 or len(set(self.choices)) < len(self.choices):
             raise SpecError(f"space choices must be two different values or more, got {shown(list(self.choices))}")
+
+    def __repr__(self) -> str:
+        return differences(self)
 
     def holds(self, value: Any) -> bool:
         """Whether a value is one of the domain's."""

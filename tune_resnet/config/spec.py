@@ -11,10 +11,10 @@ import tomli_w
 from tune_resnet.config.hyperparameters import HYPERPARAMETERS, Configuration, checked_domain, checked_point, condition
 from tune_resnet.config.sections import SECTIONS, TUNABLE, BudgetSpec, ResourceSpec, SchedulerSpec
 from tune_resnet.config.space import DEFAULT_SPACE, POINTS_TO_EVALUATE, Point, Space, Value
-from tune_resnet.config.validation import SpecError
+from tune_resnet.config.validation import SpecError, differences
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class SearchSpec(Configuration):
     """Every setting of a search or a baseline run, one attribute per TOML table."""
 
@@ -34,6 +34,9 @@ class SearchSpec(Configuration):
         object.__setattr__(self, "points_to_evaluate", points)
         if self.data.dataset == "folder" and self.data.data_dir is None:
             raise SpecError("data.dataset = 'folder' needs data.data_dir (--data-dir), the folder that holds train/")
+
+    def __repr__(self) -> str:
+        return differences(self)
 
     @property
     def hyperparameters(self) -> tuple[str, ...]:

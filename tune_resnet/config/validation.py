@@ -107,7 +107,18 @@ def _check_limits(name: str, value: Any, limits: Mapping[str, Any]) -> None:
             raise SpecError(f"{name} must be {words} {limits[key]}, got {value}")
 
 
-@dataclasses.dataclass(frozen=True)
+def differences(instance: Any) -> str:
+    """A dataclass as the call that makes it, without what has its default."""
+    defaults = {
+        item.name: item.default_factory() if callable(item.default_factory) else item.default
+        for item in fields(instance)
+    }
+    values = {name: getattr(instance, name) for name in defaults}
+    given = (f"{name}={value!r}" for name, value in values.items() if value != defaults[name])
+    return f"{type(instance).__name__}({', '.join(given)})"
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
 class Section:
     """Checks every field's type and limits when a section is made."""
 
@@ -120,6 +131,9 @@ class Section:
             value = coerced(name, getattr(self, item.name), hints[item.name])
             _check_limits(name, value, item.metadata)
             object.__setattr__(self, item.name, value)
+
+    def __repr__(self) -> str:
+        return differences(self)
 
     @classmethod
     def from_table(cls, table: Any) -> Self:

@@ -32,7 +32,9 @@ class Job:
     spec: SearchSpec
     checkpoint: Path
     failures: int = 0  # of its processes
-    seconds: float = 0.0  # of its epochs so far
+    epochs: int = 0  # done, those of its checkpoint included
+    trained: int = 0  # epochs, here
+    seconds: float = 0.0  # of these
 
 
 def train_all(
@@ -64,6 +66,7 @@ def train_all(
                     waiting.insert(0, position)
                     continue
             else:
+                job.epochs, job.trained = outcome["epochs"], job.trained + 1
                 job.seconds += outcome["seconds"]
                 if not outcome["done"]:
                     waiting.insert(0, position)  # before any other job, with a process that has just become idle

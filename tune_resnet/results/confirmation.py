@@ -8,8 +8,8 @@ from itertools import count
 from typing import Any
 
 import pandas as pd
-from rich.table import Table
 
+from tune_resnet._table import FittingTable
 from tune_resnet._text import percent, printable
 from tune_resnet.config.sections import MIN_SEEDS
 from tune_resnet.hpo.ranking import winner
@@ -30,7 +30,7 @@ from tune_resnet.runs.tables import REFERENCE, SEQUENTIAL, SIZE, WINNER
 SEED_OFFSET = 1000  # seeds are the search's seed + this + 0, 1, 2 ...: other searches rarely have come near them
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class Confirmation:
     """One configuration that was trained again beside the reference, with fresh paired seeds, judged on the test set.
 
@@ -47,6 +47,9 @@ class Confirmation:
     goes_on: bool  # it is not clear, and the last look is to come
     result: PairedResult | None  # differences in percentage points; None: too few complete pairs
     images: int | None  # of the test set
+
+    def __repr__(self) -> str:
+        return f"<{confirmation_sentence(self)}>"
 
     @property
     def name(self) -> str:
@@ -139,11 +142,9 @@ def complete_pairs(rows: pd.DataFrame) -> pd.DataFrame:
     return accuracies.reindex(columns=[WINNER, REFERENCE]).dropna()
 
 
-def pairs_table(rows: pd.DataFrame) -> Table:
+def pairs_table(rows: pd.DataFrame) -> FittingTable:
     """Both accuracies and their difference in percentage points, one row per seed; a failed training says why."""
-    table = Table(box=None, pad_edge=False, collapse_padding=True, header_style="bold")
-    for name in ("seed", WINNER, REFERENCE, "difference"):
-        table.add_column(name)
+    table = FittingTable("seed", WINNER, REFERENCE, "difference")
     for seed, pair in rows.groupby("seed"):
         by_name = pair.set_index("configuration")
         cells = [_cell(by_name, WINNER), _cell(by_name, REFERENCE)]

@@ -18,7 +18,7 @@ from weakref import WeakKeyDictionary
 
 import pandas as pd
 
-from tune_resnet._text import printable
+from tune_resnet._text import counted, printable
 from tune_resnet.config.sections import TUNABLE
 from tune_resnet.config.spec import SearchSpec
 from tune_resnet.config.toml import load_spec
@@ -29,6 +29,7 @@ from tune_resnet.runs.find import find_run
 from tune_resnet.runs.reading import read_table, read_text
 from tune_resnet.runs.tables import (
     EPOCH_DTYPES,
+    FINISHED,
     REFERENCE,
     RUNNING,
     SIZE,
@@ -51,7 +52,7 @@ Answer = TypeVar("Answer")
 _LEVELS = 10  # of nesting; what comes near the interpreter's limit could not be written back
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class RunFrames:
     """One run. `name` is the directory's, printable; `env` is empty while there is no env.json, `confirm` while nothing
     has been confirmed; `active`: a command was at work in it while it was read, so that `running` trials do run."""
@@ -64,6 +65,10 @@ class RunFrames:
     epochs: pd.DataFrame
     confirm: pd.DataFrame
     active: bool
+
+    def __repr__(self) -> str:
+        finished = int((self.trials["state"] == FINISHED).sum())
+        return f"<{self.kind} {self.name}: {counted(len(self.trials), 'trial')}, {finished:,} finished>"
 
     @property
     def kind(self) -> str:
