@@ -23,7 +23,6 @@ from tune_resnet.results.chart_data import (
     configurations,
     cost,
     good_region,
-    judged,
     learning_curves,
     positions,
     rate_curves,
@@ -31,6 +30,7 @@ from tune_resnet.results.chart_data import (
     runs_side_by_side,
     timeline,
 )
+from tune_resnet.results.early_stopping import judged
 from tune_resnet.results.page import write_report
 from tune_resnet.runs.load import load_run
 from tune_resnet.runs.tables import FAILED, FINISHED, INTERRUPTED, RUNNING, STOPPED
@@ -93,7 +93,7 @@ def test_the_good_region_is_where_the_best_quarter_is(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("values", "expected"),
-    [([1e-4, 1e-2, 1e-3], [0, 1, 0.5]), ([0.1, 0.1], [0.5, 0.5]), ([0.0, 1.0, 10.0], [math.nan, 0, 1])],
+    [([1e-3, 1e-2, 1e-1], [0, 0.5, 1]), ([1e-2], [0.5]), ([0.0, 1e-4, 1e-1], [math.nan, 0, 1])],
 )
 def test_positions_are_those_on_a_logarithmic_axis(values: list[float], expected: list[float]) -> None:
     places = positions(pd.DataFrame({"max_lr": values}), {"max_lr": DEFAULT_SPACE["max_lr"]})
@@ -212,16 +212,21 @@ def test_the_answer_comes_first_and_what_was_proved_before_what_was_measured(tmp
     found = [
         text.index(words)
         for words in (
+            "Proven: +1.58 points, 95% interval 0.74 to 2.42",
             "Trial 19: 76.60%",
-            "+1.58 points over",
-            "Confirmed with fresh seeds",
-            "+1.55 percent",
+            "max_lr = 0.014643850777033942",
+            "--finalize",
+            "tune_resnet.predict",
+            "observed76.60%75.05%+1.55",
+            "smoothed77.06%75.23%+1.83",
+            "confirmed76.72%75.14%+1.58 (0.74 to 2.42)",
+            "pair by pair",
             "Learning",
         )
     ]
     assert found == sorted(found)
     titles = ["Best trials", "Hyperparameters together", "Hyperparameters one by one", "Importance", "Early stopping"]
-    titles += ["One-cycle learning rates", "Time", "Environment, and how to repeat it"]
+    titles += ["Learning rates", "Time", "Environment, and how to repeat it"]
     assert all(title in text for title in titles)
 
 
@@ -233,9 +238,9 @@ def test_a_name_or_text_from_a_run_is_only_text(mixed: Build, tmp_path: Path) ->
     (mixed.directory.path / "confirm.json").write_text(json.dumps({"sentence": evil}))
     path = mixed.directory.path.rename(tmp_path / "<img src=y>")
     page = Page(write_report([path]))
-    assert page.tags.count("script") == 2 + len(page.figures)
+    assert page.tags.count("script") == 3 + len(page.figures)
     assert "img" not in page.tags
-    workers = [worker for figure in page.figures.values() for bar in figure["data"] for worker in bar.get("y", [])]
+    workers = [text for figure in page.figures.values() for bar in figure["data"] for text in bar.get("text", [])]
     assert any("&lt;script&gt;" in str(worker) for worker in workers)  # Plotly would read the tags
     assert not any("<script" in str(worker) for worker in workers)
 
@@ -264,7 +269,8 @@ def test_several_runs_are_compared(tmp_path: Path, capsys: pytest.CaptureFixture
     assert capsys.readouterr().out == f"wrote {tmp_path / 'two.html'}\n"
     page = Page(tmp_path / "two.html")
     assert "2 runs" in page.text
-    assert [trace["name"] for trace in page.figures["plot-1-1"]["data"]] == [SEARCH.name, baseline.name]
+    assert [trace["name"] for trace in page.figures["plot-3-1"]["data"]] == [SEARCH.name, baseline.name]
+    assert f"{SEARCH.name} has the best winner: 76.60% validation accuracy" in page.text
     commands = [load_run(run).env["command"] for run in (SEARCH, baseline)]
     assert all(command in page.text for command in commands)
 
@@ -300,4 +306,4 @@ def test_the_page_says_whether_a_run_with_running_trials_goes_on(mixed: Build) -
     with mixed.directory.lock():
         assert "the run was still running, last epoch " in Page(write_report([path])).text
         mixed.recorder.close()
-        assert "the run was" not in Page(write_report([path])).text
+        assert "last epoch" not in Page(write_report([path])).text
