@@ -7,6 +7,7 @@ import math
 import random
 import re
 import shutil
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import pandas as pd
 import pytest
 from factories import RESULTS, SEARCH, SPEC, Build, Page
 
+from experiments.benchmarks.speed.scale import RECORDED, record
 from tune_resnet.config.sections import SchedulerSpec
 from tune_resnet.config.space import DEFAULT_SPACE
 from tune_resnet.errors import RecordError
@@ -307,3 +309,15 @@ def test_the_page_says_whether_a_run_with_running_trials_goes_on(mixed: Build) -
         assert "the run was still running, last epoch " in Page(write_report([path])).text
         mixed.recorder.close()
         assert "last epoch" not in Page(write_report([path])).text
+
+
+@pytest.mark.slow
+def test_a_page_of_ten_thousand_trials_is_small_and_soon_there(tmp_path: Path) -> None:
+    record(tmp_path / "run")
+    started = time.process_time()
+    path = write_report([tmp_path / "run"])
+    assert time.process_time() - started < 10
+    assert path.stat().st_size < 8_000_000
+    page = Page(path)
+    assert f"Drawn are 1,000 of {RECORDED:,} trials" in page.text
+    assert sum(len(trace["text"]) for trace in page.figures["plot-4-1"]["data"]) == 1_000

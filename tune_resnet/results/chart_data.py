@@ -72,7 +72,7 @@ def drawn(frames: RunFrames) -> pd.DataFrame:
     if len(trials) <= MAX_DRAWN:
         return trials
     best = MAX_DRAWN // 2
-    others = np.linspace(best, len(trials) - 1, MAX_DRAWN - best).astype(int)
+    others = np.linspace(best, len(trials) - 1, MAX_DRAWN - best - 1).astype(int)
     return trials[trials.index.isin([*range(best), *others]) | (trials["trial"] == REFERENCE_TRIAL)]
 
 
