@@ -37,7 +37,7 @@ from tune_resnet.results.chart_data import (
 from tune_resnet.results.comparison import differing_settings, leader
 from tune_resnet.results.early_stopping import cuts, judged
 from tune_resnet.results.next_steps import next_steps, winner_toml
-from tune_resnet.results.page import write_report
+from tune_resnet.results.page import RELOAD_SECONDS, write_report
 from tune_resnet.results.space_charts import slice_chart
 from tune_resnet.results.verdict import BAD, GOOD, OPEN, Verdict, verdict
 from tune_resnet.runs.load import load_run
@@ -327,6 +327,27 @@ def test_a_page_of_ten_thousand_trials_is_small_and_soon_there(tmp_path: Path) -
     page = Page(path)
     assert f"Drawn are 1,000 of {RECORDED:,} trials" in page.text
     assert sum(len(trace["text"]) for trace in page.figures["plot-4-1"]["data"]) == 1_000
+
+
+def test_on_a_terminal_the_page_is_written_until_the_run_ends(
+    mixed: Build, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, waited = mixed.directory.path, []
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    lock = mixed.directory.lock()
+    lock.__enter__()
+
+    def sleep(seconds: float) -> None:
+        assert "data-reload" in Page(path / "report.html").attributes
+        waited.append(seconds)
+        if len(waited) == 2:
+            lock.__exit__(None, None, None)
+
+    monkeypatch.setattr("tune_resnet.report.time.sleep", sleep)
+    assert main([str(path)]) == 0
+    assert waited == [RELOAD_SECONDS] * 2
+    assert capsys.readouterr().out.count("\n") == 2
+    assert "data-reload" not in Page(path / "report.html").attributes
 
 
 def confirmed(build: Build, gains: list[float]) -> Path:

@@ -16,6 +16,7 @@ from tune_resnet.runs.tables import FINISHED, REFERENCE, WINNER
 
 _MARGIN = 0.06  # of an axis, beyond the bounds
 _LABELS = 6  # choices at an axis, at the most
+_BELOW = -0.14  # where lines end whose accuracies cannot be compared: below what stands at the axes
 _WHOLE = 12  # whole numbers at an axis, at the most
 _DECADES = 1.2  # from which on only powers of ten stand at an axis
 
@@ -90,7 +91,7 @@ def parallel_chart(
     `lowest` to `highest`, or where it has not had all its epochs to the bottom; the best is orange."""
     axes, figure = [*space, "accuracy"], go.Figure()
     shares = (trials["accuracy"] - lowest) / max(highest - lowest, 1e-9)
-    scaled = places.assign(accuracy=shares.where(trials["complete"], -0.08))
+    scaled = places.assign(accuracy=shares.where(trials["complete"], _BELOW))
     for role, rows in by_role(trials):
         bold = is_bold(role)
         trace = go.Scatter(
@@ -109,7 +110,7 @@ def parallel_chart(
     _label(figure, "accuracy", {0.0: f"{lowest:{PERCENT}}", 1.0: f"{highest:{PERCENT}}"})
     figure.update_layout(showlegend=False)
     figure.update_xaxes(type="category", categoryarray=axes, showgrid=False)
-    figure.update_yaxes(visible=False, range=[-0.16, 1.12])
+    figure.update_yaxes(visible=False, range=[_BELOW - 0.05, 1.12])
     return figure
 
 
