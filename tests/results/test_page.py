@@ -34,10 +34,10 @@ from tune_resnet.results.chart_data import (
     runs_side_by_side,
     timeline,
 )
-from tune_resnet.results.comparison import differing_settings, leader
 from tune_resnet.results.early_stopping import cuts, judged
 from tune_resnet.results.next_steps import next_steps, winner_toml
 from tune_resnet.results.page import RELOAD_SECONDS, write_report
+from tune_resnet.results.side_by_side import differing_settings, leader
 from tune_resnet.results.space_charts import slice_chart
 from tune_resnet.results.verdict import BAD, GOOD, OPEN, Verdict, verdict
 from tune_resnet.runs.load import load_run

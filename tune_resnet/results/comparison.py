@@ -1,13 +1,10 @@
-"""The winner beside the reference, and a run beside others."""
+"""The winner beside the reference."""
 
 from __future__ import annotations
 
 import math
-import tomllib
-from collections.abc import Sequence
 from dataclasses import dataclass
 
-from tune_resnet._text import flat, printable
 from tune_resnet.hpo.ranking import best_trials, held_out_images
 from tune_resnet.runs.load import RunFrames, accuracy_column, once_per_run
 from tune_resnet.runs.tables import REFERENCE_TRIAL
@@ -21,8 +18,6 @@ CASES = (
     EQUAL,  # as well
     LOST,  # worse: chosen for its estimate all the same
 ) = ("nothing", "unknown", "reference alone", "reference wins", "won", "equal", "lost")
-
-_OWN = ("search.name", "points_to_evaluate")  # settings that say nothing about what differs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,24 +88,3 @@ def _standard_error(first: float, second: float, images: int) -> float:
     """
     shares = [(accuracy * images + 1) / (images + 2) for accuracy in (first, second)]
     return 100 * math.sqrt(sum(share * (1 - share) for share in shares) / (images + 2))
-
-
-def leader(runs: Sequence[RunFrames]) -> RunFrames | None:
-    """The run with the best winner, among those that are judged on the same images, where there are several such groups
-    among the largest; None where no trial has finished."""
-    groups: dict[tuple[str, object], list[RunFrames]] = {}
-    for run in runs:
-        found = compare_to_reference(run)
-        if found.winner is not None:
-            groups.setdefault((found.judged_on, run.env.get("dataset_fingerprint")), []).append(run)
-    largest = max(groups.values(), key=len, default=[])
-    return max(largest, key=lambda run: compare_to_reference(run).winner_accuracy or 0, default=None)
-
-
-def differing_settings(runs: Sequence[RunFrames]) -> list[list[str]]:
-    """Of each setting that is not the same in all runs its dotted name, and its value in each run, `-` where it is not
-    set; without what the runs are called, and the points tried first."""
-    specs = [flat(tomllib.loads(run.spec.to_toml())) for run in runs]
-    names = [name for name in dict.fromkeys(name for spec in specs for name in spec) if name not in _OWN]
-    rows = [[name, *(printable(spec.get(name, "-")) for spec in specs)] for name in names]
-    return [row for row in rows if len(set(row[1:])) > 1]

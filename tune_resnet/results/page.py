@@ -15,13 +15,14 @@ from tune_resnet._text import duration, hyperparameter, percent, printable
 from tune_resnet.errors import RecordError
 from tune_resnet.hpo.ranking import winner
 from tune_resnet.results import chart_data, charts
-from tune_resnet.results.comparison import compare_to_reference, differing_settings, leader
+from tune_resnet.results.comparison import compare_to_reference
 from tune_resnet.results.edges import widening_commands
 from tune_resnet.results.next_steps import next_steps, winner_toml
 from tune_resnet.results.page_details import commands_of
 from tune_resnet.results.page_parts import Section, Table, plot_of
 from tune_resnet.results.page_sections import PARTS
 from tune_resnet.results.sentences import progress_words, run_sentences
+from tune_resnet.results.side_by_side import differing_settings, leader
 from tune_resnet.results.tables import winner_beside_reference
 from tune_resnet.results.verdict import EVIDENCE, OPEN, Verdict, evidence, verdict
 from tune_resnet.runs.directory import SEARCH
