@@ -39,7 +39,7 @@ from tune_resnet.results.next_steps import next_steps, winner_toml
 from tune_resnet.results.page import RELOAD_SECONDS, write_report
 from tune_resnet.results.side_by_side import differing_settings, leader
 from tune_resnet.results.space_charts import slice_chart
-from tune_resnet.results.verdict import BAD, GOOD, OPEN, Verdict, verdict
+from tune_resnet.results.verdict import BAD, GOOD, OPEN, Verdict, evidence, verdict
 from tune_resnet.runs.load import load_run
 from tune_resnet.runs.tables import CONFIRM_DTYPES, FAILED, FINISHED, INTERRUPTED, RUNNING, STOPPED
 from tune_resnet.training.schedule import one_cycle
@@ -226,7 +226,7 @@ def test_the_answer_comes_first_and_what_was_proved_before_what_was_measured(tmp
             "--finalize",
             "tune_resnet.predict",
             "observed76.60%75.05%+1.55",
-            "smoothed77.06%75.23%+1.83",
+            "smoothed",
             "confirmed76.72%75.14%+1.58 (0.74 to 2.42)",
             "pair by pair",
             "Learning",
@@ -401,6 +401,13 @@ def test_without_a_confirmation_nothing_is_claimed(
         build.trial(accuracies, state, max_lr=0.01 + number / 1000)
     assert verdict(build.load()) == Verdict(OPEN, headline)
     assert "Proven" not in Page(write_report([build.directory.path])).text
+
+
+def test_the_third_row_says_what_a_confirmation_would_take(mixed: Build) -> None:
+    assert evidence(mixed.load())[-1] == ["confirmed", "-", "-", "-", "no verdict yet: see the command to confirm it"]
+    mixed.directory.write_env({"test_set": False})
+    assert evidence(mixed.load())[-1][-1] == "nothing: there are no test images"
+    assert verdict(mixed.load()).headline == "Not confirmed: +10.00 points as measured"
 
 
 def test_what_is_to_be_copied_can_be_used(mixed: Build, tmp_path: Path) -> None:

@@ -13,8 +13,8 @@ _OWN = ("search.name", "points_to_evaluate")  # settings that say nothing about 
 
 
 def leader(runs: Sequence[RunFrames]) -> RunFrames | None:
-    """The run with the best winner among those that are judged on the same images, in the largest such group; None where
-    no trial has finished."""
+    """The run with the best winner among those that are judged on the same images, in the largest such group; None
+    where no trial has finished."""
     groups: dict[tuple[str, object], list[RunFrames]] = {}
     for run in runs:
         found = compare_to_reference(run)

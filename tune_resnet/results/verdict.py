@@ -52,7 +52,8 @@ def verdict(frames: RunFrames) -> Verdict:
     if found.case == REFERENCE_WINS:
         return Verdict(OPEN, f"No better than the reference{so_far}")
     how = {EQUAL: "level with the reference", LOST: f"{found.gain:+.2f} points, smoothed {found.estimated_gain:+.2f},"}
-    return Verdict(OPEN, f"Not confirmed yet: {how.get(found.case, f'{found.gain:+.2f} points')} as measured{so_far}")
+    yet = " yet" if frames.env.get("test_set", True) else ""
+    return Verdict(OPEN, f"Not confirmed{yet}: {how.get(found.case, f'{found.gain:+.2f} points')} as measured{so_far}")
 
 
 def _single(frames: RunFrames, found: Comparison) -> str:
@@ -77,7 +78,8 @@ EVIDENCE = ("what", "winner", "reference", "gain in points", "from")
 
 def evidence(frames: RunFrames) -> list[list[str]]:
     """The figures behind the verdict, columns as in `EVIDENCE`: what was observed in the search, what accuracy and loss
-    say together, and each confirmation of the winner. No rows where winner and reference are not both known.
+    say together, and each confirmation of the winner, or that there is none. No rows where winner and reference are not
+    both known.
     """
     found, best = compare_to_reference(frames), winner(frames)
     if frames.kind != SEARCH or found.gain is None or best is None or found.winner == REFERENCE_TRIAL:
@@ -89,10 +91,13 @@ def evidence(frames: RunFrames) -> list[list[str]]:
     observed = [percent(found.winner_accuracy), percent(found.reference_accuracy), f"{found.gain:+.2f}"]
     smoothed = [percent(best["estimate"]), percent(reference), f"{found.estimated_gain:+.2f}"]
     lucky = f"accuracy and loss together; the best of {found.finished:,} is probably a lucky one: expect less"
+    confirmed = [_confirmed_row(one, one.result) for one in confirmations(frames) if one.of_winner and one.result]
+    can_be = frames.env.get("test_set", True)
+    none = "no verdict yet: see the command to confirm it" if can_be else "nothing: there are no test images"
     return [
         ["observed", *observed, f"{images}, one seed each{error}"],
         ["smoothed", *smoothed, lucky],
-        *([_confirmed_row(one, one.result) for one in confirmations(frames) if one.of_winner and one.result]),
+        *(confirmed or [["confirmed", "-", "-", "-", none]]),
     ]
 
 
