@@ -17,7 +17,7 @@ from factories import MIXED, RESULTS, SEARCH, SPEC, Build, Page
 
 from experiments.benchmarks.speed.scale import RECORDED, record
 from tune_resnet.config.sections import SchedulerSpec
-from tune_resnet.config.space import DEFAULT_SPACE
+from tune_resnet.config.space import DEFAULT_SPACE, Domain
 from tune_resnet.config.toml import load_spec
 from tune_resnet.errors import RecordError
 from tune_resnet.hpo.stopping import Signal, stopping_rule
@@ -416,6 +416,14 @@ def test_what_is_to_be_copied_can_be_used(mixed: Build, tmp_path: Path) -> None:
     values = tmp_path / "winner.toml"
     values.write_text(winner_toml(mixed.load()))
     assert load_spec(values).train.max_lr == 0.0123
+
+
+def test_a_space_without_a_learning_rate_has_a_page(tmp_path: Path) -> None:
+    build = Build(tmp_path / "run", replace(SPEC, space={"dropout": Domain(low=0.1, high=0.5, log=False)}))
+    build.trial([0.5, 0.6, 0.7, 0.8], FINISHED)
+    build.trial([0.6, 0.8, 0.95, 0.9], FINISHED, dropout=0.3)
+    assert winner_toml(build.load()) == "[train]\ndropout = 0.3\n"
+    assert "Learning rates" in Page(write_report([build.directory.path])).text
 
 
 def test_losses_can_be_chosen_and_axes_begin_where_trials_differ(tmp_path: Path) -> None:

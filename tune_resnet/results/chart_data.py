@@ -132,7 +132,8 @@ def _positions(values: pd.Series, domain: Domain | Choices) -> pd.Series:
 
 def rate_curves(frames: RunFrames) -> pd.DataFrame:
     """The learning rates of winner and reference: columns role, epoch (a fraction, from 0) and lr."""
-    train, trials = frames.spec.train, configurations(frames)
+    train = frames.spec.train
+    trials = frames.trials.assign(role=frames.trials["trial"].map(roles(frames)))
     compared = trials["role"].isin([REFERENCE, WINNER]) & (trials["max_lr"] > 0)
     chosen = trials[compared].sort_values("role")
     steps = train.epochs * _POINTS_PER_EPOCH

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import tomli_w
 
 from tune_resnet._text import printable, to_run
@@ -15,7 +17,16 @@ from tune_resnet.runs.load import RunFrames
 def winner_toml(frames: RunFrames) -> str:
     """The winner's hyperparameters as TOML for --experiment, to the last digit; empty while no trial has finished."""
     best = trial_of(frames)
-    return "" if best is None else tomli_w.dumps({"train": {name: best[name] for name in frames.spec.space}})
+    if best is None:
+        return ""
+    tables: dict[str, Any] = {}
+    for name in frames.spec.space:
+        *sections, own = name.split(".") if "." in name else ("train", name)
+        table = tables
+        for section in sections:
+            table = table.setdefault(section, {})
+        table[own] = best[name]
+    return tomli_w.dumps(tables)
 
 
 def next_steps(frames: RunFrames) -> dict[str, str]:
