@@ -123,12 +123,14 @@ class Page(HTMLParser):
         self.links: list[str | None] = []
         self.figures: dict[str, dict[str, Any]] = {}
         self.tags: list[str] = []
+        self.attributes: set[str] = set()
         self.inside: str | None = ""  # the name of a figure; None in any other script or style
         self.feed(path.read_text())
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         values = dict(attrs)
         self.tags.append(tag)
+        self.attributes |= values.keys()
         self.links += [values[name] for name in ("src", "href") if name in values]
         self.inside = values.get("data-plot") if tag in ("script", "style") else ""
 

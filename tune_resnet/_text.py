@@ -11,9 +11,10 @@ import shlex
 import shutil
 import sys
 import textwrap
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -27,6 +28,15 @@ def printable(text: object) -> str:
 def one_line(text: object) -> str:
     """Text of several lines as one, `printable`."""
     return printable(" ".join(str(text).split()))
+
+
+def flat(values: Mapping[str, Any], above: str = "") -> dict[str, Any]:
+    """Nested tables as one, whose names have dots."""
+    found: dict[str, Any] = {}
+    for name, value in values.items():
+        whole = f"{above}{printable(name)}"
+        found |= flat(value, f"{whole}.") if isinstance(value, dict) else {whole: value}
+    return found
 
 
 def say(console: Console, text: str, style: str = "", *, whole: bool = False) -> None:

@@ -244,8 +244,9 @@ def test_another_size_has_a_verdict_of_its_own(run: Path, pool: Pool, capsys: py
 
 def test_the_page_s_headline_says_the_size(run: Path, pool: Pool) -> None:
     assert confirmed(run, "--width", 32) == 0
-    assert (
-        "points over the reference, confirmed at width 32 on 1,438 training images" in write_report([run]).read_text()
+    page = write_report([run]).read_text()
+    assert "Proven: +1.00 points, 95% interval 0.14 to 1.86 at width 32 on 1,438 training images" in page.replace(
+        "&#43;", "+"
     )
 
 

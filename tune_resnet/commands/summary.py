@@ -10,9 +10,8 @@ from rich.console import Console
 
 from tune_resnet._text import counted, duration, say, to_run
 from tune_resnet.errors import RecordError
-from tune_resnet.hpo.models import final_run, keep_winner, trial_of
-from tune_resnet.results.confirmation import confirmations
-from tune_resnet.results.edges import widening_commands
+from tune_resnet.hpo.models import keep_winner, trial_of
+from tune_resnet.results.next_steps import next_steps
 from tune_resnet.results.sentences import run_sentences
 from tune_resnet.results.tables import ranked_table
 from tune_resnet.runs.directory import FINAL, SEARCH, RunDirectory
@@ -92,23 +91,10 @@ def _planned(frames: RunFrames) -> int:
 
 def _next_commands(run: RunDirectory, frames: RunFrames) -> list[str]:
     """What can be done next, and has not been done yet, each with its command."""
-    path, model, best = run.shown_path, frames.spec.model.flag, trial_of(frames)
-    is_search = frames.kind == SEARCH
-    commands = [f"look closer {to_run('analysis', path)}"]
+    commands = [f"look closer {to_run('analysis', run.shown_path)}"]
     if _left(frames):
         commands.append(f"go on       {run.resume_command(frames.spec.model)}")
-    commands += [f"widen it    {command}" for command in widening_commands(frames)]
-    if best is None:
-        return commands
-    confirmed = any(one.of_winner and one.result and not one.goes_on for one in confirmations(frames))
-    if is_search and not best["reference"] and not confirmed and frames.env.get("test_set", True):
-        commands.append(f"confirm it  {to_run('search', '--confirm', '--resume', path, *model)}")
-    final = final_run(frames)
-    if is_search and (final is None or final.trials["trial"].item() != best["trial"]):
-        commands.append(f"finalize it {to_run('search', '--finalize', path, *model)}")
-    used = path.parent if frames.kind == FINAL else path
-    commands.append(f"use it      {to_run('predict', used, *model)} IMAGE ...")
-    return commands
+    return [*commands, *(f"{what:<12}{command}" for what, command in next_steps(frames).items())]
 
 
 def written_report(path: Path) -> str:

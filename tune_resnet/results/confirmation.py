@@ -179,24 +179,24 @@ def confirmation_sentence(confirmation: Confirmation) -> str:
     )
     images = "the test images" if confirmation.images is None else f"{confirmation.images:,} test images"
     return (
-        f"{answer}: {result.mean:+.2f} percentage points on {images} ({_interval(result)}), "
-        f"over {result.n} paired seeds; {_how_sure(result)}.{_needed(confirmation, result)}"
+        f"{answer}: {result.mean:+.2f} percentage points on {images} ({interval_words(result)}), "
+        f"over {result.n} paired seeds; {how_sure(result)}.{_needed(confirmation, result)}"
     )
 
 
 def look_line(result: PairedResult) -> str:
     """What is said after a look."""
     clear = "clear" if result.is_clear else "not clear"
-    return f"after {result.n} pairs {result.mean:+.2f} percentage points, {_interval(result)}: {clear}"
+    return f"after {result.n} pairs {result.mean:+.2f} percentage points, {interval_words(result)}: {clear}"
 
 
-def _interval(result: PairedResult) -> str:
+def interval_words(result: PairedResult) -> str:
     if result.low is None or result.high is None:
         return "no interval, since all pairs differ by the same"
     return f"95% interval {result.low:+.2f} to {result.high:+.2f}"
 
 
-def _how_sure(result: PairedResult) -> str:
+def how_sure(result: PairedResult) -> str:
     return "looked at after each pair, which the interval allows for" if result.sequential else _permutation(result)
 
 
