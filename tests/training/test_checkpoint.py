@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 from tune_resnet.config.sections import ModelSpec, TrainSpec
 from tune_resnet.data.types import Split
 from tune_resnet.training.checkpoint import MAX_LOST_SECONDS, Checkpoint, ResumableRun, is_due
-from tune_resnet.training.loop import BrokenRun, TrainingRun
-from tune_resnet.training.metrics import EpochMetrics
+from tune_resnet.training.loop import TrainingRun
+from tune_resnet.training.metrics import BrokenRun, EpochMetrics
 
 SPEC = TrainSpec(epochs=4, batch_size=50, precision="fp32")
 WIDTH = ModelSpec(width=4)

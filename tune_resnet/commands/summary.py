@@ -14,7 +14,7 @@ from tune_resnet.hpo.models import final_run, keep_winner, trial_of
 from tune_resnet.results.confirmation import confirmations
 from tune_resnet.results.edges import widening_commands
 from tune_resnet.results.sentences import run_sentences
-from tune_resnet.results.tables import ranked_table
+from tune_resnet.results.tables import print_evaluation, ranked_table
 from tune_resnet.runs.directory import FINAL, SEARCH, RunDirectory
 from tune_resnet.runs.load import RunFrames, load_run
 from tune_resnet.runs.tables import ENDED
@@ -56,6 +56,8 @@ def conclude(run: RunDirectory, console: Console, started: float, budget: TimeBu
     console.print(ranked_table(frames, _TOP))
     for sentence in run_sentences(frames):
         say(console, f"\n{sentence}")
+    if frames.kind == FINAL:
+        print_evaluation(console, frames)
     left = _planned(frames) - int(frames.trials["state"].isin(ENDED).sum())
     trained = budget is None or len(frames.epochs) > budget.epochs_before
     if budget and left:

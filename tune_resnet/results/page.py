@@ -18,6 +18,7 @@ from tune_resnet.results import chart_data, charts
 from tune_resnet.results.comparison import EQUAL, LOST, WON, Comparison, compare_to_reference
 from tune_resnet.results.confirmation import confirmations
 from tune_resnet.results.edges import widening_commands
+from tune_resnet.results.evaluation_section import EVALUATION_PARTS
 from tune_resnet.results.page_sections import PARTS, Section, Table, commands_of, plot_of
 from tune_resnet.results.paired_test import BETTER, WORSE
 from tune_resnet.results.sentences import run_sentences
@@ -60,7 +61,7 @@ def write_report(paths: Sequence[Path], out: Path | None = None) -> Path:
 
 def run_page(run: RunFrames) -> str:
     """The page about one run."""
-    sections = [section for section in (part(run) for part in PARTS) if section]
+    sections = [section for section in (part(run) for part in (*EVALUATION_PARTS, *PARTS)) if section]
     return _rendered(run.name, [_answer(run)], sections)
 
 

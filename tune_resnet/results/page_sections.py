@@ -39,12 +39,21 @@ class Table:
 
 
 @dataclass(frozen=True)
+class Thumbnail:
+    """A small picture, as a `data:` address, and what stands below it."""
+
+    source: str
+    words: str
+
+
+@dataclass(frozen=True)
 class Section:
     title: str
     note: str = ""
     plots: list[Plot] = field(default_factory=list)
     table: Table | None = None
     commands: list[str] = field(default_factory=list)
+    thumbnails: list[Thumbnail] = field(default_factory=list)
 
 
 def _curves(run: RunFrames) -> Section | None:

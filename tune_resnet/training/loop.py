@@ -17,8 +17,8 @@ from tune_resnet.data.types import Split
 from tune_resnet.training.augmentation import Normalise, augmented, draw_crops, to_device
 from tune_resnet.training.cuda_graph import RecordedStep
 from tune_resnet.training.device import choose_precision, epoch_seed, full_fp32, keep_freed_memory, seeded
-from tune_resnet.training.evaluation import evaluate
-from tune_resnet.training.metrics import EpochMetrics, NonFiniteLoss
+from tune_resnet.training.evaluation import all_logits, evaluate
+from tune_resnet.training.metrics import BrokenRun, EpochMetrics, NonFiniteLoss
 from tune_resnet.training.model import ResNet9, build_network
 from tune_resnet.training.optimizer import OPTIMIZERS
 from tune_resnet.training.schedule import momentum_at, rate_at
@@ -29,10 +29,6 @@ _IN_THE_STEP = (
     "precision", "batch_size", "optimizer", "momentum", "momentum_at_peak", "decoupled_decay", "label_smoothing",
     "dropout",
 )  # fmt: skip
-
-
-class BrokenRun(RuntimeError):
-    """A run whose last epoch was broken off by an error was asked to go on, or for its state."""
 
 
 class TrainingRun:
@@ -67,8 +63,7 @@ class TrainingRun:
         if self.device.type == "cpu":
             keep_freed_memory()
         self.flip, self.judge_each = flip, judge_each
-        self.train_images = to_device(data.train, self.device)
-        self.held_out = to_device(data.held_out, self.device)
+        self.train_images, self.held_out = (to_device(part, self.device) for part in (data.train, data.held_out))
         self.normalise = Normalise(data.mean, data.std, self.device)
         self.blank = self.normalise.mean[0].round().to(torch.uint8)
         self.model_spec, self.classes = model or ModelSpec(), len(data.classes)
@@ -154,6 +149,13 @@ class TrainingRun:
         self.is_broken = False
         return self.last
 
+    def held_out_logits(self) -> Tensor:
+        """The logits (N, classes) of the held-out images, float32 on the CPU, as the last epoch was judged by."""
+        self._check_whole()
+        self.model.eval()
+        with self._on_stream(), full_fp32() if self.precision == "fp32" else nullcontext():
+            return all_logits(self._logits, self.held_out).cpu()
+
     def _check_whole(self) -> None:
         if self.is_broken:
             raise BrokenRun(f"the epoch after {self.epochs_done} was broken off: its weights are of no use")
@@ -192,8 +194,7 @@ class TrainingRun:
         except Exception:
             self.reset(self.spec)
             raise
-        if last is not None:
-            self.last, self.epochs_done = last, last.epoch
+        self.last, self.epochs_done = last, last.epoch if last else 0
         self.is_broken = False
 
     def _on_stream(self) -> AbstractContextManager[None]:
@@ -216,9 +217,8 @@ class TrainingRun:
             for step in range(self.steps_per_epoch):
                 rows = slice(step * size, (step + 1) * size)
                 images = augmented(self.train_images.images, order[rows], crops[rows], self.blank)
-                loss = self._step(
-                    images, self.train_images.labels[order[rows]], (epoch - 1) * self.steps_per_epoch + step
-                )
+                labels = self.train_images.labels[order[rows]]
+                loss = self._step(images, labels, (epoch - 1) * self.steps_per_epoch + step)
                 loss_sum += loss * len(images)
         return loss_sum
 
