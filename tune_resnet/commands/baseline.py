@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import platform
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from tune_resnet.data.types import Dataset, Split
 from tune_resnet.execution.interrupts import signal_of
 from tune_resnet.hpo.plan import Plan
 from tune_resnet.runs.directory import FINAL, RunDirectory
+from tune_resnet.runs.predictions import write_predictions
 from tune_resnet.runs.recorder import Recorder
 from tune_resnet.runs.resume import History
 from tune_resnet.runs.tables import ENDED, FAILED, FINISHED, REFERENCE_TRIAL
@@ -45,7 +47,8 @@ def run_single(job: Job, trial: int, of: Path | None = None, fingerprint: str | 
     with job.directory(plan, dataset, trial=trial) as run:
         ended_by = None
         try:
-            train_single(plan, split_single(dataset, job.spec, final=job.kind == FINAL), run, job.console, job.history)
+            data = split_single(dataset, job.spec, final=job.kind == FINAL)
+            train_single(plan, data, run, job.console, job.history, dataset.test_files)
         except (KeyboardInterrupt, SystemExit) as end:
             ended_by = signal_of(end)
         code = conclude(run, job.console, job.started)
@@ -76,8 +79,16 @@ def split_single(dataset: Dataset, spec: SearchSpec, *, final: bool) -> Split:
     return final_split(dataset, spec.data) if final else baseline_split(dataset, spec.data)
 
 
-def train_single(plan: Plan, data: Split, run: RunDirectory, console: Console, history: History | None = None) -> None:
-    """Trains what is planned, from its `history` on; every epoch is printed and recorded, the model kept."""
+def train_single(
+    plan: Plan,
+    data: Split,
+    run: RunDirectory,
+    console: Console,
+    history: History | None = None,
+    test_files: Sequence[str] = (),
+) -> None:
+    """Trains what is planned, from its `history` on; every epoch is printed and recorded, the model kept, and so is
+    what it says of each test image."""
     assert plan.single is not None
     spec, trial = plan.spec, plan.single
     history = history or History()
@@ -95,6 +106,9 @@ def train_single(plan: Plan, data: Split, run: RunDirectory, console: Console, h
         last = _train(plan, resumable, recorder, console)
         outcome = Outcome(trial=trial, train=spec.train, last=last)
         save_model(run.model_of(trial), training.judged, data, spec.model, outcome)
+        if plan.held_out == "test" and plan.held_out_images:
+            found, tested = training.held_out_logits().softmax(1).numpy(), data.held_out
+            write_predictions(run, found, tested.labels, data.classes, tested.images, test_files)
         recorder.end(trial, FINISHED)
     except NonFiniteLoss as error:
         recorder.end(trial, FAILED, str(error))

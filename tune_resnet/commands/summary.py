@@ -13,7 +13,7 @@ from tune_resnet.errors import RecordError
 from tune_resnet.hpo.models import keep_winner, trial_of
 from tune_resnet.results.next_steps import next_steps
 from tune_resnet.results.sentences import run_sentences
-from tune_resnet.results.tables import ranked_table
+from tune_resnet.results.tables import print_evaluation, ranked_table
 from tune_resnet.runs.directory import FINAL, SEARCH, RunDirectory
 from tune_resnet.runs.load import RunFrames, load_run
 from tune_resnet.runs.tables import ENDED
@@ -58,6 +58,8 @@ def conclude(
     console.print(ranked_table(frames, _TOP))
     for sentence in run_sentences(frames):
         say(console, f"\n{sentence}")
+    if frames.kind == FINAL:
+        print_evaluation(console, frames)
     left = _left(frames)
     trained = budget is None or len(frames.epochs) > budget.epochs_before
     if budget and left:

@@ -58,7 +58,8 @@ def load_folder(root: Path) -> Dataset:
     if cached is None:
         _write_cache(entry, images, {"fingerprint": fingerprint})
         shutil.rmtree(kept, ignore_errors=True)
-    return Dataset("folder", train, test, tree.classes, fingerprint, val)
+    test_files = tuple(file.path for file in tree.parts["test"])
+    return Dataset("folder", train, test, tree.classes, fingerprint, val, test_files)
 
 
 def _digest(text: str) -> str:

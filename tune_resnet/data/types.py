@@ -33,7 +33,8 @@ class ImageSet:
 class Dataset:
     """A whole data source. `fingerprint` is the SHA-256 (hex) of all its content: equal on any machine with a copy.
 
-    `val` is a validation set that comes with the source; None: the training set is to be divided.
+    `val` is a validation set that comes with the source; None: the training set is to be divided. `test_files` are the
+    test images' paths below the data folder, where they come from files.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Dataset:
     classes: tuple[str, ...]
     fingerprint: str
     val: ImageSet | None = None
+    test_files: tuple[str, ...] = ()
 
     @property
     def has_test_set(self) -> bool:

@@ -17,6 +17,7 @@ from tune_resnet.hpo.ranking import winner
 from tune_resnet.results import chart_data, charts
 from tune_resnet.results.comparison import compare_to_reference
 from tune_resnet.results.edges import widening_commands
+from tune_resnet.results.evaluation_section import EVALUATION_PARTS
 from tune_resnet.results.next_steps import next_steps, winner_toml
 from tune_resnet.results.page_details import commands_of
 from tune_resnet.results.page_parts import Section, Table, plot_of
@@ -68,7 +69,7 @@ def write_report(paths: Sequence[Path], out: Path | None = None) -> Path:
 
 def run_page(run: RunFrames) -> str:
     """The page about one run."""
-    sections = [section for section in (part(run) for part in PARTS) if section]
+    sections = [section for section in (part(run) for part in (*EVALUATION_PARTS, *PARTS)) if section]
     unfinished = run.active or (run.trials["state"] == RUNNING).any()
     live = f"When this page was written, the run was {progress_words(run)}." if unfinished else ""
     return _rendered(run.name, _answer(run), sections, live, RELOAD_SECONDS if run.active else 0)

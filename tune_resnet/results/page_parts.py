@@ -43,6 +43,14 @@ class Mark:
 
 
 @dataclass(frozen=True)
+class Thumbnail:
+    """A small picture, as a `data:` address, and what stands below it."""
+
+    source: str
+    words: str
+
+
+@dataclass(frozen=True)
 class Section:
     """`folded`: for experts, opened by a click."""
 
@@ -52,6 +60,7 @@ class Section:
     table: Table | None = None
     commands: list[str] = field(default_factory=list)
     legend: list[Mark] = field(default_factory=list)  # of all plots, instead of one in each
+    thumbnails: list[Thumbnail] = field(default_factory=list)
     folded: bool = False
 
 

@@ -15,6 +15,7 @@ from tune_resnet.hpo.ranking import ranked_trials, winner
 from tune_resnet.results.comparison import compare_to_reference
 from tune_resnet.results.early_stopping import RUNG_DTYPES, rung_table
 from tune_resnet.results.edges import edges, widening_commands
+from tune_resnet.results.evaluation import SCORES, class_metrics, evaluation_sentences, predictions
 from tune_resnet.results.fidelity import MIN_FOR_FIDELITY, run_fidelity
 from tune_resnet.results.importance import importance
 from tune_resnet.results.sentences import progress_words, run_sentences
@@ -23,6 +24,7 @@ from tune_resnet.runs.load import RunFrames, accuracy_column
 from tune_resnet.runs.merge import all_hyperparameters, run_labels
 from tune_resnet.runs.tables import STATES
 
+_CLASSES = 10  # rows of a table
 _NOTE_LENGTH = 80  # characters shown of a trial's error
 
 # broken by hand, for it stands under a table of less than 100 columns
@@ -104,6 +106,24 @@ def _rungs(rungs: pd.DataFrame) -> FittingTable:
             "-" if math.isnan(row[6]) else f"{row[6]:.2f}",
         )
     return table
+
+
+def print_evaluation(console: Console, run: RunFrames) -> None:
+    """What the model of the run, or of its final training, says of the test images, where it has been judged; it fits
+    80 columns as long as no class has a long name."""
+    found = predictions(run)
+    if found is None:
+        return
+    classes = class_metrics(found).sort_values("f1", kind="stable")
+    table = FittingTable("class", "precision", "recall", "F1", "images")
+    for name, row in classes.head(_CLASSES).iterrows():
+        table.add_row(Text(str(name)), *(percent(row[score]) for score in SCORES), f"{row['images']:,.0f}")
+    if len(classes) > _CLASSES:
+        table.caption = f"the {_CLASSES} of {len(classes):,} classes with the lowest F1"
+    console.print()
+    console.print(table)
+    for sentence in evaluation_sentences(found):
+        say(console, sentence)
 
 
 def print_fidelity(console: Console, run: RunFrames, label: str) -> None:

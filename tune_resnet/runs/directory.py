@@ -15,6 +15,8 @@
       ray/          Ray Tune's own folder, TensorBoard events included
       confirm.csv   with --confirm: one row per training of winner or reference (columns: tables.py)
       confirm.json  the latest verdict on a winner that was confirmed, and where it was trained
+      predictions.csv   of a baseline or final training: one row per test image (columns: tables.py)
+      mistakes/     the images among them that are most confidently wrong, as PNG files
 
 A trial is `running`, and ends as `finished` (all its epochs), `stopped` (early), `failed` (error or non-finite loss) or
 `interrupted` (the search ended first; --resume continues it, as it does a trial that a killed search left `running`).
@@ -71,6 +73,8 @@ class RunDirectory:
         self.warm_start_json = path / "warm_start.json"
         self.confirm_csv = path / "confirm.csv"
         self.confirm_json = path / "confirm.json"
+        self.predictions_csv = path / "predictions.csv"
+        self.mistakes = path / "mistakes"
 
     @property
     def shown_path(self) -> Path:
@@ -163,7 +167,7 @@ class RunDirectory:
 
     def remove_temporary_files(self) -> None:
         """Deletes what writers that were killed have left."""
-        for folder in (self.path, self.checkpoints, self.best):
+        for folder in (self.path, self.checkpoints, self.best, self.mistakes):
             for leftover in folder.glob(".*.tmp"):
                 shutil.rmtree(leftover) if leftover.is_dir() and not leftover.is_symlink() else leftover.unlink()
 

@@ -94,6 +94,15 @@ class ConfirmRow(TypedDict):
     rule: str  # of the winner's rows: sequential, looked at after each pair; or empty, a number of pairs
 
 
+class PredictionRow(TypedDict):
+    """One row of predictions.csv, which has one per test image, in their order."""
+
+    image: str  # its file, below the data folder; else its place in the test set, from 0
+    label: str  # its class
+    predicted: str  # the class that the model finds likeliest
+    confidence: float  # that class's probability, in [0, 1]
+
+
 _PANDAS = {int: "int64", float: "float64", str: "str", bool: "bool"}
 
 
@@ -126,6 +135,7 @@ def confirm_dtypes(kinds: Mapping[str, type] = _TUNABLE) -> dict[str, str]:
 
 
 TRIAL_DTYPES, EPOCH_DTYPES, CONFIRM_DTYPES = trial_dtypes(), _dtypes(EpochRow, {}), confirm_dtypes()
+PREDICTION_DTYPES = _dtypes(PredictionRow, {})
 
 
 def spec_of(trial: Mapping[Any, Any], spec: SearchSpec) -> SearchSpec:

@@ -29,3 +29,9 @@ def evaluate(logits_of: Callable[[Tensor], Tensor], held_out: DeviceImages) -> t
         loss_sum += functional.cross_entropy(logits, labels, reduction="sum")
         correct += (logits.argmax(1) == labels).sum()
     return loss_sum, correct
+
+
+@torch.inference_mode()
+def all_logits(logits_of: Callable[[Tensor], Tensor], held_out: DeviceImages) -> Tensor:
+    """The logits (N, classes) of all images, still on the device; arguments as for `evaluate`."""
+    return torch.cat([logits_of(images) for images in held_out.images.split(_BATCH[held_out.images.device.type])])

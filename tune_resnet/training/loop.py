@@ -6,6 +6,7 @@ import dataclasses
 import math
 import time
 from contextlib import nullcontext
+from functools import partial
 from typing import Any
 
 import torch
@@ -17,7 +18,7 @@ from tune_resnet.data.types import Split
 from tune_resnet.training.augmentation import Normalise, augmented, draw_crops, to_device
 from tune_resnet.training.cuda_graph import RecordedStep
 from tune_resnet.training.device import choose_precision, epoch_seed, full_fp32, keep_freed_memory, on_stream, seeded
-from tune_resnet.training.evaluation import evaluate
+from tune_resnet.training.evaluation import all_logits, evaluate
 from tune_resnet.training.metrics import BrokenRun, EpochMetrics, NonFiniteLoss
 from tune_resnet.training.model import ResNet9, averaged, fresh_network
 from tune_resnet.training.optimizer import OPTIMIZERS
@@ -63,8 +64,7 @@ class TrainingRun:
         if self.device.type == "cpu":
             keep_freed_memory()
         self.flip, self.judge_each = flip, judge_each
-        self.train_images = to_device(data.train, self.device)
-        self.held_out = to_device(data.held_out, self.device)
+        self.train_images, self.held_out = (to_device(part, self.device) for part in (data.train, data.held_out))
         self.normalise = Normalise(data.mean, data.std, self.device)
         self.blank = self.normalise.mean[0].round().to(torch.uint8)
         self.model_spec, self.classes = model or ModelSpec(), len(data.classes)
@@ -77,8 +77,7 @@ class TrainingRun:
         """Starts another configuration, of the same network where no other `model` is given: new weights from its seed,
         a new optimizer; data and, of the same network, buffers and recording stay."""
         self.is_broken = True  # until all of it is as it should be
-        before = getattr(self, "spec", None)
-        self.spec = spec
+        before, self.spec = getattr(self, "spec", None), spec
         self.flip = self.flip if flip is None else flip
         self.epochs_done = 0
         self.last: EpochMetrics | None = None
@@ -142,16 +141,18 @@ class TrainingRun:
         held_out = judged or math.nan
         self.epochs_done = epoch
         self.last = EpochMetrics(
-            epoch=epoch,
-            lr=self.lr_at(epoch * self.steps_per_epoch - 1),
-            train_loss=train_loss / len(self.train_images),
-            loss=loss / held_out,
-            accuracy=correct / held_out,
-            seconds=seconds,
-            images_per_second=len(self.train_images) / seconds,
-        )
+            epoch=epoch, lr=self.lr_at(epoch * self.steps_per_epoch - 1),
+            train_loss=train_loss / len(self.train_images), loss=loss / held_out, accuracy=correct / held_out,
+            seconds=seconds, images_per_second=len(self.train_images) / seconds,
+        )  # fmt: skip
         self.is_broken = False
         return self.last
+
+    def held_out_logits(self) -> Tensor:
+        """The logits (N, classes) of the held-out images, float32 on the CPU, as the last epoch was judged by."""
+        self._check_whole()
+        with on_stream(self.stream), full_fp32() if self.precision == "fp32" else nullcontext():
+            return all_logits(partial(self._logits, network=self.judged.eval()), self.held_out).cpu()
 
     def _check_whole(self) -> None:
         if self.is_broken:
@@ -198,8 +199,7 @@ class TrainingRun:
         except Exception:
             self.reset(self.spec)
             raise
-        if last is not None:
-            self.last, self.epochs_done = last, last.epoch
+        self.last, self.epochs_done = last, last.epoch if last else 0
         self.is_broken = False
 
     def _train(self, epoch: int) -> Tensor:
@@ -256,5 +256,4 @@ class TrainingRun:
 
     def _evaluate(self) -> tuple[Tensor, Tensor]:
         """Sum of cross-entropies and number of right answers on the held-out images, scalars still on the device."""
-        judged = self.judged.eval()
-        return evaluate(lambda images: self._logits(images, judged), self.held_out)
+        return evaluate(partial(self._logits, network=self.judged.eval()), self.held_out)
