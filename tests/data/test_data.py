@@ -29,7 +29,7 @@ from PIL import Image
 from tune_resnet.config.sections import DataSpec
 from tune_resnet.data import cifar10
 from tune_resnet.data.folder import load_folder
-from tune_resnet.data.image_file import read_image
+from tune_resnet.data.image_file import read_image, read_image_and_shape
 from tune_resnet.data.load import load_dataset
 from tune_resnet.data.split import baseline_split, search_split
 from tune_resnet.data.types import DataError, Dataset, ImageSet, Split, content_fingerprint
@@ -324,7 +324,37 @@ def test_a_photograph_keeps_its_picture_when_it_shrinks(tmp_path: Path) -> None:
     ramp = np.linspace(0, 255, 640).astype(np.uint8)
     Image.fromarray(np.broadcast_to(ramp, (480, 640)).copy()).save(tmp_path / "ramp.jpg", quality=95)
     pixels = read_image(tmp_path / "ramp.jpg").astype(float)
-    np.testing.assert_allclose(pixels[0, 16], (np.arange(32) + 0.5) * 255 / 32, atol=3)
+    seen = 80 + (np.arange(32) + 0.5) * 480 / 32  # where in the width of 640 each pixel's middle is
+    np.testing.assert_allclose(pixels[0, 16], seen * 255 / 640, atol=3)
+
+
+@pytest.mark.parametrize(("shape", "size"), [((640, 480), 32), ((100, 300), 64), ((50, 40), 224)])
+def test_the_shorter_side_is_scaled_and_the_middle_of_the_longer_kept(
+    shape: tuple[int, int], size: int, tmp_path: Path
+) -> None:
+    (width, height), side = shape, min(shape)
+    image = Image.new("RGB", shape, (255, 0, 0))  # red is what is to be lost
+    image.paste((0, 0, 0), ((width - side) // 2, (height - side) // 2, (width + side) // 2, (height + side) // 2))
+    image.paste((255, 255, 255), (width // 2 - side // 4, height // 2 - side // 4, width // 2, height // 2))
+    image.save(tmp_path / "a.png")
+    pixels, found = read_image_and_shape(tmp_path / "a.png", size)
+    assert pixels.shape == (3, size, size)
+    assert found == shape
+    edge = size // 16  # where scaling mixes neighbours
+    inner = pixels[:, edge:-edge, edge:-edge]
+    assert np.array_equal(inner[0], inner[1])  # nothing red
+    white = np.argwhere(pixels[1] > 128)
+    np.testing.assert_allclose(white.min(axis=0), size / 4, atol=1)  # a square still
+    np.testing.assert_allclose(white.max(axis=0), size / 2 - 1, atol=1)
+
+
+def test_square_images_are_only_scaled(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for side in (7, 32, 100, 333):
+        image = Image.fromarray(rng.integers(0, 256, (side, side, 3), dtype=np.uint8))
+        image.save(tmp_path / "a.png")
+        expected = np.asarray(image.resize((32, 32), Image.Resampling.BILINEAR)).transpose(2, 0, 1)
+        assert np.array_equal(read_image(tmp_path / "a.png"), expected)
 
 
 def test_exif_orientation_is_applied(tmp_path: Path) -> None:
@@ -363,6 +393,25 @@ def test_a_second_start_decodes_nothing(tree: Path, capsys: pytest.CaptureFixtur
     assert same(first.test, second.test)
     assert first.fingerprint == second.fingerprint
     assert second.fingerprint == content_fingerprint(second.train, second.test, second.classes)
+
+
+def test_each_size_has_a_cache_of_its_own(tree: Path, cache: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_image(tree / "train" / "cat" / "wide.png", 9, (60, 40))
+    found = [load_dataset(DataSpec(dataset="folder", data_dir=str(tree), image_size=size)) for size in (32, 48, 48, 32)]
+    assert [dataset.train.images.shape for dataset in found] == [(8, 3, size, size) for size in (32, 48, 48, 32)]
+    assert capsys.readouterr().err.count("decoding 12 images") == 2
+    assert len(list((cache / "folders").iterdir())) == 2
+    assert [dataset.fingerprint for dataset in found[:2]] == [dataset.fingerprint for dataset in found[:1:-1]]
+    assert found[2].shapes == "48x48, scaled from 32x32 to 60x40; 1 of 12 is not square: its middle is kept"
+
+
+def test_the_plan_is_told_what_was_done_to_the_images(tree: Path) -> None:
+    assert load_folder(tree).shapes == "32x32, as they are"
+    assert search_split(load_folder(tree, 64), DataSpec()).shapes == "64x64, scaled from 32x32"
+    for number in range(2):
+        write_image(tree / "test" / "dog" / f"long{number}.png", 9, (20, 40))
+    shapes = "32x32, scaled from 20x32 to 32x40; 2 of 13 are not square: their middle is kept"
+    assert load_folder(tree).shapes == shapes
 
 
 def test_a_copied_tree_is_known(tree: Path, tmp_path: Path) -> None:
@@ -406,6 +455,7 @@ DAMAGE: dict[str, tuple[str, Callable[[Path], object]]] = {
     "emptied": ("images.npy", lambda path: path.write_bytes(b"")),
     "removed": ("images.npy", Path.unlink),
     "another shape": ("images.npy", wrong_shape),
+    "no shapes": ("shapes.npy", Path.unlink),
     "another type": ("images.npy", lambda path: np.save(path, np.zeros((11, 3, 32, 32)))),
     "pickled": ("images.npy", lambda path: np.save(path, np.array([{}], dtype=object), allow_pickle=True)),
     "not JSON": ("meta.json", lambda path: path.write_text("{")),
@@ -487,6 +537,14 @@ def test_digits_are_the_1797_real_ones() -> None:
     assert everyone.tolist() == [178, 182, 177, 183, 181, 182, 181, 179, 174, 180]
     assert np.abs(np.bincount(digits.test.labels) - everyone * 359 / 1797).max() < 1
     assert load_dataset(DataSpec(dataset="digits")).fingerprint == digits.fingerprint
+    assert load_dataset(DataSpec(dataset="digits", image_size=64)).train.images.shape == (1438, 3, 64, 64)
+
+
+def test_cifar10_has_one_size(tmp_path: Path) -> None:
+    with pytest.raises(
+        DataError, match=r"CIFAR-10's images have 32 pixels: data\.image_size is for a folder or digits"
+    ):
+        load_dataset(DataSpec(data_dir=str(tmp_path), image_size=64))
 
 
 # --- splits -----------------------------------------------------------------------------------------------------------
@@ -641,6 +699,9 @@ def test_impossible_splits(
 
 def test_channel_statistics_are_those_of_the_train_images() -> None:
     dataset = numbered([700, 700])
+    larger = np.repeat(np.repeat(dataset.train.images, 2, axis=2), 2, axis=3)
+    doubled = search_split(replace(dataset, train=ImageSet(larger, dataset.train.labels)), DataSpec())
+    assert doubled.mean.tolist() == search_split(dataset, DataSpec()).mean.tolist()
     dataset.train.images[:, 1] = np.random.default_rng(0).integers(0, 256, (1400, 32, 32), dtype=np.uint8)
     dataset.train.images[:, 2] = 201  # constant
     split = search_split(dataset, DataSpec())

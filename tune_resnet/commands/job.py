@@ -110,5 +110,5 @@ def images_of(spec: SearchSpec, run: Path | None = None, fingerprint: str | None
     if spec.model.factory is not None:
         from tune_resnet.training.model import check_network
 
-        check_network(spec.model, len(dataset.classes))
+        check_network(spec.model, len(dataset.classes), spec.data.image_size)
     return dataset

@@ -31,6 +31,7 @@ class DataSpec(Section):
     section = "data"
     dataset: str = setting("cifar10", "folder: your own; digits: scikit-learn's, to try things", choices=DATASETS)
     data_dir: str | None = setting(None, "your images, in train/CLASS/; of CIFAR-10, where it is", metavar="DIR")
+    image_size: int = setting(32, "height and width of the images, in pixels", ge=32, le=512)
     limit_train: int | None = setting(None, "use only so many of the training images, evenly from the classes", ge=4)
     validation_fraction: float = setting(0.1, "share that judges a search, without a val/", gt=0, le=0.9)
     split_seed: int = setting(0, "seed of that division and of limit_train", ge=0, le=MAX_SEED)
@@ -87,8 +88,8 @@ class TrainSpec(Section):
     decoupled_decay: bool = setting(False, "weight decay apart from the gradient, as in AdamW")
     label_smoothing: float = setting(0.0, "share of each label that is spread over all classes", ge=0, le=0.9)
     dropout: float = setting(0.2, "of ResNet9's features before its last layer", ge=0, le=0.95)
-    crop_padding: int = setting(4, "pixels that a random crop may shift an image", ge=0, le=16)
-    cutout: int = setting(0, "side of a square of each training image that is blanked, in pixels", ge=0, le=31)
+    crop_padding: int = setting(4, "pixels of 32 that a random crop may shift an image", ge=0, le=16)
+    cutout: int = setting(0, "side of a square of each training image that is blanked, in pixels of 32", ge=0, le=31)
     seed: int = setting(0, "of weights, order, augmentation, dropout and sampler", ge=0, le=MAX_SEED)
     precision: str = setting("auto", "auto: what suits the device", choices=PRECISIONS)
 

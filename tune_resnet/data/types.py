@@ -11,7 +11,7 @@ import numpy as np
 
 from tune_resnet.errors import UserError
 
-SIZE = 32  # pixels, height and width of every image
+SIZE = 32  # pixels, height and width of an image where nothing else is asked for
 
 
 class DataError(UserError):
@@ -20,7 +20,7 @@ class DataError(UserError):
 
 @dataclass(frozen=True, eq=False)
 class ImageSet:
-    """`images`: uint8 (N, 3, 32, 32), C-contiguous, RGB; `labels`: int64 (N,), positions in the class names."""
+    """`images`: uint8 (N, 3, S, S), C-contiguous, RGB; `labels`: int64 (N,), positions in the class names."""
 
     images: np.ndarray
     labels: np.ndarray
@@ -28,12 +28,23 @@ class ImageSet:
     def __len__(self) -> int:
         return len(self.labels)
 
+    @property
+    def size(self) -> int:
+        """Height and width of each image, in pixels."""
+        return int(self.images.shape[-1])
+
+
+def with_pixels_of(count: int, size: int) -> int:
+    """How many images of `size` have the pixels of `count` of 32: batches that are to fit in memory; at least one."""
+    return max(1, count * SIZE**2 // size**2)
+
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
     """A whole data source. `fingerprint` is the SHA-256 (hex) of all its content: equal on any machine with a copy.
 
-    `val` is a validation set that comes with the source; None: the training set is to be divided.
+    `val` is a validation set that comes with the source; None: the training set is to be divided. `shapes` says what
+    sizes the files had, and what was done to them: a plan's line.
     """
 
     name: str
@@ -42,6 +53,7 @@ class Dataset:
     classes: tuple[str, ...]
     fingerprint: str
     val: ImageSet | None = None
+    shapes: str = ""
 
     @property
     def has_test_set(self) -> bool:
@@ -70,7 +82,8 @@ def content_fingerprint(
 class Split:
     """What one training run sees. `mean`, `std`: float32 (3,), per channel of the train images, on the 0..255 scale.
 
-    `note` is the end of a plan's line about the images: what a person would not expect of them.
+    `note` is the end of a plan's line about the images: what a person would not expect of them. `shapes`: as `Dataset`
+    has it.
     """
 
     train: ImageSet
@@ -79,3 +92,4 @@ class Split:
     mean: np.ndarray
     std: np.ndarray
     note: str = ""
+    shapes: str = ""

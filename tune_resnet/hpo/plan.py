@@ -37,6 +37,7 @@ class Plan:
     held_out_images: int
     held_out: str  # "validation" or "test"
     note: str = ""  # of the split
+    shapes: str = ""  # of the split
     trials: int = 1
     ended: int = 0  # trials of a resumed search that are done
     single: int | None = None  # the number of the trial of which this is a single training
@@ -82,6 +83,7 @@ class Plan:
         return [
             f"data        {spec.data.dataset}: {self.train_images:,} training, "
             f"{self.held_out_images:,} {self.held_out} images{self.note}",
+            *([f"images      {self.shapes}"] if self.shapes else []),
             f"model       {spec.model}; {counted(train.epochs, 'epoch')} of {counted(self.steps_per_epoch, 'step')}, "
             f"batch {train.batch_size}, {train.schedule}",
             *self.step_warning(),

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tune_resnet.data.types import ImageSet
+from tune_resnet.data.types import SIZE, ImageSet
 
 
 @dataclass(frozen=True)
@@ -50,6 +50,11 @@ class Crops:
     def __getitem__(self, rows: slice) -> Crops:
         centres = None if self.centres is None else self.centres[rows]
         return Crops(self.down[rows], self.right[rows], self.flip[rows], self.cutout, centres)
+
+
+def in_proportion(pixels: int, size: int) -> int:
+    """As many pixels of an image of `size` as `pixels` are of one of 32."""
+    return round(pixels * size / SIZE)
 
 
 def draw_crops(count: int, flip: bool, generator: torch.Generator, padding: int = 4, cutout: int = 0) -> Crops:

@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from tune_resnet.config.sections import ModelSpec, TrainSpec
 from tune_resnet.data.types import Split
-from tune_resnet.training.augmentation import Normalise, augmented, draw_crops, to_device
+from tune_resnet.training.augmentation import Normalise, augmented, draw_crops, in_proportion, to_device
 from tune_resnet.training.cuda_graph import RecordedStep
 from tune_resnet.training.device import choose_precision, epoch_seed, full_fp32, keep_freed_memory, seeded
 from tune_resnet.training.evaluation import evaluate
@@ -66,7 +66,7 @@ class TrainingRun:
         self.device = torch.device(device)
         if self.device.type == "cpu":
             keep_freed_memory()
-        self.flip, self.judge_each = flip, judge_each
+        self.flip, self.judge_each, self.size = flip, judge_each, data.train.size
         self.train_images = to_device(data.train, self.device)
         self.held_out = to_device(data.held_out, self.device)
         self.normalise = Normalise(data.mean, data.std, self.device)
@@ -210,7 +210,8 @@ class TrainingRun:
         seed = epoch_seed(self.spec.seed, epoch)
         generator = torch.Generator(self.device).manual_seed(seed)
         order = torch.randperm(count, generator=generator, device=self.device)
-        crops = draw_crops(count, self.flip, generator, self.spec.crop_padding, self.spec.cutout)
+        padding, cutout = (in_proportion(one, self.size) for one in (self.spec.crop_padding, self.spec.cutout))
+        crops = draw_crops(count, self.flip, generator, padding, cutout)
         loss_sum = torch.zeros((), device=self.device)
         with seeded(seed, self.device):
             for step in range(self.steps_per_epoch):
