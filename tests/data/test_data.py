@@ -173,7 +173,10 @@ def test_of_two_validation_sets_none_is_chosen(tree: Path) -> None:
 
 
 def test_the_spec_names_the_folder(tree: Path) -> None:
-    assert load_dataset(DataSpec(dataset="folder", data_dir=str(tree))).name == "folder"
+    assert load_dataset(DataSpec(data_dir=str(tree))).name == "folder"
+    assert DataSpec().dataset == DataSpec(dataset="cifar10", data_dir=str(tree)).dataset == "cifar10"
+    (tree / "cifar-10-batches-py").mkdir()
+    assert DataSpec(data_dir=str(tree)).dataset == "cifar10"
     with pytest.raises(DataError, match="--data-dir"):
         load_dataset(DataSpec(dataset="folder"))
 
@@ -204,6 +207,135 @@ def test_a_wrong_structure_is_named(case: str, tree: Path) -> None:
     with pytest.raises(DataError, match=message) as raised:
         load_folder(tree)
     assert "\n" not in str(raised.value)
+
+
+# --- classes without train/, and lists --------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def classes_only(tmp_path: Path) -> Path:
+    """20 cats and 10 dogs, PNG files of one colour each, in folders of their own."""
+    for name, count in (("cat", 20), ("dog", 10)):
+        for number in range(count):
+            write_image(tmp_path / "pets" / name / f"{number:02}.png", 3 * number + len(name))
+    return tmp_path / "pets"
+
+
+def test_a_test_set_is_drawn_where_there_are_only_classes(classes_only: Path) -> None:
+    found = [load_dataset(DataSpec(data_dir=str(classes_only), split_seed=seed)) for seed in (0, 0, 1)]
+    tests = []
+    for dataset in found:
+        assert dataset.test is not None
+        assert dataset.classes == ("cat", "dog")
+        assert np.bincount(dataset.train.labels).tolist() == [16, 8]
+        assert np.bincount(dataset.test.labels).tolist() == [4, 2]
+        both = np.concatenate([dataset.train.images, dataset.test.images])[:, :, 0, 0]
+        assert len({tuple(colour) for colour in both.tolist()}) == 20  # cats' and dogs' colours are the same ten
+        tests.append(dataset.test.images)
+    assert np.array_equal(tests[0], tests[1])
+    assert not np.array_equal(tests[0], tests[2])
+    assert found[0].fingerprint == found[1].fingerprint != found[2].fingerprint
+    note = "; 20% of each class were drawn to test on, by the split seed"
+    assert search_split(found[0], DataSpec()).note == baseline_split(found[0], DataSpec()).note == note
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (
+            lambda root: [path.unlink() for path in sorted((root / "dog").iterdir())[2:]],
+            "'dog' needs at least 3 images",
+        ),
+        (lambda root: (root / "bird").mkdir(), "class 'bird' has no images: .*pets/bird"),
+        (lambda root: shutil.rmtree(root / "dog"), "pets needs at least two class folders, found only 'cat'"),
+        (lambda root: (root / "dog").rename(root / "test"), r"pets has no train/ folder \(wanted: .*/pets/CLASS/IMAGE"),
+    ],
+)
+def test_classes_that_cannot_be_divided_are_named(
+    spoil: Callable[[Path], object], message: str, classes_only: Path
+) -> None:
+    spoil(classes_only)
+    with pytest.raises(DataError, match=message):
+        load_folder(classes_only)
+
+
+def write_list(root: Path, text: str) -> Path:
+    (root / "list.csv").write_text(text)
+    return root / "list.csv"
+
+
+def listed(tree: Path, split: Callable[[str], str]) -> str:
+    lines = [f"{path.relative_to(tree)},{path.parent.name},{split(path.parts[-3])}" for path in tree.rglob("*.png")]
+    return "path,class,split\n" + "\n".join(lines)
+
+
+def test_a_list_gives_what_its_tree_gives(tree: Path) -> None:
+    for name in ("cat", "dog"):
+        write_image(tree / "valid" / name / "0.png", 50)
+    whole, from_list = load_folder(tree), load_folder(write_list(tree, listed(tree, str)))
+    assert from_list.fingerprint == whole.fingerprint
+    assert from_list.test is not None
+    assert from_list.val is not None
+    assert (len(from_list.train), len(from_list.test), len(from_list.val)) == (7, 4, 2)
+    only_train = load_dataset(DataSpec(data_dir=str(write_list(tree, listed(tree, lambda _: "train")))))
+    assert (only_train.test, len(only_train.train)) == (None, 13)
+
+
+def test_of_a_list_without_splits_a_test_set_is_drawn(classes_only: Path) -> None:
+    whole = load_folder(classes_only)
+    lines = [f"{path.relative_to(classes_only)}, {path.parent.name},x" for path in classes_only.rglob("*.png")]
+    found = load_folder(write_list(classes_only, "\ufeffpath,class,photographer\n" + "\n".join(lines)))
+    assert found.fingerprint == whole.fingerprint
+
+
+def test_a_list_that_names_other_classes_is_other_data(tree: Path) -> None:
+    text = listed(tree, lambda _: "train")
+    first = load_folder(write_list(tree, text))
+    other = load_folder(write_list(tree, text.replace("train/cat/0.png,cat", "train/cat/0.png,dog")))
+    assert np.bincount(other.train.labels)[1] == np.bincount(first.train.labels)[1] + 1
+    assert other.fingerprint != first.fingerprint
+    renamed = load_folder(write_list(tree, text.replace(",cat,", ",car,")))
+    assert renamed.classes == ("car", "dog")
+    assert renamed.fingerprint != first.fingerprint
+
+
+LIST_ERRORS = {
+    "no column": ("file,class\n", "list.csv has no column 'path': its first line is to be path,class or path,cl"),
+    "empty": ("", "has no column 'path'"),
+    "no lines": ("path,class\n", "list.csv lists no images"),
+    "not found": ("path,class\na.png,cat\n", r"list.csv line 2: there is no file .*tree/a\.png"),
+    "no class": ("path,class\ntrain/cat/0.png,\n", "line 2: class is missing"),
+    "no path": ("path,class\n,cat\n", "line 2: path is missing"),
+    "unknown split": (
+        "path,class,split\ntrain/cat/0.png,cat,tain\n",
+        r"line 2: unknown split 'tain' \(did you mean 'train'\?\): wanted train, test, val, valid, validation",
+    ),
+    "twice": ("path,class\ntrain/cat/0.png,cat\ntrain/./cat/0.png,dog\n", "line 3: train/cat/0.png is in line 2 alr"),
+    "one class": ("path,class\ntrain/cat/0.png,cat\n", "list.csv needs at least two classes to train on, found only"),
+    "none to train": ("path,class,split\ntrain/cat/0.png,cat,val\n", "at least two classes to train on, found none"),
+    "missing in a split": (
+        "path,class,split\ntrain/cat/0.png,cat,train\ntrain/dog/0.png,dog,train\ntest/dog/0.png,dog,test\n",
+        "class 'cat' of .*list.csv has no image of the split test",
+    ),
+    "only in a split": (
+        "path,class,split\ntrain/cat/0.png,cat,train\ntrain/dog/0.png,dog,train\ntest/dog/0.png,cow,val\n",
+        "'cat' of .*list.csv has no image of the split val",
+    ),
+    "no image": ("path,class,split\ntrain/cat/0.png,cat,train\nlist.csv,dog,train\n", "cannot read image .*list.csv"),
+}
+
+
+@pytest.mark.parametrize("case", LIST_ERRORS)
+def test_what_is_wrong_with_a_list_is_said_in_a_line(case: str, tree: Path) -> None:
+    text, message = LIST_ERRORS[case]
+    with pytest.raises(DataError, match=message) as raised:
+        load_folder(write_list(tree, text))
+    assert "\n" not in str(raised.value)
+
+
+def test_a_list_that_is_no_text_is_an_error(tree: Path) -> None:
+    with pytest.raises(DataError, match=r"cannot read .*0\.png: not a CSV file"):
+        load_folder(tree / "train" / "cat" / "0.png")
 
 
 def test_an_unreadable_image_is_named(tree: Path) -> None:
@@ -544,7 +676,7 @@ def test_cifar10_has_one_size(tmp_path: Path) -> None:
     with pytest.raises(
         DataError, match=r"CIFAR-10's images have 32 pixels: data\.image_size is for a folder or digits"
     ):
-        load_dataset(DataSpec(data_dir=str(tmp_path), image_size=64))
+        load_dataset(DataSpec(dataset="cifar10", data_dir=str(tmp_path), image_size=64))
 
 
 # --- splits -----------------------------------------------------------------------------------------------------------
@@ -748,7 +880,7 @@ from tune_resnet.config.sections import DataSpec
 from tune_resnet.data import cifar10, load
 cifar10.CIFAR10_URL = "http://127.0.0.1:{closed_port}/cifar-10-python.tar.gz"
 try:
-    load.load_dataset(DataSpec(data_dir={str(tmp_path)!r}))
+    load.load_dataset(DataSpec(dataset="cifar10", data_dir={str(tmp_path)!r}))
 except load.DataError as error:
     print(error)
 print(sorted({{"torch", "torchvision", "ray", "sklearn"}} & set(sys.modules)))
@@ -850,4 +982,4 @@ def test_a_damaged_archive_without_network_is_an_error(host: Path, tmp_path: Pat
 def test_a_download_that_is_not_cifar10_is_an_error(host: Path, tmp_path: Path) -> None:
     (host / "cifar-10-python.tar.gz").write_bytes(b"please log in")
     with pytest.raises(DataError, match=r"getting it failed \(File not found or corrupted"):
-        load_dataset(DataSpec(data_dir=str(tmp_path)))
+        load_dataset(DataSpec(dataset="cifar10", data_dir=str(tmp_path)))

@@ -1,8 +1,9 @@
-"""A class-per-folder tree of image files as uint8 arrays, decoded once and then read from the user's cache.
+"""A tree or a list of image files as uint8 arrays, decoded once and then read from the user's cache.
 
-Also the types that every data source fills. The tree is `root/train/CLASS/*.jpg` and, optionally, `root/test/CLASS/*`
-and `root/val/CLASS/*` (or `valid`, `validation`), with the images in the class folders or in folders below those.
-Hidden entries are ignored; a warning tells how many other files are not images.
+The tree is `root/train/CLASS/*.jpg` and, optionally, `root/test/CLASS/*` and `root/val/CLASS/*` (or `valid`,
+`validation`), with the images in the class folders or in folders below those; or it is `root/CLASS/*.jpg`, of which a
+part is drawn to test on. Hidden entries are ignored; a warning tells how many other files are not images. See
+`image_list` for a list.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import shutil
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,33 +24,39 @@ from platformdirs import user_cache_path
 from tune_resnet._text import counted
 from tune_resnet.data.cache import Decoded, empty, read_partial, read_whole, write_cache
 from tune_resnet.data.image_file import ImageError, read_image_and_shape
+from tune_resnet.data.image_list import read_list
 from tune_resnet.data.image_tree import ImageFile, scan
+from tune_resnet.data.split import apportion, draw, select
 from tune_resnet.data.types import SIZE, DataError, Dataset, ImageSet, content_fingerprint
 
 if TYPE_CHECKING:
     from rich.progress import Progress
 
 CACHE_FORMAT = 2  # part of the cache key: raise it when decoding or the cache's files change
+TEST_FRACTION = 0.2  # of images that nobody has divided
+TEST_STREAM = 2  # beside those of `split`: the test set's draw moves no other
 MAX_NAMED = 20  # unreadable images that one message names
 DECODE_BLOCK = 100  # files decoded by one task: few enough for a smooth bar, enough to hide the task's own cost
 
 
-def load_folder(root: Path, size: int = SIZE) -> Dataset:
-    """The tree below `root`, its images made `size` pixels high and wide; DataError, naming the class or all files,
-    where its structure or images are unusable.
+def load_folder(root: Path, size: int = SIZE, split_seed: int = 0) -> Dataset:
+    """The tree below `root`, or the list that it is, its images made `size` pixels high and wide; DataError, naming the
+    class or all files, where its structure or images are unusable.
 
-    The cache key is made of every file's relative path, size and modification time, not of its bytes: opening 60,000
-    files at every start takes seconds. Paths are relative so that a moved or newly extracted tree is still known.
+    The cache key is made of every file's part, class, relative path, size and modification time, not of its bytes:
+    opening 60,000 files at every start takes seconds. Paths are relative so that a moved or newly extracted tree is
+    still known.
     """
-    tree = scan(root)
+    tree = read_list(root) if root.is_file() else scan(root)
     tree.warn_of_skipped()
     files = [file for part in tree.parts.values() for file in part]
     folder = user_cache_path("tune_resnet") / "folders"
-    entry = folder / _digest(size, "".join(file.mark for file in files))
+    content = [f"{part}\0{tree.classes[file.label]}\0{file.mark}" for part in tree.parts for file in tree.parts[part]]
+    entry = folder / _digest(size, "".join(content))
     kept = folder / f"partial-{_digest(size, os.path.realpath(root))}"
 
     cached = read_whole(entry, len(files), size)
-    decoded = _decode(root, files, kept, size) if cached is None else cached[0]
+    decoded = _decode(root.parent if root.is_file() else root, files, kept, size) if cached is None else cached[0]
     labels = np.array([file.label for file in files], dtype=np.int64)
     ends = np.cumsum([len(part) for part in tree.parts.values()])[:-1]
     train, *others = map(ImageSet, np.split(decoded.images, ends), np.split(labels, ends))
@@ -58,7 +66,26 @@ def load_folder(root: Path, size: int = SIZE) -> Dataset:
         write_cache(entry, decoded, {"fingerprint": fingerprint})
         shutil.rmtree(kept, ignore_errors=True)
     shapes = _shapes_line(decoded.shapes, size)
-    return Dataset("folder", train, test, tree.classes, fingerprint, val, shapes)
+    dataset = Dataset("folder", train, test, tree.classes, fingerprint, val, shapes)
+    return _with_test_set(dataset, split_seed) if tree.whole else dataset
+
+
+def _with_test_set(dataset: Dataset, seed: int) -> Dataset:
+    """The images of a dataset that nobody has divided, a stratified share of them to test on."""
+    counts = np.bincount(dataset.train.labels, minlength=len(dataset.classes))
+    for name, count in zip(dataset.classes, counts, strict=True):
+        if count < 3:
+            raise DataError(f"class {name!r} needs at least 3 images, to train, validate and test, has {count}")
+    total = max(round(TEST_FRACTION * len(dataset.train)), len(counts))
+    take = apportion(counts, total, low=np.ones_like(counts), high=counts - 2)
+    held_out = draw(dataset.train.labels, take, np.random.default_rng([seed, TEST_STREAM]))
+    return replace(
+        dataset,
+        train=select(dataset.train, ~held_out),
+        test=select(dataset.train, held_out),
+        fingerprint=hashlib.sha256(f"{dataset.fingerprint}\0{TEST_FRACTION}\0{seed}".encode()).hexdigest(),
+        note=f"; {TEST_FRACTION:.0%} of each class were drawn to test on, by the split seed",
+    )
 
 
 def _shapes_line(shapes: np.ndarray, size: int) -> str:

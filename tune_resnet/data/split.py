@@ -60,7 +60,7 @@ def final_split(dataset: Dataset, spec: DataSpec) -> Split:
 
 def _make_split(train: ImageSet, held_out: ImageSet, dataset: Dataset, note: str = "") -> Split:
     mean, std = _channel_statistics(train.images)
-    return Split(train, held_out, dataset.classes, mean, std, note, dataset.shapes)
+    return Split(train, held_out, dataset.classes, mean, std, dataset.note + note, dataset.shapes)
 
 
 def _channel_statistics(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

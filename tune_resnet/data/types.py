@@ -43,8 +43,8 @@ def with_pixels_of(count: int, size: int) -> int:
 class Dataset:
     """A whole data source. `fingerprint` is the SHA-256 (hex) of all its content: equal on any machine with a copy.
 
-    `val` is a validation set that comes with the source; None: the training set is to be divided. `shapes` says what
-    sizes the files had, and what was done to them: a plan's line.
+    `val` is a validation set that comes with the source; None: the training set is to be divided. For a plan, `shapes`
+    says what sizes the files had and what was done to them, and `note` how they were divided.
     """
 
     name: str
@@ -54,6 +54,7 @@ class Dataset:
     fingerprint: str
     val: ImageSet | None = None
     shapes: str = ""
+    note: str = ""
 
     @property
     def has_test_set(self) -> bool:
@@ -63,7 +64,8 @@ class Dataset:
 def check_test_set(dataset: Dataset) -> None:
     """DataError where there are no images to confirm a result on."""
     if not dataset.has_test_set:
-        raise DataError(f"{dataset.name} has no test set (a folder's is DIR/test/CLASS/*): nothing to confirm on")
+        wanted = "a folder's is DIR/test/CLASS/*, a list's has the split test"
+        raise DataError(f"{dataset.name} has no test set ({wanted}): nothing to confirm on")
 
 
 def content_fingerprint(
