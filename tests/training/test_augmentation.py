@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tune_resnet.data.types import ImageSet
-from tune_resnet.training.augmentation import Crops, Normalise, augmented, draw_crops, in_proportion, to_device
+from tune_resnet.training.augmentation import Crops, Normalise, augmented, draw_crops, to_device
 
 MOST = 16  # pixels of padding
 BLANK = torch.tensor([10, 20, 30], dtype=torch.uint8).view(3, 1, 1)
@@ -49,9 +49,12 @@ def test_a_batch_equals_its_images_one_by_one(seed: int, count: int, flip: bool,
     np.testing.assert_array_equal(batch.numpy(), one_by_one(images.numpy(), chosen.numpy(), crops))
 
 
-def test_pixels_are_in_proportion_to_the_size() -> None:
-    assert [in_proportion(4, size) for size in (32, 64, 96, 224)] == [4, 8, 12, 28]
-    assert [in_proportion(pixels, 32) for pixels in range(32)] == list(range(32))
+@pytest.mark.parametrize(("size", "most"), [(32, 4), (64, 8), (96, 12), (224, 28)])
+def test_pixels_are_in_proportion_to_the_size(size: int, most: int) -> None:
+    crops = draw_crops(500, True, torch.Generator().manual_seed(0), padding=4, cutout=2, size=size)
+    assert crops.down.min() == crops.right.min() == -most
+    assert crops.down.max() == crops.right.max() == most
+    assert crops.cutout == most // 2
 
 
 def test_an_image_that_is_not_shifted_is_itself() -> None:
