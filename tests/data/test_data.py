@@ -31,7 +31,7 @@ from tune_resnet.data import cifar10
 from tune_resnet.data.folder import load_folder
 from tune_resnet.data.image_file import read_image, read_image_and_shape
 from tune_resnet.data.load import load_dataset
-from tune_resnet.data.split import baseline_split, search_split
+from tune_resnet.data.split import baseline_split, final_split, search_split
 from tune_resnet.data.types import DataError, Dataset, ImageSet, Split, content_fingerprint
 
 
@@ -235,7 +235,7 @@ def test_a_test_set_is_drawn_where_there_are_only_classes(classes_only: Path) ->
     assert np.array_equal(tests[0], tests[1])
     assert not np.array_equal(tests[0], tests[2])
     assert found[0].fingerprint == found[1].fingerprint != found[2].fingerprint
-    note = "; 20% of each class were drawn to test on, by the split seed"
+    note = "; 6 test images drawn, 20% of each class by the split seed"
     assert search_split(found[0], DataSpec()).note == baseline_split(found[0], DataSpec()).note == note
 
 
@@ -544,6 +544,18 @@ def test_the_plan_is_told_what_was_done_to_the_images(tree: Path) -> None:
         write_image(tree / "test" / "dog" / f"long{number}.png", 9, (20, 40))
     shapes = "32x32, scaled from 20x32 to 32x40; 2 of 13 are not square: their middle is kept"
     assert load_folder(tree).shapes == shapes
+
+
+def test_a_split_says_how_even_its_classes_are_and_what_is_left_to_test_on(tree: Path, classes_only: Path) -> None:
+    split = search_split(load_folder(tree), DataSpec(validation_fraction=0.3))
+    assert split.lines()[-1] == "classes     2, of 2 to 3 training images each; the chance level is 50.0%"
+    assert split.note == "; 4 test images untouched"
+    shutil.rmtree(tree / "test")
+    dataset = load_folder(tree)
+    assert search_split(dataset, DataSpec()).note == "; no test set"
+    assert final_split(dataset, DataSpec()).lines()[-1].endswith("the chance level is 57.1%")
+    pets = baseline_split(load_folder(classes_only), DataSpec())
+    assert pets.lines()[-1] == "classes     2, of 8 to 16 training images each; the chance level is 66.7%"
 
 
 def test_a_copied_tree_is_known(tree: Path, tmp_path: Path) -> None:

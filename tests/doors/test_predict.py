@@ -239,15 +239,20 @@ def test_a_dry_run_says_which_images_it_is_about(tmp_path: Path, capsys: pytest.
         assert search([*words, "--dry-run", "--runs-dir", str(tmp_path)]) == 0
         plans.append(capsys.readouterr().out.splitlines())
         shutil.rmtree(tmp_path / "test", ignore_errors=True)
-    assert plans[0][:5] == [
+    assert plans[0][:6] == [
         "warning: skipped 1 file that is not an image: train/cat/notes.txt",
-        "data        folder: 10 training, 2 test images; the folder's own validation set is trained on, too",
+        f"data        folder {tmp_path}: 10 training, 2 test images; "
+        "the folder's own validation set is trained on, too",
         "images      32x32, as they are",
+        "classes     2, of 5 training images each; the chance level is 50.0%",
         "model       ResNet9, width 8; 8 epochs of 3 steps, batch 4, linear-exponential",
         "warning     only 3 optimizer steps an epoch, too few to learn much: "
         "choose a smaller --batch-size (1 gives 10 steps)",
     ]
-    assert plans[1][1] == "data        folder: 6 training, 4 validation images; the validation set is the folder's own"
+    assert plans[1][1] == (
+        f"data        folder {tmp_path}: 6 training, 4 validation images; "
+        "the validation set is the folder's own; no test set"
+    )
 
 
 def test_a_share_of_a_gpu_is_refused_where_there_is_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -84,7 +84,7 @@ def _with_test_set(dataset: Dataset, seed: int) -> Dataset:
         train=select(dataset.train, ~held_out),
         test=select(dataset.train, held_out),
         fingerprint=hashlib.sha256(f"{dataset.fingerprint}\0{TEST_FRACTION}\0{seed}".encode()).hexdigest(),
-        note=f"; {TEST_FRACTION:.0%} of each class were drawn to test on, by the split seed",
+        note=f"; {counted(total, 'test image')} drawn, {TEST_FRACTION:.0%} of each class by the split seed",
     )
 
 

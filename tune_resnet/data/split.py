@@ -24,13 +24,21 @@ def search_split(dataset: Dataset, spec: DataSpec) -> Split:
     """
     train = _limited_train(dataset, spec)
     if dataset.val is not None:
-        return _make_split(train, dataset.val, dataset, "; the validation set is the folder's own")
+        own = "; the validation set is the folder's own"
+        return _make_split(train, dataset.val, dataset, own + _test_note(dataset))
     counts = np.bincount(train.labels, minlength=len(dataset.classes))
     wanted = round(spec.validation_fraction * len(train))
     total = min(max(wanted, len(counts)), len(train) - len(counts))
     take = apportion(counts, total, low=np.ones_like(counts), high=counts - 1)
     held_out = draw(train.labels, take, np.random.default_rng([spec.split_seed, VALIDATION_STREAM]))
-    return _make_split(select(train, ~held_out), select(train, held_out), dataset)
+    return _make_split(select(train, ~held_out), select(train, held_out), dataset, _test_note(dataset))
+
+
+def _test_note(dataset: Dataset) -> str:
+    """Whether there is a test set, which nothing else of a search's plan says."""
+    if dataset.test is None:
+        return "; no test set"
+    return "" if dataset.note else f"; {counted(len(dataset.test), 'test image')} untouched"
 
 
 def baseline_split(dataset: Dataset, spec: DataSpec) -> Split:

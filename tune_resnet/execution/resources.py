@@ -48,7 +48,7 @@ def make_plan(
         held_out_images=len(data.held_out),
         held_out="validation",
         note=data.note,
-        shapes=data.shapes,
+        data_lines=data.lines(),
     )
 
 
