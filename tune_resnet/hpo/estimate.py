@@ -10,16 +10,18 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import expit, logit
 
 Floats = NDArray[np.float64]
 
 MIN_FINISHED = 4  # trials, below which a line through them says nothing
+LEAST = 0.001  # share of images that counts as wrong, or right, where none is: a logit wants both
 
 
 def estimated_accuracy(accuracy: Floats, loss: Floats) -> Floats:
     """Each finished trial's likely accuracy on images of the same kind, in [0, 1].
 
-    The mean of the accuracy and of its least-squares line over the logarithm of the loss.
+    The mean of the accuracy and of its least-squares line over the loss: logit over logarithm, which keeps it a share.
 
     Args:
         accuracy: (trials,) on the validation images, in [0, 1].
@@ -30,12 +32,12 @@ def estimated_accuracy(accuracy: Floats, loss: Floats) -> Floats:
     """
     if len(accuracy) < MIN_FINISHED:
         return accuracy
-    logs = np.log(np.maximum(loss, 1e-12))
+    logs, logits = np.log(np.maximum(loss, 1e-12)), logit(np.clip(accuracy, LEAST, 1 - LEAST))
     away = logs - logs.mean()
     spread = away @ away
-    slope = away @ accuracy / spread if spread > 0 else 0.0
-    if not slope < 0:
+    slope = away @ logits / spread if spread > 0 else 0.0
+    if not slope < -1e-9:  # a sum of zeros may be a little less
         return accuracy
-    fitted = accuracy.mean() + slope * away
+    fitted = expit(logits.mean() + slope * away)
     # Rounded, so that equal trials stay equal: a sum's last digits depend on the machine.
-    return np.asarray(np.clip((accuracy + fitted) / 2, 0, 1).round(9))
+    return np.asarray(((accuracy + fitted) / 2).round(9))
