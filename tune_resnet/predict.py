@@ -31,7 +31,7 @@ def _print(options: argparse.Namespace) -> None:
     chosen = chosen_model(find_run(options.run))
     model = load_model(chosen.path, options.model)
     paths = [path for named in options.images for path in (image_files(named) if named.is_dir() else [named])]
-    rows = probabilities(model, np.stack([read_image(path) for path in paths]))
+    rows = probabilities(model, np.stack([read_image(path, model.size) for path in paths]))
     if options.csv:
         writer = csv.writer(sys.stdout, lineterminator="\n")
         writer.writerow(["file", *map(printable, model.classes)])

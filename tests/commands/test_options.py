@@ -218,7 +218,7 @@ BAD = [
     (["--seed", "-1"], "train.seed must be at least 0, got -1"),
     (["--cpus-per-trial", "nan"], "resources.cpus_per_trial must be a finite number, got nan"),
     (["--gpus-per-trial", "-0.5"], "resources.gpus_per_trial must be at least 0, got -0.5"),
-    (["--dataset", "folder"], "data.dataset = 'folder' needs data.data_dir (--data-dir), the folder that holds train/"),
+    (["--dataset", "folder"], "data.dataset = 'folder' needs data.data_dir (--data-dir), the folder of your images"),
     (["--name", "a/b"], "search.name must be one folder's name (see --runs-dir for its place), got 'a/b'"),
     (["--name", ".."], "search.name must be one folder's name (see --runs-dir for its place), got '..'"),
     (["--name", ""], "search.name must not be empty or hold NUL, got ''"),

@@ -186,6 +186,7 @@ TINY = 5e-324
 SEED = 2**32 - 1
 # for every numeric setting: the least and greatest value that is allowed, and values just outside
 LIMITS: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
+    "data.image_size": ((32, 512), (31, 0, -32, 513)),
     "data.limit_train": ((4, 2**63 - 1), (3, 0, -1, 2**63)),
     "data.validation_fraction": ((TINY, 0.9), (0, -0.0, 0.9000001, 1)),
     "data.split_seed": ((0, SEED), (-1, SEED + 1)),

@@ -29,9 +29,9 @@ from PIL import Image
 from tune_resnet.config.sections import DataSpec
 from tune_resnet.data import cifar10
 from tune_resnet.data.folder import load_folder
-from tune_resnet.data.image_file import read_image
+from tune_resnet.data.image_file import read_image, read_image_and_shape
 from tune_resnet.data.load import load_dataset
-from tune_resnet.data.split import baseline_split, search_split
+from tune_resnet.data.split import baseline_split, final_split, search_split
 from tune_resnet.data.types import DataError, Dataset, ImageSet, Split, content_fingerprint
 
 
@@ -173,7 +173,10 @@ def test_of_two_validation_sets_none_is_chosen(tree: Path) -> None:
 
 
 def test_the_spec_names_the_folder(tree: Path) -> None:
-    assert load_dataset(DataSpec(dataset="folder", data_dir=str(tree))).name == "folder"
+    assert load_dataset(DataSpec(data_dir=str(tree))).name == "folder"
+    assert DataSpec().dataset == DataSpec(dataset="cifar10", data_dir=str(tree)).dataset == "cifar10"
+    (tree / "cifar-10-batches-py").mkdir()
+    assert DataSpec(data_dir=str(tree)).dataset == "cifar10"
     with pytest.raises(DataError, match="--data-dir"):
         load_dataset(DataSpec(dataset="folder"))
 
@@ -204,6 +207,135 @@ def test_a_wrong_structure_is_named(case: str, tree: Path) -> None:
     with pytest.raises(DataError, match=message) as raised:
         load_folder(tree)
     assert "\n" not in str(raised.value)
+
+
+# --- classes without train/, and lists --------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def classes_only(tmp_path: Path) -> Path:
+    """20 cats and 10 dogs, PNG files of one colour each, in folders of their own."""
+    for name, count in (("cat", 20), ("dog", 10)):
+        for number in range(count):
+            write_image(tmp_path / "pets" / name / f"{number:02}.png", 3 * number + len(name))
+    return tmp_path / "pets"
+
+
+def test_a_test_set_is_drawn_where_there_are_only_classes(classes_only: Path) -> None:
+    found = [load_dataset(DataSpec(data_dir=str(classes_only), split_seed=seed)) for seed in (0, 0, 1)]
+    tests = []
+    for dataset in found:
+        assert dataset.test is not None
+        assert dataset.classes == ("cat", "dog")
+        assert np.bincount(dataset.train.labels).tolist() == [16, 8]
+        assert np.bincount(dataset.test.labels).tolist() == [4, 2]
+        both = np.concatenate([dataset.train.images, dataset.test.images])[:, :, 0, 0]
+        assert len({tuple(colour) for colour in both.tolist()}) == 20  # cats' and dogs' colours are the same ten
+        tests.append(dataset.test.images)
+    assert np.array_equal(tests[0], tests[1])
+    assert not np.array_equal(tests[0], tests[2])
+    assert found[0].fingerprint == found[1].fingerprint != found[2].fingerprint
+    note = "; 6 test images drawn, 20% of each class by the split seed"
+    assert search_split(found[0], DataSpec()).note == baseline_split(found[0], DataSpec()).note == note
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (
+            lambda root: [path.unlink() for path in sorted((root / "dog").iterdir())[2:]],
+            "'dog' needs at least 3 images",
+        ),
+        (lambda root: (root / "bird").mkdir(), "class 'bird' has no images: .*pets/bird"),
+        (lambda root: shutil.rmtree(root / "dog"), "pets needs at least two class folders, found only 'cat'"),
+        (lambda root: (root / "dog").rename(root / "test"), r"pets has no train/ folder \(wanted: .*/pets/CLASS/IMAGE"),
+    ],
+)
+def test_classes_that_cannot_be_divided_are_named(
+    spoil: Callable[[Path], object], message: str, classes_only: Path
+) -> None:
+    spoil(classes_only)
+    with pytest.raises(DataError, match=message):
+        load_folder(classes_only)
+
+
+def write_list(root: Path, text: str) -> Path:
+    (root / "list.csv").write_text(text)
+    return root / "list.csv"
+
+
+def listed(tree: Path, split: Callable[[str], str]) -> str:
+    lines = [f"{path.relative_to(tree)},{path.parent.name},{split(path.parts[-3])}" for path in tree.rglob("*.png")]
+    return "path,class,split\n" + "\n".join(lines)
+
+
+def test_a_list_gives_what_its_tree_gives(tree: Path) -> None:
+    for name in ("cat", "dog"):
+        write_image(tree / "valid" / name / "0.png", 50)
+    whole, from_list = load_folder(tree), load_folder(write_list(tree, listed(tree, str)))
+    assert from_list.fingerprint == whole.fingerprint
+    assert from_list.test is not None
+    assert from_list.val is not None
+    assert (len(from_list.train), len(from_list.test), len(from_list.val)) == (7, 4, 2)
+    only_train = load_dataset(DataSpec(data_dir=str(write_list(tree, listed(tree, lambda _: "train")))))
+    assert (only_train.test, len(only_train.train)) == (None, 13)
+
+
+def test_of_a_list_without_splits_a_test_set_is_drawn(classes_only: Path) -> None:
+    whole = load_folder(classes_only)
+    lines = [f"{path.relative_to(classes_only)}, {path.parent.name},x" for path in classes_only.rglob("*.png")]
+    found = load_folder(write_list(classes_only, "\ufeffpath,class,photographer\n" + "\n".join(lines)))
+    assert found.fingerprint == whole.fingerprint
+
+
+def test_a_list_that_names_other_classes_is_other_data(tree: Path) -> None:
+    text = listed(tree, lambda _: "train")
+    first = load_folder(write_list(tree, text))
+    other = load_folder(write_list(tree, text.replace("train/cat/0.png,cat", "train/cat/0.png,dog")))
+    assert np.bincount(other.train.labels)[1] == np.bincount(first.train.labels)[1] + 1
+    assert other.fingerprint != first.fingerprint
+    renamed = load_folder(write_list(tree, text.replace(",cat,", ",car,")))
+    assert renamed.classes == ("car", "dog")
+    assert renamed.fingerprint != first.fingerprint
+
+
+LIST_ERRORS = {
+    "no column": ("file,class\n", "list.csv has no column 'path': its first line is to be path,class or path,cl"),
+    "empty": ("", "has no column 'path'"),
+    "no lines": ("path,class\n", "list.csv lists no images"),
+    "not found": ("path,class\na.png,cat\n", r"list.csv line 2: there is no file .*tree/a\.png"),
+    "no class": ("path,class\ntrain/cat/0.png,\n", "line 2: class is missing"),
+    "no path": ("path,class\n,cat\n", "line 2: path is missing"),
+    "unknown split": (
+        "path,class,split\ntrain/cat/0.png,cat,tain\n",
+        r"line 2: unknown split 'tain' \(did you mean 'train'\?\): wanted train, test, val, valid, validation",
+    ),
+    "twice": ("path,class\ntrain/cat/0.png,cat\ntrain/./cat/0.png,dog\n", "line 3: train/cat/0.png is in line 2 alr"),
+    "one class": ("path,class\ntrain/cat/0.png,cat\n", "list.csv needs at least two classes to train on, found only"),
+    "none to train": ("path,class,split\ntrain/cat/0.png,cat,val\n", "at least two classes to train on, found none"),
+    "missing in a split": (
+        "path,class,split\ntrain/cat/0.png,cat,train\ntrain/dog/0.png,dog,train\ntest/dog/0.png,dog,test\n",
+        "class 'cat' of .*list.csv has no image of the split test",
+    ),
+    "only in a split": (
+        "path,class,split\ntrain/cat/0.png,cat,train\ntrain/dog/0.png,dog,train\ntest/dog/0.png,cow,val\n",
+        "'cat' of .*list.csv has no image of the split val",
+    ),
+    "no image": ("path,class,split\ntrain/cat/0.png,cat,train\nlist.csv,dog,train\n", "cannot read image .*list.csv"),
+}
+
+
+@pytest.mark.parametrize("case", LIST_ERRORS)
+def test_what_is_wrong_with_a_list_is_said_in_a_line(case: str, tree: Path) -> None:
+    text, message = LIST_ERRORS[case]
+    with pytest.raises(DataError, match=message) as raised:
+        load_folder(write_list(tree, text))
+    assert "\n" not in str(raised.value)
+
+
+def test_a_list_that_is_no_text_is_an_error(tree: Path) -> None:
+    with pytest.raises(DataError, match=r"cannot read .*0\.png: not a CSV file"):
+        load_folder(tree / "train" / "cat" / "0.png")
 
 
 def test_an_unreadable_image_is_named(tree: Path) -> None:
@@ -324,7 +456,37 @@ def test_a_photograph_keeps_its_picture_when_it_shrinks(tmp_path: Path) -> None:
     ramp = np.linspace(0, 255, 640).astype(np.uint8)
     Image.fromarray(np.broadcast_to(ramp, (480, 640)).copy()).save(tmp_path / "ramp.jpg", quality=95)
     pixels = read_image(tmp_path / "ramp.jpg").astype(float)
-    np.testing.assert_allclose(pixels[0, 16], (np.arange(32) + 0.5) * 255 / 32, atol=3)
+    seen = 80 + (np.arange(32) + 0.5) * 480 / 32  # where in the width of 640 each pixel's middle is
+    np.testing.assert_allclose(pixels[0, 16], seen * 255 / 640, atol=3)
+
+
+@pytest.mark.parametrize(("shape", "size"), [((640, 480), 32), ((100, 300), 64), ((50, 40), 224)])
+def test_the_shorter_side_is_scaled_and_the_middle_of_the_longer_kept(
+    shape: tuple[int, int], size: int, tmp_path: Path
+) -> None:
+    (width, height), side = shape, min(shape)
+    image = Image.new("RGB", shape, (255, 0, 0))  # red is what is to be lost
+    image.paste((0, 0, 0), ((width - side) // 2, (height - side) // 2, (width + side) // 2, (height + side) // 2))
+    image.paste((255, 255, 255), (width // 2 - side // 4, height // 2 - side // 4, width // 2, height // 2))
+    image.save(tmp_path / "a.png")
+    pixels, found = read_image_and_shape(tmp_path / "a.png", size)
+    assert pixels.shape == (3, size, size)
+    assert found == shape
+    edge = size // 16  # where scaling mixes neighbours
+    inner = pixels[:, edge:-edge, edge:-edge]
+    assert np.array_equal(inner[0], inner[1])  # nothing red
+    white = np.argwhere(pixels[1] > 128)
+    np.testing.assert_allclose(white.min(axis=0), size / 4, atol=1)  # a square still
+    np.testing.assert_allclose(white.max(axis=0), size / 2 - 1, atol=1)
+
+
+def test_square_images_are_only_scaled(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for side in (7, 32, 100, 333):
+        image = Image.fromarray(rng.integers(0, 256, (side, side, 3), dtype=np.uint8))
+        image.save(tmp_path / "a.png")
+        expected = np.asarray(image.resize((32, 32), Image.Resampling.BILINEAR)).transpose(2, 0, 1)
+        assert np.array_equal(read_image(tmp_path / "a.png"), expected)
 
 
 def test_exif_orientation_is_applied(tmp_path: Path) -> None:
@@ -363,6 +525,37 @@ def test_a_second_start_decodes_nothing(tree: Path, capsys: pytest.CaptureFixtur
     assert same(first.test, second.test)
     assert first.fingerprint == second.fingerprint
     assert second.fingerprint == content_fingerprint(second.train, second.test, second.classes)
+
+
+def test_each_size_has_a_cache_of_its_own(tree: Path, cache: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_image(tree / "train" / "cat" / "wide.png", 9, (60, 40))
+    found = [load_dataset(DataSpec(dataset="folder", data_dir=str(tree), image_size=size)) for size in (32, 48, 48, 32)]
+    assert [dataset.train.images.shape for dataset in found] == [(8, 3, size, size) for size in (32, 48, 48, 32)]
+    assert capsys.readouterr().err.count("decoding 12 images") == 2
+    assert len(list((cache / "folders").iterdir())) == 2
+    assert [dataset.fingerprint for dataset in found[:2]] == [dataset.fingerprint for dataset in found[:1:-1]]
+    assert found[2].shapes == "48x48, scaled from 32x32 to 60x40; 1 of 12 is not square: its middle is kept"
+
+
+def test_the_plan_is_told_what_was_done_to_the_images(tree: Path) -> None:
+    assert load_folder(tree).shapes == "32x32, as they are"
+    assert search_split(load_folder(tree, 64), DataSpec()).shapes == "64x64, scaled from 32x32"
+    for number in range(2):
+        write_image(tree / "test" / "dog" / f"long{number}.png", 9, (20, 40))
+    shapes = "32x32, scaled from 20x32 to 32x40; 2 of 13 are not square: their middle is kept"
+    assert load_folder(tree).shapes == shapes
+
+
+def test_a_split_says_how_even_its_classes_are_and_what_is_left_to_test_on(tree: Path, classes_only: Path) -> None:
+    split = search_split(load_folder(tree), DataSpec(validation_fraction=0.3))
+    assert split.lines()[-1] == "classes     2, of 2 to 3 training images each; the chance level is 50.0%"
+    assert split.note == "; 4 test images untouched"
+    shutil.rmtree(tree / "test")
+    dataset = load_folder(tree)
+    assert search_split(dataset, DataSpec()).note == "; no test set"
+    assert final_split(dataset, DataSpec()).lines()[-1].endswith("the chance level is 57.1%")
+    pets = baseline_split(load_folder(classes_only), DataSpec())
+    assert pets.lines()[-1] == "classes     2, of 8 to 16 training images each; the chance level is 66.7%"
 
 
 def test_a_copied_tree_is_known(tree: Path, tmp_path: Path) -> None:
@@ -406,6 +599,7 @@ DAMAGE: dict[str, tuple[str, Callable[[Path], object]]] = {
     "emptied": ("images.npy", lambda path: path.write_bytes(b"")),
     "removed": ("images.npy", Path.unlink),
     "another shape": ("images.npy", wrong_shape),
+    "no shapes": ("shapes.npy", Path.unlink),
     "another type": ("images.npy", lambda path: np.save(path, np.zeros((11, 3, 32, 32)))),
     "pickled": ("images.npy", lambda path: np.save(path, np.array([{}], dtype=object), allow_pickle=True)),
     "not JSON": ("meta.json", lambda path: path.write_text("{")),
@@ -487,6 +681,14 @@ def test_digits_are_the_1797_real_ones() -> None:
     assert everyone.tolist() == [178, 182, 177, 183, 181, 182, 181, 179, 174, 180]
     assert np.abs(np.bincount(digits.test.labels) - everyone * 359 / 1797).max() < 1
     assert load_dataset(DataSpec(dataset="digits")).fingerprint == digits.fingerprint
+    assert load_dataset(DataSpec(dataset="digits", image_size=64)).train.images.shape == (1438, 3, 64, 64)
+
+
+def test_cifar10_has_one_size(tmp_path: Path) -> None:
+    with pytest.raises(
+        DataError, match=r"CIFAR-10's images have 32 pixels: data\.image_size is for a folder or digits"
+    ):
+        load_dataset(DataSpec(dataset="cifar10", data_dir=str(tmp_path), image_size=64))
 
 
 # --- splits -----------------------------------------------------------------------------------------------------------
@@ -641,6 +843,9 @@ def test_impossible_splits(
 
 def test_channel_statistics_are_those_of_the_train_images() -> None:
     dataset = numbered([700, 700])
+    larger = np.repeat(np.repeat(dataset.train.images, 2, axis=2), 2, axis=3)
+    doubled = search_split(replace(dataset, train=ImageSet(larger, dataset.train.labels)), DataSpec())
+    assert doubled.mean.tolist() == search_split(dataset, DataSpec()).mean.tolist()
     dataset.train.images[:, 1] = np.random.default_rng(0).integers(0, 256, (1400, 32, 32), dtype=np.uint8)
     dataset.train.images[:, 2] = 201  # constant
     split = search_split(dataset, DataSpec())
@@ -687,7 +892,7 @@ from tune_resnet.config.sections import DataSpec
 from tune_resnet.data import cifar10, load
 cifar10.CIFAR10_URL = "http://127.0.0.1:{closed_port}/cifar-10-python.tar.gz"
 try:
-    load.load_dataset(DataSpec(data_dir={str(tmp_path)!r}))
+    load.load_dataset(DataSpec(dataset="cifar10", data_dir={str(tmp_path)!r}))
 except load.DataError as error:
     print(error)
 print(sorted({{"torch", "torchvision", "ray", "sklearn"}} & set(sys.modules)))
@@ -789,4 +994,4 @@ def test_a_damaged_archive_without_network_is_an_error(host: Path, tmp_path: Pat
 def test_a_download_that_is_not_cifar10_is_an_error(host: Path, tmp_path: Path) -> None:
     (host / "cifar-10-python.tar.gz").write_bytes(b"please log in")
     with pytest.raises(DataError, match=r"getting it failed \(File not found or corrupted"):
-        load_dataset(DataSpec(data_dir=str(tmp_path)))
+        load_dataset(DataSpec(dataset="cifar10", data_dir=str(tmp_path)))

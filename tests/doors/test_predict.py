@@ -219,7 +219,7 @@ def test_a_closed_terminal_interrupts_a_baseline_which_is_recorded_whole(
 def test_a_dry_baseline_says_how_long_it_takes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert search([*SMALL, "--limit-train", "100", "--runs-dir", str(tmp_path), "--dry-run"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split()[0] for line in lines] == ["data", "model", "warning", "reference", "device", "time"]
+    assert [line.split()[0] for line in lines] == ["data", "classes", "model", "warning", "reference", "device", "time"]
     assert "100 training, 359 test images" in lines[0]
     assert "images/s, from a few timed steps" in lines[-1]
     assert list(tmp_path.iterdir()) == []
@@ -239,14 +239,20 @@ def test_a_dry_run_says_which_images_it_is_about(tmp_path: Path, capsys: pytest.
         assert search([*words, "--dry-run", "--runs-dir", str(tmp_path)]) == 0
         plans.append(capsys.readouterr().out.splitlines())
         shutil.rmtree(tmp_path / "test", ignore_errors=True)
-    assert plans[0][:4] == [
+    assert plans[0][:6] == [
         "warning: skipped 1 file that is not an image: train/cat/notes.txt",
-        "data        folder: 10 training, 2 test images; the folder's own validation set is trained on, too",
+        f"data        folder {tmp_path}: 10 training, 2 test images; "
+        "the folder's own validation set is trained on, too",
+        "images      32x32, as they are",
+        "classes     2, of 5 training images each; the chance level is 50.0%",
         "model       ResNet9, width 8; 8 epochs of 3 steps, batch 4, linear-exponential",
         "warning     only 3 optimizer steps an epoch, too few to learn much: "
         "choose a smaller --batch-size (1 gives 10 steps)",
     ]
-    assert plans[1][1] == "data        folder: 6 training, 4 validation images; the validation set is the folder's own"
+    assert plans[1][1] == (
+        f"data        folder {tmp_path}: 6 training, 4 validation images; "
+        "the validation set is the folder's own; no test set"
+    )
 
 
 def test_a_share_of_a_gpu_is_refused_where_there_is_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -286,3 +292,38 @@ def test_whoever_reads_the_output_may_stop_reading(run: Path, test_files: list[P
         assert process.stderr is not None
         process.stdout.close()
         assert process.stderr.read() == ""
+
+
+@pytest.fixture(scope="module")
+def wide(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Photographs of 200x100 pixels in two classes, told apart by the colour of their middle; the rest is noise."""
+    root, rng = tmp_path_factory.mktemp("wide"), np.random.default_rng(0)
+    for part, count in (("train", 24), ("test", 6)):
+        for name, colour in (("green", (0, 200, 0)), ("red", (200, 0, 0))):
+            (root / part / name).mkdir(parents=True)
+            for number in range(count):
+                image = Image.fromarray(rng.integers(0, 256, (100, 200, 3), dtype=np.uint8))
+                image.paste(colour, (60, 10, 140, 90))
+                image.save(root / part / name / f"{number}.png")
+    return root
+
+
+@pytest.mark.parametrize("size", [64, 96])
+def test_a_model_knows_the_size_of_its_images(
+    size: int, wide: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    about = ["--dataset", "folder", "--data-dir", str(wide), "--image-size", str(size), "--runs-dir", str(tmp_path)]
+    about += ["--width", "4", "--batch-size", "12", "--epochs", "3", "--device", "cpu", "--name", "it", "--baseline"]
+    assert search(about) == 0
+    shapes = f"images      {size}x{size}, scaled from 200x100; 60 of 60 are not square: their middle is kept"
+    assert shapes in capsys.readouterr().out
+    run = tmp_path / "it"
+    assert load_run(run).trials["test_accuracy"].iloc[0] == 1
+    assert load_model(run / "best" / "model.safetensors").size == size
+    assert main([str(run), "--json", "--top", "1", str(wide / "test")]) == 0
+    answers = {Path(row["file"]).parent.name: next(iter(row["classes"])) for row in json.loads(capsys.readouterr().out)}
+    assert answers == {"green": "green", "red": "red"}
+    assert export.main([str(run), "--format", "torch"]) == 0
+    loaded = torch.export.load(run / "best" / "model.pt2").module()
+    assert loaded(torch.zeros((3, 3, size, size), dtype=torch.uint8)).shape == (3, 2)

@@ -210,7 +210,7 @@ def test_without_data_or_network_there_is_one_line_before_ray_starts(tmp_path: P
     environment = {**os.environ, "https_proxy": "http://127.0.0.1:9", "HTTPS_PROXY": "http://127.0.0.1:9"}
     started = time.monotonic()
     done = subprocess.run(
-        [sys.executable, "-m", "tune_resnet.search", "--data-dir", str(tmp_path)],
+        [sys.executable, "-m", "tune_resnet.search", "--dataset", "cifar10", "--data-dir", str(tmp_path)],
         capture_output=True, text=True, timeout=60, check=False, env=environment,
     )  # fmt: skip
     assert time.monotonic() - started < 20  # a loaded machine; 5 s is the goal on a free one

@@ -49,6 +49,14 @@ def test_a_batch_equals_its_images_one_by_one(seed: int, count: int, flip: bool,
     np.testing.assert_array_equal(batch.numpy(), one_by_one(images.numpy(), chosen.numpy(), crops))
 
 
+@pytest.mark.parametrize(("size", "most"), [(32, 4), (64, 8), (96, 12), (224, 28)])
+def test_pixels_are_in_proportion_to_the_size(size: int, most: int) -> None:
+    crops = draw_crops(500, True, torch.Generator().manual_seed(0), padding=4, cutout=2, size=size)
+    assert crops.down.min() == crops.right.min() == -most
+    assert crops.down.max() == crops.right.max() == most
+    assert crops.cutout == most // 2
+
+
 def test_an_image_that_is_not_shifted_is_itself() -> None:
     images = torch.arange(3 * 32 * 32).remainder(251).to(torch.uint8).reshape(1, 3, 32, 32)
     still = Crops(torch.tensor([0]), torch.tensor([0]), torch.tensor([False]))

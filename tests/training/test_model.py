@@ -65,6 +65,11 @@ def test_width_and_classes_scale_the_network(classes: int, width: int) -> None:
     assert ResNet9(classes, width).eval()(torch.zeros(1, 3, 32, 32)).shape == (1, classes)
 
 
+@pytest.mark.parametrize("size", [8, 32, 40, 65, 224])
+def test_any_size_of_image_will_do(size: int) -> None:
+    assert ResNet9(5, 2).eval()(torch.zeros(1, 3, size, size)).shape == (1, 5)
+
+
 def test_it_gives_logits_not_probabilities() -> None:
     torch.manual_seed(0)
     logits = ResNet9(10, 8).eval()(torch.randn(4, 3, 32, 32))

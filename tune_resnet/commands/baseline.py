@@ -71,6 +71,7 @@ def plan_single(spec: SearchSpec, dataset: Dataset, trial: int = REFERENCE_TRIAL
         held_out_images=len(data.held_out),
         held_out="validation" if dataset.test is None and not final else "test",
         note=data.note,
+        data_lines=data.lines(),
     )
 
 

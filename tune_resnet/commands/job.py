@@ -118,5 +118,5 @@ def images_of(spec: SearchSpec, run: Path | None = None, fingerprint: str | None
             for end in domain.ends
         ]
         for values in [{}, *varied]:
-            check_network(spec.configured(values).model, len(dataset.classes))
+            check_network(spec.configured(values).model, len(dataset.classes), spec.data.image_size)
     return dataset

@@ -6,6 +6,7 @@ Every error is a `SpecError` with a one-line message that names the setting.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from tune_resnet.config.validation import Arguments, Section, SpecError, setting, shown
@@ -19,6 +20,7 @@ SAMPLERS = ("tpe", "gp", "random")
 PAST_SAMPLERS = ("multifidelity",)
 SCHEDULERS = ("asha", "median", "none")
 SIGNALS = ("val_accuracy", "val_loss", "train_loss")
+CIFAR10_FILES = ("cifar-10-batches-py", "cifar-10-python.tar.gz")  # one of them is in a folder that holds CIFAR-10
 TUNABLE = ("max_lr", "weight_decay", "grad_clip")
 MAX_TRIALS, MAX_EPOCHS, MAX_SEED = 1_000_000, 10_000, 2**32 - 1  # also in a run's tables
 MIN_SEEDS = 2  # to confirm with: fewer have no spread
@@ -29,12 +31,32 @@ class DataSpec(Section):
     """Where the images come from and how the training set is divided."""
 
     section = "data"
-    dataset: str = setting("cifar10", "folder: your own; digits: scikit-learn's, to try things", choices=DATASETS)
-    data_dir: str | None = setting(None, "your images, in train/CLASS/; of CIFAR-10, where it is", metavar="DIR")
+    dataset: str = setting(
+        None, "else folder with --data-dir, cifar10 without; digits: to try things", choices=DATASETS
+    )
+    data_dir: str | None = setting(
+        None, "your images, or a list of them as CSV; of CIFAR-10, where it is", metavar="DIR"
+    )
+    image_size: int = setting(32, "height and width of the images, in pixels", ge=32, le=512)
     limit_train: int | None = setting(None, "use only so many of the training images, evenly from the classes", ge=4)
     validation_fraction: float = setting(0.1, "share that judges a search, without a val/", gt=0, le=0.9)
-    split_seed: int = setting(0, "seed of that division and of limit_train", ge=0, le=MAX_SEED)
+    split_seed: int = setting(
+        0, "seed of that division, of limit_train and of a test set that is drawn", ge=0, le=MAX_SEED
+    )
     flip: bool = setting(True, "mirror images left to right at random; not for digits or letters")
+
+    def __post_init__(self) -> None:
+        if self.dataset is None:
+            of_ones_own = self.data_dir is not None and not _holds_cifar10(self.data_dir)
+            object.__setattr__(self, "dataset", "folder" if of_ones_own else "cifar10")
+        super().__post_init__()
+
+
+def _holds_cifar10(folder: object) -> bool:
+    try:
+        return any((Path(str(folder)).expanduser() / name).exists() for name in CIFAR10_FILES)
+    except (OSError, RuntimeError, ValueError):  # it is no path: what checks the setting says so
+        return False
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -95,8 +117,8 @@ class TrainSpec(Section):
     decoupled_decay: bool = setting(False, "weight decay apart from the gradient, as in AdamW")
     label_smoothing: float = setting(0.0, "share of each label that is spread over all classes", ge=0, le=0.9)
     dropout: float = setting(0.2, "of ResNet9's features before its last layer", ge=0, le=0.95)
-    crop_padding: int = setting(4, "pixels that a random crop may shift an image", ge=0, le=16)
-    cutout: int = setting(0, "side of a square of each training image that is blanked, in pixels", ge=0, le=31)
+    crop_padding: int = setting(4, "pixels of 32 that a random crop may shift an image", ge=0, le=16)
+    cutout: int = setting(0, "side of a square of each training image that is blanked, in pixels of 32", ge=0, le=31)
     ema_decay: float = setting(0.0, "of an average of the weights over the steps, judged and kept", ge=0, le=0.9999)
     seed: int = setting(0, "of weights, order, augmentation, dropout and sampler", ge=0, le=MAX_SEED)
     precision: str = setting("auto", "auto: what suits the device", choices=PRECISIONS)

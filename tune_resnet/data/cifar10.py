@@ -11,10 +11,10 @@ from pathlib import Path
 
 import numpy as np
 
+from tune_resnet.config.sections import CIFAR10_FILES
 from tune_resnet.data.types import DataError, Dataset, ImageSet, content_fingerprint
 
 CIFAR10_URL = "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz"
-CIFAR10_ARCHIVE = "cifar-10-python.tar.gz"
 PROBE_SECONDS = 2.0  # for the download host's first answer, name resolution included
 STALL_SECONDS = 30.0  # without a byte, after which a download is given up
 
@@ -24,9 +24,8 @@ def load_cifar10(root: Path) -> Dataset:
 
     The cheap look for files and network comes first, since importing torchvision takes seconds.
     """
-    advice = f"put {CIFAR10_ARCHIVE} into {root}, or use --dataset folder --data-dir DIR, or --dataset digits"
-    present = (root / "cifar-10-batches-py").is_dir() or (root / CIFAR10_ARCHIVE).is_file()
-    if not present and not _answers(CIFAR10_URL):
+    advice = f"put {CIFAR10_FILES[-1]} into {root}, or use --dataset folder --data-dir DIR, or --dataset digits"
+    if not any((root / name).exists() for name in CIFAR10_FILES) and not _answers(CIFAR10_URL):
         raise DataError(f"CIFAR-10 is neither in {root} nor downloadable (no network): {advice}")
     from torchvision.datasets import CIFAR10
 

@@ -12,7 +12,7 @@ from tune_resnet.data.types import SIZE, Dataset, ImageSet, content_fingerprint
 DIGITS_TEST_FRACTION = 0.2
 
 
-def load_digits() -> Dataset:
+def load_digits(size: int = SIZE) -> Dataset:
     """scikit-learn's 1,797 handwritten digits, enlarged from 8x8; a fixed stratified fifth of them is the test set."""
     from PIL import Image
 
@@ -20,7 +20,7 @@ def load_digits() -> Dataset:
     path = distribution("scikit-learn").locate_file("sklearn/datasets/data/digits.csv.gz")
     table = np.loadtxt(str(path), delimiter=",")
     grey = np.rint(table[:, :-1].reshape(-1, 8, 8) * (255 / 16)).astype(np.uint8)
-    large = [np.asarray(Image.fromarray(image).resize((SIZE, SIZE), Image.Resampling.BILINEAR)) for image in grey]
+    large = [np.asarray(Image.fromarray(image).resize((size, size), Image.Resampling.BILINEAR)) for image in grey]
     images = np.repeat(np.stack(large)[:, np.newaxis], 3, axis=1)
     everything = ImageSet(images, table[:, -1].astype(np.int64))
     counts = np.bincount(everything.labels)

@@ -1,103 +1,146 @@
-"""A class-per-folder tree of image files as uint8 arrays, decoded once and then read from the user's cache.
+"""A tree or a list of image files as uint8 arrays, decoded once and then read from the user's cache.
 
-Also the types that every data source fills. The tree is `root/train/CLASS/*.jpg` and, optionally, `root/test/CLASS/*`
-and `root/val/CLASS/*` (or `valid`, `validation`), with the images in the class folders or in folders below those.
-Hidden entries are ignored; a warning tells how many other files are not images.
+The tree is `root/train/CLASS/*.jpg` and, optionally, `root/test/CLASS/*` and `root/val/CLASS/*` (or `valid`,
+`validation`), with the images in the class folders or in folders below those; or it is `root/CLASS/*.jpg`, of which a
+part is drawn to test on. Hidden entries are ignored; a warning tells how many other files are not images. See
+`image_list` for a list.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import shutil
 import sys
-import tempfile
-import warnings
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from itertools import compress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from platformdirs import user_cache_path
 
 from tune_resnet._text import counted
-from tune_resnet.data.image_file import ImageError, read_image
+from tune_resnet.data.cache import Decoded, empty, read_partial, read_whole, write_cache
+from tune_resnet.data.image_file import ImageError, read_image_and_shape
+from tune_resnet.data.image_list import read_list
 from tune_resnet.data.image_tree import ImageFile, scan
+from tune_resnet.data.split import apportion, draw, select
 from tune_resnet.data.types import SIZE, DataError, Dataset, ImageSet, content_fingerprint
 
 if TYPE_CHECKING:
     from rich.progress import Progress
 
-CACHE_FORMAT = 1  # part of the cache key: raise it when decoding or the cache's files change
+CACHE_FORMAT = 2  # part of the cache key: raise it when decoding or the cache's files change
+TEST_FRACTION = 0.2  # of images that nobody has divided
+TEST_STREAM = 2  # beside those of `split`: the test set's draw moves no other
 MAX_NAMED = 20  # unreadable images that one message names
 DECODE_BLOCK = 100  # files decoded by one task: few enough for a smooth bar, enough to hide the task's own cost
 
 
-def load_folder(root: Path) -> Dataset:
-    """The tree below `root`; DataError, naming the class or all files, where its structure or images are unusable.
+def load_folder(root: Path, size: int = SIZE, split_seed: int = 0) -> Dataset:
+    """The tree below `root`, or the list that it is, its images made `size` pixels high and wide; DataError, naming the
+    class or all files, where its structure or images are unusable.
 
-    The cache key is made of every file's relative path, size and modification time, not of its bytes: opening 60,000
-    files at every start takes seconds. Paths are relative so that a moved or newly extracted tree is still known.
+    The cache key is made of every file's part, class, relative path, size and modification time, not of its bytes:
+    opening 60,000 files at every start takes seconds. Paths are relative so that a moved or newly extracted tree is
+    still known.
     """
-    tree = scan(root)
+    tree = read_list(root) if root.is_file() else scan(root)
     tree.warn_of_skipped()
     files = [file for part in tree.parts.values() for file in part]
     folder = user_cache_path("tune_resnet") / "folders"
-    entry = folder / _digest("".join(file.mark for file in files))
-    kept = folder / f"partial-{_digest(os.path.realpath(root))}"
+    content = [f"{part}\0{tree.classes[file.label]}\0{file.mark}" for part in tree.parts for file in tree.parts[part]]
+    entry = folder / _digest(size, "".join(content))
+    kept = folder / f"partial-{_digest(size, os.path.realpath(root))}"
 
-    cached = _read_whole(entry, len(files))
-    images = _decode(root, files, kept) if cached is None else cached[0]
+    cached = read_whole(entry, len(files), size)
+    decoded = _decode(root.parent if root.is_file() else root, files, kept, size) if cached is None else cached[0]
     labels = np.array([file.label for file in files], dtype=np.int64)
     ends = np.cumsum([len(part) for part in tree.parts.values()])[:-1]
-    train, *others = map(ImageSet, np.split(images, ends), np.split(labels, ends))
+    train, *others = map(ImageSet, np.split(decoded.images, ends), np.split(labels, ends))
     test, val = (part if len(part) else None for part in others)
     fingerprint = content_fingerprint(train, test, tree.classes, val) if cached is None else cached[1]
     if cached is None:
-        _write_cache(entry, images, {"fingerprint": fingerprint})
+        write_cache(entry, decoded, {"fingerprint": fingerprint})
         shutil.rmtree(kept, ignore_errors=True)
-    test_files = tuple(file.path for file in tree.parts["test"])
-    return Dataset("folder", train, test, tree.classes, fingerprint, val, test_files)
+    paths = tuple(file.path for file in tree.parts["train" if tree.whole else "test"])
+    shapes = _shapes_line(decoded.shapes, size)
+    dataset = Dataset("folder", train, test, tree.classes, fingerprint, val, paths, shapes)
+    return _with_test_set(dataset, split_seed) if tree.whole else dataset
 
 
-def _digest(text: str) -> str:
-    return hashlib.sha256(os.fsencode(f"{CACHE_FORMAT}\0{SIZE}\0{text}")).hexdigest()
+def _with_test_set(dataset: Dataset, seed: int) -> Dataset:
+    """The images of a dataset that nobody has divided, whose `test_files` are all there are, a stratified share of them
+    to test on."""
+    counts = np.bincount(dataset.train.labels, minlength=len(dataset.classes))
+    for name, count in zip(dataset.classes, counts, strict=True):
+        if count < 3:
+            raise DataError(f"class {name!r} needs at least 3 images, to train, validate and test, has {count}")
+    total = max(round(TEST_FRACTION * len(dataset.train)), len(counts))
+    take = apportion(counts, total, low=np.ones_like(counts), high=counts - 2)
+    held_out = draw(dataset.train.labels, take, np.random.default_rng([seed, TEST_STREAM]))
+    return replace(
+        dataset,
+        train=select(dataset.train, ~held_out),
+        test=select(dataset.train, held_out),
+        test_files=tuple(compress(dataset.test_files, held_out)),
+        fingerprint=hashlib.sha256(f"{dataset.fingerprint}\0{TEST_FRACTION}\0{seed}".encode()).hexdigest(),
+        note=f"; {counted(total, 'test image')} drawn, {TEST_FRACTION:.0%} of each class by the split seed",
+    )
 
 
-def _decode(root: Path, files: Sequence[ImageFile], kept: Path) -> np.ndarray:
-    """Every file as uint8 (N, 3, 32, 32); DataError with all that cannot be read.
+def _shapes_line(shapes: np.ndarray, size: int) -> str:
+    """What files of these widths and heights have become."""
+    low, high = shapes.min(axis=0), shapes.max(axis=0)
+    if (low == size).all() and (high == size).all():
+        return f"{size}x{size}, as they are"
+    found = f"{low[0]}x{low[1]}" + ("" if (low == high).all() else f" to {high[0]}x{high[1]}")
+    long = int((shapes[:, 0] != shapes[:, 1]).sum())
+    are, their = ("is", "its") if long == 1 else ("are", "their")
+    cut = f"; {long:,} of {len(shapes):,} {are} not square: {their} middle is kept" if long else ""
+    return f"{size}x{size}, scaled from {found}{cut}"
+
+
+def _digest(size: int, text: str) -> str:
+    return hashlib.sha256(os.fsencode(f"{CACHE_FORMAT}\0{size}\0{text}")).hexdigest()
+
+
+def _decode(root: Path, files: Sequence[ImageFile], kept: Path, size: int) -> Decoded:
+    """Every file; DataError with all that cannot be read.
 
     After such a failure `kept` holds the images that could be read, for the next try.
     """
-    images = np.empty((len(files), 3, SIZE, SIZE), dtype=np.uint8)
+    decoded = empty(len(files), size)
     problems = {number: file.problem for number, file in enumerate(files) if file.problem}
-    known = _read_partial(kept)
+    known, before = read_partial(kept, size)
     left = []
     for number, file in enumerate(files):
-        if file.mark in known:
-            images[number] = known[file.mark]
+        if (place := known.get(file.mark)) is not None:
+            decoded.images[number], decoded.shapes[number] = before.images[place], before.shapes[place]
         elif not file.problem:
             left.append(number)
-    problems |= _decode_into(images, left, [root / file.path for file in files])
+    problems |= _decode_into(decoded, left, [root / file.path for file in files])
     if problems:
-        good = [number for number in range(len(files)) if number not in problems]
-        _write_cache(kept, images[good], {"files": [files[number].mark for number in good]})
+        marks = [None if number in problems else file.mark for number, file in enumerate(files)]
+        write_cache(kept, decoded, {"files": marks})
         raise _unreadable(root, files, problems)
-    return images
+    return decoded
 
 
-def _decode_into(images: np.ndarray, numbers: Sequence[int], paths: Sequence[Path]) -> dict[int, str]:
+def _decode_into(decoded: Decoded, numbers: Sequence[int], paths: Sequence[Path]) -> dict[int, str]:
     """Decodes the files of these numbers into their places; of those that cannot be read, the reasons."""
     if not numbers:
         return {}
+    size = decoded.images.shape[-1]
 
     def decode_block(start: int) -> dict[int, str]:
         problems = {}
         for number in numbers[start : start + DECODE_BLOCK]:
             try:
-                images[number] = read_image(paths[number])
+                decoded.images[number], decoded.shapes[number] = read_image_and_shape(paths[number], size)
             except ImageError as error:
                 problems[number] = error.reason
         return problems
@@ -130,50 +173,3 @@ def _progress_bar(total: int) -> Progress:
     if silent:
         print(f"decoding {counted(total, 'image')} (once; then cached)", file=sys.stderr)
     return Progress(console=Console(stderr=True), transient=True, disable=silent)
-
-
-def _read_whole(entry: Path, count: int) -> tuple[np.ndarray, str] | None:
-    """Images and content fingerprint of a whole tree's cache entry; None where it is absent or damaged."""
-    images, about = _read_cache(entry)
-    fingerprint = about.get("fingerprint")
-    return (images, fingerprint) if len(images) == count and isinstance(fingerprint, str) else None
-
-
-def _read_partial(entry: Path) -> dict[str, np.ndarray]:
-    """The images that an earlier try could read, by their files' marks; none where the entry is absent or damaged."""
-    images, about = _read_cache(entry)
-    marks = about.get("files")
-    return (
-        dict(zip(map(str, marks), images, strict=True)) if isinstance(marks, list) and len(marks) == len(images) else {}
-    )
-
-
-def _read_cache(entry: Path) -> tuple[np.ndarray, dict[str, Any]]:
-    """The images of a cache entry, uint8 (N, 3, 32, 32), and what is noted about them; neither where it is damaged."""
-    nothing: tuple[np.ndarray, dict[str, Any]] = np.empty((0, 3, SIZE, SIZE), dtype=np.uint8), {}
-    try:
-        with (entry / "images.npy").open("rb") as stream:
-            images = np.lib.format.read_array(stream, allow_pickle=False)
-        about = json.loads((entry / "meta.json").read_text())
-    except Exception:  # whatever a damaged file raises, the tree itself is still there
-        return nothing
-    fits = images.shape[1:] == (3, SIZE, SIZE) and images.dtype == np.uint8 and isinstance(about, dict)
-    return (images, about) if fits else nothing
-
-
-def _write_cache(entry: Path, images: np.ndarray, about: dict[str, Any]) -> None:
-    """Fills a temporary folder, then renames it: a reader, or a second process doing the same, sees all or nothing."""
-    scratch = None
-    try:
-        entry.parent.mkdir(parents=True, exist_ok=True)
-        scratch = Path(tempfile.mkdtemp(dir=entry.parent))
-        np.save(scratch / "images.npy", images, allow_pickle=False)
-        (scratch / "meta.json").write_text(json.dumps(about))
-        shutil.rmtree(entry, ignore_errors=True)  # what could be used of it has been
-        scratch.rename(entry)
-    except OSError as error:
-        if not _read_cache(entry)[1]:  # else another process was faster
-            warnings.warn(f"decoded images are not cached in {entry.parent}: {error.strerror or error}", stacklevel=2)
-    finally:
-        if scratch is not None:
-            shutil.rmtree(scratch, ignore_errors=True)

@@ -21,22 +21,29 @@ class ImageError(DataError):
         self.reason = reason
 
 
-def read_image(path: Path) -> np.ndarray:
-    """One image file as uint8 (3, 32, 32), whatever its size and colours; ImageError where it cannot be read.
+def read_image(path: Path, size: int = SIZE) -> np.ndarray:
+    """The pixels that `read_image_and_shape` gives."""
+    return read_image_and_shape(path, size)[0]
 
-    EXIF orientation is applied, transparency shows white, the first frame of an animation counts.
+
+def read_image_and_shape(path: Path, size: int = SIZE) -> tuple[np.ndarray, tuple[int, int]]:
+    """One image file as uint8 (3, size, size), whatever its shape and colours, and the file's width and height.
+
+    The shorter side becomes `size` pixels, and the middle of the longer one is kept. EXIF orientation is applied,
+    transparency shows white, the first frame of an animation counts. ImageError where it cannot be read.
     """
     try:
         with Image.open(path, formats=_formats()) as image:
-            image.draft(None, (2 * SIZE, 2 * SIZE))  # a big JPEG is decoded at a fraction of its size
+            shape = image.size
+            image.draft(None, (2 * size, 2 * size))  # a big JPEG is decoded at a fraction of its size
             ImageOps.exif_transpose(image, in_place=True)
-            small = _to_rgb(image).resize((SIZE, SIZE), Image.Resampling.BILINEAR)
+            small = ImageOps.fit(_to_rgb(image), (size, size), Image.Resampling.BILINEAR)
     except UnidentifiedImageError:
         raise ImageError(path, "not a known image format") from None
     except Exception as error:  # on damaged bytes, Pillow's decoders raise nearly anything
         reason = getattr(error, "strerror", None) or error
         raise ImageError(path, one_line(reason)) from None
-    return np.asarray(small).transpose(2, 0, 1)
+    return np.asarray(small).transpose(2, 0, 1), shape
 
 
 def _formats() -> list[str]:

@@ -1,11 +1,11 @@
-"""What there is in a class-per-folder tree of image files, without opening one of them; see `folder`."""
+"""What there is in a tree of image files, without opening one of them: a folder for each class, see `folder`."""
 
 from __future__ import annotations
 
 import os
 import stat
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -36,12 +36,13 @@ class ImageFile:
 @dataclass(frozen=True)
 class Tree:
     """The image files of each part, by class, then by path (none where there is no such folder); and what is left out,
-    as paths below the root."""
+    as paths below the root. Where nothing says which are to test, all are of the part `train`, and `whole`."""
 
     classes: tuple[str, ...] = ()
     parts: dict[str, list[ImageFile]] = field(default_factory=lambda: {"train": [], "test": [], "val": []})
     others: list[str] = field(default_factory=list)  # no images
     loose: list[str] = field(default_factory=list)  # images in no class folder
+    whole: bool = False
 
     def warn_of_skipped(self) -> None:
         """A warning of each kind that is left out, with one of them as an example."""
@@ -60,18 +61,15 @@ def scan(root: Path) -> Tree:
     try:
         if not root.is_dir():
             raise DataError(f"data folder {root} does not exist")
-        if not (root / "train").is_dir():
-            raise DataError(f"{root} has no train/ folder (wanted: {root}/train/CLASS/IMAGE)")
-        tree = Tree(_class_names(root / "train"))
+        folders = {"test": _only_folder(root, ["test"]), "val": _only_folder(root, VALIDATION_FOLDERS)}
+        train = _only_folder(root, ["train"])
+        if train is None and (any(folders.values()) or not _class_names(root)):
+            raise DataError(f"{root} has no train/ folder (wanted: {root}/train/CLASS/IMAGE, or {root}/CLASS/IMAGE)")
+        tree = Tree(_class_names(root / (train or "")), whole=train is None)
         if len(tree.classes) < 2:
             found = f"only {tree.classes[0]!r}" if tree.classes else "none"
-            raise DataError(f"{root / 'train'} needs at least two class folders, found {found}")
-        folders = {
-            "train": "train",
-            "test": _only_folder(root, ["test"]),
-            "val": _only_folder(root, VALIDATION_FOLDERS),
-        }
-        for part, folder in folders.items():
+            raise DataError(f"{root / (train or '')} needs at least two class folders, found {found}")
+        for part, folder in {"train": train or ".", **folders}.items():
             if folder:
                 _scan_part(root, folder, tree.parts[part], tree)
         return tree
@@ -103,25 +101,27 @@ def _scan_part(root: Path, part: str, files: list[ImageFile], tree: Tree) -> Non
     """Adds the image files of one part to `files`, and to the tree what is left out there."""
     folder, suffixes = root / part, image_suffixes()
     _check_classes(folder, _class_names(folder), root / "train", tree.classes)
+    before = "" if part == "." else f"{part}/"
 
     def is_image(name: str) -> bool:
         return os.path.splitext(name)[1].lower() in suffixes
 
     for name in sorted(os.listdir(folder)):
         if name not in tree.classes and not name.startswith("."):
-            (tree.loose if is_image(name) else tree.others).append(f"{part}/{name}")
+            (tree.loose if is_image(name) else tree.others).append(f"{before}{name}")
     for label, name in enumerate(tree.classes):
         below = sorted(files_below(folder / name), key=lambda found: found[0])
-        images = [_file(f"{part}/{name}/{path}", label, entry) for path, entry in below if is_image(path)]
+        images = [image_file(f"{before}{name}/{path}", label, entry.stat) for path, entry in below if is_image(path)]
         if not images:
             raise DataError(f"class {name!r} has no images: {folder / name}")
         files += images
-        tree.others.extend(f"{part}/{name}/{path}" for path, _ in below if not is_image(path))
+        tree.others.extend(f"{before}{name}/{path}" for path, _ in below if not is_image(path))
 
 
-def _file(path: str, label: int, entry: os.DirEntry[str]) -> ImageFile:
+def image_file(path: str, label: int, look: Callable[[], os.stat_result]) -> ImageFile:
+    """The file at a path below the root, as a `look` at it shows it."""
     try:
-        about = entry.stat()
+        about = look()
     except OSError as error:
         return ImageFile(path, label, 0, 0, error.strerror or str(error))
     problem = "" if stat.S_ISREG(about.st_mode) else "not a regular file"  # a pipe, say, would be waited for

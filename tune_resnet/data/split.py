@@ -10,9 +10,9 @@ import numpy as np
 
 from tune_resnet._text import counted
 from tune_resnet.config.sections import DataSpec
-from tune_resnet.data.types import SIZE, DataError, Dataset, ImageSet, Split
+from tune_resnet.data.types import DataError, Dataset, ImageSet, Split, with_pixels_of
 
-STATISTICS_BLOCK = 500  # images converted to float64 at a time: 12 MB, where all of CIFAR-10 would be 1.2 GB
+STATISTICS_BLOCK = 500  # images of 32x32 converted to float64 at a time: 12 MB, where all of CIFAR-10 would be 1.2 GB
 SUBSET_STREAM, VALIDATION_STREAM = 0, 1  # separate random streams: the subset's size does not move the other draw
 
 
@@ -24,13 +24,21 @@ def search_split(dataset: Dataset, spec: DataSpec) -> Split:
     """
     train = _limited_train(dataset, spec)
     if dataset.val is not None:
-        return _make_split(train, dataset.val, dataset.classes, "; the validation set is the folder's own")
+        own = "; the validation set is the folder's own"
+        return _make_split(train, dataset.val, dataset, own + _test_note(dataset))
     counts = np.bincount(train.labels, minlength=len(dataset.classes))
     wanted = round(spec.validation_fraction * len(train))
     total = min(max(wanted, len(counts)), len(train) - len(counts))
     take = apportion(counts, total, low=np.ones_like(counts), high=counts - 1)
     held_out = draw(train.labels, take, np.random.default_rng([spec.split_seed, VALIDATION_STREAM]))
-    return _make_split(select(train, ~held_out), select(train, held_out), dataset.classes)
+    return _make_split(select(train, ~held_out), select(train, held_out), dataset, _test_note(dataset))
+
+
+def _test_note(dataset: Dataset) -> str:
+    """Whether there is a test set, which nothing else of a search's plan says."""
+    if dataset.test is None:
+        return "; no test set"
+    return "" if dataset.note else f"; {counted(len(dataset.test), 'test image')} untouched"
 
 
 def baseline_split(dataset: Dataset, spec: DataSpec) -> Split:
@@ -43,9 +51,9 @@ def baseline_split(dataset: Dataset, spec: DataSpec) -> Split:
         return search_split(dataset, spec)
     train = _limited_train(dataset, spec)
     if dataset.val is None:
-        return _make_split(train, dataset.test, dataset.classes)
+        return _make_split(train, dataset.test, dataset)
     both = _joined(train, dataset.val)
-    return _make_split(both, dataset.test, dataset.classes, "; the folder's own validation set is trained on, too")
+    return _make_split(both, dataset.test, dataset, "; the folder's own validation set is trained on, too")
 
 
 def final_split(dataset: Dataset, spec: DataSpec) -> Split:
@@ -55,12 +63,12 @@ def final_split(dataset: Dataset, spec: DataSpec) -> Split:
     train = _limited_train(dataset, spec)
     if dataset.val is not None:
         train = _joined(train, dataset.val)
-    return _make_split(train, ImageSet(train.images[:0], train.labels[:0]), dataset.classes)
+    return _make_split(train, ImageSet(train.images[:0], train.labels[:0]), dataset)
 
 
-def _make_split(train: ImageSet, held_out: ImageSet, classes: tuple[str, ...], note: str = "") -> Split:
+def _make_split(train: ImageSet, held_out: ImageSet, dataset: Dataset, note: str = "") -> Split:
     mean, std = _channel_statistics(train.images)
-    return Split(train, held_out, classes, mean, std, note)
+    return Split(train, held_out, dataset.classes, mean, std, dataset.note + note, dataset.shapes)
 
 
 def _channel_statistics(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -69,12 +77,14 @@ def _channel_statistics(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     The sums are of whole numbers below 2**53, hence exact in float64 and independent of the order.
     """
     sums, squares = np.zeros(3), np.zeros(3)
-    for start in range(0, len(images), STATISTICS_BLOCK):
-        block = images[start : start + STATISTICS_BLOCK]
+    size = images.shape[-1]
+    step = with_pixels_of(STATISTICS_BLOCK, size)
+    for start in range(0, len(images), step):
+        block = images[start : start + step]
         values = block.transpose(1, 0, 2, 3).reshape(3, -1).astype(np.float64)
         sums += values.sum(axis=1)
         squares += np.einsum("cp,cp->c", values, values)
-    pixels = len(images) * SIZE * SIZE
+    pixels = len(images) * size * size
     mean = sums / pixels
     # n * sum(x^2) - sum(x)^2 in whole numbers of any size: exactly 0 for a constant channel
     spread = [pixels * int(square) - int(total) ** 2 for total, square in zip(sums, squares, strict=True)]

@@ -48,6 +48,7 @@ def make_plan(
         held_out_images=len(data.held_out),
         held_out="validation",
         note=data.note,
+        data_lines=data.lines(),
     )
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from tune_resnet._text import counted, duration
+from tune_resnet._text import counted, duration, printable
 from tune_resnet.config.sections import ResourceSpec
 from tune_resnet.config.spec import SearchSpec
 from tune_resnet.hpo.stopping import rung_epochs, stopping_rule
@@ -38,6 +38,7 @@ class Plan:
     held_out_images: int
     held_out: str  # "validation" or "test"
     note: str = ""  # of the split
+    data_lines: tuple[str, ...] = ()  # of the split
     trials: int = 1
     ended: int = 0  # trials of a resumed search that are done
     single: int | None = None  # the number of the trial of which this is a single training
@@ -82,9 +83,11 @@ class Plan:
     def _data_lines(self) -> list[str]:
         """Images and network, for a person."""
         spec, train = self.spec, self.spec.train
+        place = f" {printable(spec.data.data_dir)}" if spec.data.data_dir else ""
         return [
-            f"data        {spec.data.dataset}: {self.train_images:,} training, "
+            f"data        {spec.data.dataset}{place}: {self.train_images:,} training, "
             f"{self.held_out_images:,} {self.held_out} images{self.note}",
+            *self.data_lines,
             f"model       {spec.model}; {counted(train.epochs, 'epoch')} of {counted(self.steps_per_epoch, 'step')}, "
             f"batch {train.batch_size}, {train.schedule}",
             *self.step_warning(),

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tune_resnet.data.types import ImageSet
+from tune_resnet.data.types import SIZE, ImageSet
 
 
 @dataclass(frozen=True)
@@ -52,9 +52,13 @@ class Crops:
         return Crops(self.down[rows], self.right[rows], self.flip[rows], self.cutout, centres)
 
 
-def draw_crops(count: int, flip: bool, generator: torch.Generator, padding: int = 4, cutout: int = 0) -> Crops:
-    """Random crops for `count` images, mirrored half of the time where `flip`, on the generator's device."""
+def draw_crops(
+    count: int, flip: bool, generator: torch.Generator, padding: int = 4, cutout: int = 0, size: int = SIZE
+) -> Crops:
+    """Random crops for `count` images of `size`, mirrored half of the time where `flip`, on the generator's device;
+    `padding` and `cutout` are in pixels of an image of 32."""
     device = generator.device
+    padding, cutout = round(padding * size / SIZE), round(cutout * size / SIZE)
     shifts = torch.randint(0, 2 * padding + 1, (2, count), generator=generator, device=device) - padding
     coins = torch.rand(count, generator=generator, device=device) < 0.5
     centres = torch.rand((count, 2), generator=generator, device=device) if cutout else None

@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from tune_resnet.data.types import with_pixels_of
 from tune_resnet.training.augmentation import DeviceImages
 
-_BATCH = {"cuda": 1000, "cpu": 200}  # images: enough to fill a GPU; a CPU is as fast with few, in less memory
+_BATCH = {"cuda": 1000, "cpu": 200}  # images of 32x32: enough to fill a GPU; a CPU is as fast with few, in less memory
 
 
 @torch.inference_mode()
@@ -22,7 +23,7 @@ def evaluate(logits_of: Callable[[Tensor], Tensor], held_out: DeviceImages) -> t
         held_out: the images.
     """
     device = held_out.images.device
-    size = _BATCH[device.type]
+    size = with_pixels_of(_BATCH[device.type], held_out.images.shape[-1])
     loss_sum, correct = torch.zeros((), device=device), torch.zeros((), device=device)
     for images, labels in zip(held_out.images.split(size), held_out.labels.split(size), strict=True):
         logits = logits_of(images)

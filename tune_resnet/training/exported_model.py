@@ -1,8 +1,8 @@
 """A trained model for other programs, as ONNX or by torch.export.
 
-It takes uint8 images (N, 3, 32, 32), as `image_file.read_image` makes them, and gives class probabilities, float32 (N,
-classes), for any N. The file holds the classes' names as JSON: in ONNX's metadata or, from torch.export, in the extra
-file `classes.json`.
+It takes uint8 images (N, 3, S, S) of the size that it was trained on, as `image_file.read_image` makes them, and gives
+class probabilities, float32 (N, classes), for any N. The file holds the classes' names as JSON: in ONNX's metadata or,
+from torch.export, in the extra file `classes.json`.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def export(model: TrainedModel, path: Path, form: str) -> float:
     Raises:
         ExportError: a package is missing, the file cannot be written, or a probability differs by more than 1e-4.
     """
-    images = np.random.default_rng(0).integers(0, 256, (COMPARED_IMAGES, 3, 32, 32), dtype=np.uint8)
+    images = np.random.default_rng(0).integers(0, 256, (COMPARED_IMAGES, 3, model.size, model.size), dtype=np.uint8)
     batch = torch.export.Dim("batch")
     program = torch.export.export(
         Classifier(model).eval(), (torch.from_numpy(images[:2]),), dynamic_shapes=({0: batch},)

@@ -63,7 +63,7 @@ class TrainingRun:
         self.device = torch.device(device)
         if self.device.type == "cpu":
             keep_freed_memory()
-        self.flip, self.judge_each = flip, judge_each
+        self.flip, self.judge_each, self.size = flip, judge_each, data.train.size
         self.train_images, self.held_out = (to_device(part, self.device) for part in (data.train, data.held_out))
         self.normalise = Normalise(data.mean, data.std, self.device)
         self.blank = self.normalise.mean[0].round().to(torch.uint8)
@@ -209,7 +209,7 @@ class TrainingRun:
         seed = epoch_seed(self.spec.seed, epoch)
         generator = torch.Generator(self.device).manual_seed(seed)
         order = torch.randperm(count, generator=generator, device=self.device)
-        crops = draw_crops(count, self.flip, generator, self.spec.crop_padding, self.spec.cutout)
+        crops = draw_crops(count, self.flip, generator, self.spec.crop_padding, self.spec.cutout, self.size)
         loss_sum = torch.zeros((), device=self.device)
         with seeded(seed, self.device):
             for step in range(self.steps_per_epoch):

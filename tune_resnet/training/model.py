@@ -1,4 +1,4 @@
-"""ResNet9, a small residual network for 32x32 colour images, or the user's own."""
+"""ResNet9, a small residual network for colour images, or the user's own."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from tune_resnet._text import one_line, shown_path
 from tune_resnet.config.sections import ModelSpec
+from tune_resnet.data.types import SIZE
 from tune_resnet.errors import UserError
 from tune_resnet.training.device import seeded
 
@@ -25,7 +26,7 @@ class ModelError(UserError):
 
 
 def build_network(spec: ModelSpec, classes: int) -> nn.Module:
-    """A network for images (N, 3, 32, 32), normalised, that gives logits (N, classes); its weights are drawn anew from
+    """A network for images (N, 3, S, S), normalised, that gives logits (N, classes); its weights are drawn anew from
     PyTorch's generator.
 
     The user's own comes from a call of `spec.factory` with `num_classes=classes`, as torchvision's models are made,
@@ -59,13 +60,13 @@ def averaged(network: nn.Module, decay: float) -> AveragedModel | None:
     return AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True) if decay else None
 
 
-def check_network(spec: ModelSpec, classes: int) -> None:
-    """Tries the network on two black images. ModelError where it would not train."""
+def check_network(spec: ModelSpec, classes: int, size: int = SIZE) -> None:
+    """Tries the network on two black images of this height and width. ModelError where it would not train."""
     network = build_network(spec, classes)
     try:
-        logits = network(torch.zeros(2, 3, 32, 32))
+        logits = network(torch.zeros(2, 3, size, size))
     except Exception as error:
-        raise own_error(spec, error, ", on images (2, 3, 32, 32)") from error
+        raise own_error(spec, error, f", on images (2, 3, {size}, {size})") from error
     if not isinstance(logits, Tensor) or logits.shape != (2, classes) or not logits.requires_grad:
         found = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
         raise ModelError(f"--model {spec} must give logits (2, {classes}) that depend on weights, gave {found}")
@@ -113,9 +114,9 @@ def _conv_block(in_channels: int, out_channels: int, *, pool: bool = False) -> n
 
 
 class ResNet9(nn.Module):
-    """Images (N, 3, 32, 32), normalised, to logits (N, num_classes).
+    """Images (N, 3, S, S), normalised, to logits (N, num_classes); S from 8 on, for it is pooled to S/8.
 
-    With w = `width` (64 in the reference: 6,573,130 parameters at 10 classes) each part gives, per image:
+    With w = `width` (64 in the reference: 6,573,130 parameters at 10 classes) each part gives, per image of 32 pixels:
 
         conv1       (w, 32, 32)
         conv2       (2w, 16, 16)   pooled

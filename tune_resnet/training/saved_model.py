@@ -16,8 +16,8 @@ from safetensors.torch import save_file
 from torch import nn
 
 from tune_resnet._text import one_line, printable
-from tune_resnet.config.sections import ModelSpec, TrainSpec
-from tune_resnet.data.types import Split
+from tune_resnet.config.sections import DataSpec, ModelSpec, TrainSpec
+from tune_resnet.data.types import SIZE, Split, with_pixels_of
 from tune_resnet.errors import UserError
 from tune_resnet.training.augmentation import Normalise
 from tune_resnet.training.metrics import EpochMetrics
@@ -30,11 +30,13 @@ class ModelFileError(UserError):
 
 @dataclass(frozen=True)
 class TrainedModel:
-    """A network on the CPU in evaluation mode, the normalisation of its input, and its classes' names, printable."""
+    """A network on the CPU in evaluation mode, the normalisation of its input, its classes' names, printable, and the
+    height and width of the images that it was trained on."""
 
     network: nn.Module
     normalise: Normalise
     classes: tuple[str, ...]
+    size: int = SIZE
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,11 +49,12 @@ class Outcome:
 
 
 def save_model(path: Path, network: nn.Module, data: Split, model: ModelSpec, outcome: Outcome | None = None) -> None:
-    """Writes the network, whole or not at all, with the classes and channel statistics of its training data."""
+    """Writes the network, whole or not at all, with the classes, channel statistics and size of its training images."""
     about = {
         "classes": data.classes,
         "mean": data.mean.tolist(),
         "std": data.std.tolist(),
+        "image_size": data.train.size,
         **model.to_table(),
         "outcome": outcome and dataclasses.asdict(outcome),
     }
@@ -101,9 +104,10 @@ def load_model(path: Path, factory: str | None = None) -> TrainedModel:
         normalise = Normalise(about["mean"], about["std"], torch.device("cpu"))
         if normalise.mean.numel() != 3 or normalise.std.numel() != 3:
             raise ValueError("mean and std must be of 3 channels")
+        size = DataSpec(image_size=about.get("image_size", SIZE)).image_size
     except Exception as error:  # a damaged file raises whatever its bytes lead to
         raise ModelFileError(f"cannot use the model {path}: {one_line(error)}") from None
-    return TrainedModel(network.eval(), normalise, classes)
+    return TrainedModel(network.eval(), normalise, classes, size)
 
 
 def _network(classes: int, model: ModelSpec, tensors: dict[str, torch.Tensor]) -> nn.Module:
@@ -118,7 +122,7 @@ def _network(classes: int, model: ModelSpec, tensors: dict[str, torch.Tensor]) -
     return network
 
 
-_BATCH = 500  # images
+_BATCH = 500  # images of 32x32
 
 
 def probabilities(model: TrainedModel, images: np.ndarray) -> np.ndarray:
@@ -126,14 +130,15 @@ def probabilities(model: TrainedModel, images: np.ndarray) -> np.ndarray:
 
     Args:
         model: as `load_model` gives it.
-        images: uint8 (N, 3, 32, 32).
+        images: uint8 (N, 3, S, S), of the model's size.
 
     Returns:
         float32 (N, classes); each row adds up to 1.
     """
     parts = [np.empty((0, len(model.classes)), dtype=np.float32)]
+    step = with_pixels_of(_BATCH, model.size)
     with torch.inference_mode():
-        for start in range(0, len(images), _BATCH):
-            batch = torch.from_numpy(images[start : start + _BATCH])
+        for start in range(0, len(images), step):
+            batch = torch.from_numpy(images[start : start + step])
             parts.append(model.network(model.normalise(batch)).softmax(1).numpy())
     return np.concatenate(parts)

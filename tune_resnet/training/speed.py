@@ -12,14 +12,14 @@ import torch
 from tune_resnet._text import one_line
 from tune_resnet.config.sections import ModelSpec, TrainSpec
 from tune_resnet.config.spec import SearchSpec
-from tune_resnet.data.types import ImageSet, Split
+from tune_resnet.data.types import ImageSet, Split, with_pixels_of
 from tune_resnet.errors import UserError
 from tune_resnet.training.device import choose_device, choose_precision, device_name
 from tune_resnet.training.loop import TrainingRun
 from tune_resnet.training.metrics import NonFiniteLoss
 from tune_resnet.training.model import own_error
 
-_CPU_BATCH = 100  # images; a step of 400 takes seconds on a small CPU, and the speed per image is the same
+_CPU_BATCH = 100  # images of 32x32; a step of 400 takes seconds on a small CPU, and the speed per image is the same
 
 _ENOUGH_SECONDS = 0.25  # a shorter measurement is repeated with more images
 
@@ -60,7 +60,8 @@ def measure_speed(spec: TrainSpec, data: Split, device: torch.device, model: Mod
 
 def _images_per_second(spec: TrainSpec, data: Split, device: torch.device, model: ModelSpec) -> float:
     """The rate over whole batches: a smaller one, of one image say, may be none that a training has."""
-    batch = min(spec.batch_size, len(data.train), _CPU_BATCH if device.type == "cpu" else spec.batch_size)
+    most = with_pixels_of(_CPU_BATCH, data.train.size) if device.type == "cpu" else spec.batch_size
+    batch = min(spec.batch_size, len(data.train), max(2, most))
     all_batches, batches = len(data.train) // batch, 1
     while True:
         run = TrainingRun(replace(spec, batch_size=batch), _share(data, batches * batch), device, model)

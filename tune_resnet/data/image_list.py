@@ -1,0 +1,81 @@
+"""The images that a CSV file lists, by the columns `path`, relative to the file, `class` and, optionally, `split`."""
+
+from __future__ import annotations
+
+import csv
+import os
+from functools import partial
+from pathlib import Path
+
+from tune_resnet.config.validation import nearest
+from tune_resnet.data.image_tree import VALIDATION_FOLDERS, ImageFile, Tree, image_file
+from tune_resnet.data.types import DataError
+
+PARTS = {"train": "train", "test": "test", **dict.fromkeys(VALIDATION_FOLDERS, "val")}  # by what a list calls them
+
+
+def read_list(path: Path) -> Tree:
+    """The images of a list, in the order that a tree of them would have; DataError, with the line, where it is wrong.
+
+    Without a column `split` nothing says which images are to test.
+    """
+    rows = _rows(path)
+    has_split = "split" in rows[0][1]
+    listed: dict[str, dict[str, list[str]]] = {"train": {}, "test": {}, "val": {}}  # part, class, paths
+    seen: dict[str, int] = {}
+    for line, row in rows:
+        where = f"{path} line {line}"
+        name, image = row["class"], os.path.normpath(row["path"])
+        split = row["split"] if has_split else "train"
+        if not name or not row["path"]:
+            raise DataError(f"{where}: {'class' if row['path'] else 'path'} is missing")
+        if split not in PARTS:
+            raise DataError(f"{where}: unknown split {split!r}{nearest(split, PARTS)}: wanted {', '.join(PARTS)}")
+        if image in seen:
+            raise DataError(f"{where}: {image} is in line {seen[image]} already")
+        if not os.path.lexists(path.parent / image):
+            raise DataError(f"{where}: there is no file {path.parent / image}")
+        seen[image] = line
+        listed[PARTS[split]].setdefault(name, []).append(image)
+    classes = tuple(sorted(listed["train"]))
+    if len(classes) < 2:
+        found = f"only {classes[0]!r}" if classes else "none"
+        raise DataError(f"{path} needs at least two classes to train on, found {found}")
+    tree = Tree(classes, whole=not has_split)
+    for part, by_class in listed.items():
+        _check_classes(path, part, set(by_class), set(classes))
+        tree.parts[part].extend(_files(path.parent, by_class, classes))
+    return tree
+
+
+def _rows(path: Path) -> list[tuple[int, dict[str, str]]]:
+    """The lines of a list after its first, with their numbers, as texts by column."""
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as stream:
+            reader = csv.DictReader(stream, restval="")
+            missing = [name for name in ("path", "class") if name not in (reader.fieldnames or ())]
+            if missing:
+                raise DataError(
+                    f"{path} has no column {missing[0]!r}: its first line is to be path,class or path,class,split"
+                )
+            rows = [(reader.line_num, {name: value.strip() for name, value in row.items() if name}) for row in reader]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"cannot read {path}: {getattr(error, 'strerror', None) or 'not a CSV file'}") from None
+    if not rows:
+        raise DataError(f"{path} lists no images")
+    return rows
+
+
+def _check_classes(path: Path, part: str, found: set[str], wanted: set[str]) -> None:
+    for name in sorted(wanted - found) if found else ():
+        raise DataError(f"class {name!r} of {path} has no image of the split {part}")
+    for name in sorted(found - wanted):
+        raise DataError(f"class {name!r} of {path} has no image to train on")
+
+
+def _files(root: Path, by_class: dict[str, list[str]], classes: tuple[str, ...]) -> list[ImageFile]:
+    return [
+        image_file(image, label, partial(os.stat, root / image))
+        for label, name in enumerate(classes)
+        for image in sorted(by_class.get(name, ()))
+    ]
