@@ -10,7 +10,7 @@ RESULTS = experiments/results/benchmarks
 .DELETE_ON_ERROR:
 
 quickstart: $(VENV)/installed
-	$(PYTHON) -m tune_resnet.search --experiment experiments/quickstart.toml
+	$(PYTHON) -m tune_resnet.search --experiment experiments/quickstart.toml --confirm
 
 test: $(VENV)/installed
 	$(PYTHON) -m ruff format --check .

@@ -25,7 +25,7 @@ from tune_resnet.results.tables import ranked_table
 from tune_resnet.runs.directory import RunDirectory
 from tune_resnet.runs.load import RunFrames, load_run
 from tune_resnet.runs.recorder import Recorder
-from tune_resnet.runs.tables import INTERRUPTED, RUNNING, TrialRow, train_spec_of
+from tune_resnet.runs.tables import INTERRUPTED, RUNNING, TrialRow, spec_of
 from tune_resnet.training.metrics import EpochMetrics
 from tune_resnet.training.saved_model import Outcome, save_model
 
@@ -37,6 +37,8 @@ MIXED: dict[str, Domain | Choices] = {  # a float, an integer, choices of each k
     "decoupled_decay": Choices(choices=(False, True)),
     "optimizer": Choices(choices=("adam", "sgd")),
     "momentum": Domain(low=0.8, high=0.99, log=False, when="optimizer=sgd"),
+    "model.width": Domain(low=4, high=64),
+    "data.flip": Choices(choices=(True, False)),
 }
 
 ROOT = Path(__file__).parents[1]
@@ -47,13 +49,13 @@ _NONE = ImageSet(np.zeros((0, 3, 32, 32), dtype=np.uint8), np.zeros(0, dtype=np.
 _SPLIT = Split(_NONE, _NONE, ("a", "b"), np.zeros(3, dtype=np.float32), np.ones(3, dtype=np.float32))
 
 
-def leave_model(run: RunDirectory, row: TrialRow, train: TrainSpec, **last: float) -> None:
+def leave_model(run: RunDirectory, row: TrialRow, spec: SearchSpec, **last: float) -> None:
     """A model as a trial leaves it after its last epoch, with `last` of its metrics; its network is next to nothing."""
     metrics = {"lr": 0.1, "train_loss": 0.5, "loss": 0.5, "accuracy": 0.5, "seconds": 1.0, "images_per_second": 9.0}
     outcome = Outcome(
         trial=row.trial,
-        train=train_spec_of(row.cells(), train),
-        last=EpochMetrics(epoch=train.epochs, **{**metrics, **last}),
+        train=spec_of(row.cells(), spec).train,
+        last=EpochMetrics(epoch=spec.train.epochs, **{**metrics, **last}),
     )
     save_model(run.model_of(row.trial), nn.Linear(1, 1), _SPLIT, ModelSpec(width=1), outcome)
 
@@ -121,12 +123,14 @@ class Page(HTMLParser):
         self.links: list[str | None] = []
         self.figures: dict[str, dict[str, Any]] = {}
         self.tags: list[str] = []
+        self.attributes: set[str] = set()
         self.inside: str | None = ""  # the name of a figure; None in any other script or style
         self.feed(path.read_text())
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         values = dict(attrs)
         self.tags.append(tag)
+        self.attributes |= values.keys()
         self.links += [values[name] for name in ("src", "href") if name in values]
         self.inside = values.get("data-plot") if tag in ("script", "style") else ""
 

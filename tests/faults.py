@@ -21,7 +21,7 @@ from tune_resnet.data.load import load_dataset
 from tune_resnet.data.split import search_split
 from tune_resnet.runs.environment import describe_environment
 from tune_resnet.runs.load import load_run
-from tune_resnet.runs.tables import ENDED, FINISHED, train_spec_of
+from tune_resnet.runs.tables import ENDED, FINISHED
 from tune_resnet.training.loop import TrainingRun
 
 FAULTY_SEARCH = Path(__file__).with_name("faulty_search.py")
@@ -305,8 +305,8 @@ def each_trial_is_as_alone(path: Path) -> None:
     data = search_split(load_dataset(frames.spec.data), frames.spec.data)
     torch.set_num_threads(1)
     for row in frames.trials.to_dict("records"):
-        train = train_spec_of(row, frames.spec.train)
-        alone = TrainingRun(train, data, model=frames.spec.model, flip=frames.spec.data.flip)
+        spec = frames.config(row["trial"])
+        alone = TrainingRun(spec.train, data, model=spec.model, flip=spec.data.flip)
         for epoch in frames.epochs[frames.epochs["trial"] == row["trial"]].to_dict("records"):
             metrics = alone.run_epoch().columns("val")
             for name in ("epoch", "lr", "train_loss", "val_loss", "val_accuracy"):

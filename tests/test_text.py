@@ -82,6 +82,11 @@ def test_a_sentence_is_broken_between_words_on_a_terminal_only() -> None:
     assert said(sentence, terminal=False) == sentence.split("\n")
 
 
+def test_what_stands_in_a_column_stays_there() -> None:
+    assert said("data  a few images of digits", terminal=True) == ["data  a few images", "      of digits"]
+    assert said("      a look after each pair", terminal=True) == ["      a look after", "      each pair"]
+
+
 def test_what_is_to_be_copied_is_never_broken() -> None:
     path = "/a/path/longer/than/the/terminal"
     assert said(f"wrote {path}", terminal=True) == ["wrote", path]

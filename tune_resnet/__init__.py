@@ -1,7 +1,7 @@
 """Finds better hyperparameters than the reference for a ResNet9 on your images, and shows the proof.
 
 spec = SearchSpec(data=DataSpec(dataset="digits"), search=BudgetSpec(num_samples=8))
-run = Search(spec).run()  # a whole search; `load_run(path)` gives the tables of one that has been
+run = Search(spec).run()  # a whole search; `load_run(path)` gives one that has been
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from tune_resnet.config.space import Choices, Domain
     from tune_resnet.config.spec import SearchSpec
     from tune_resnet.config.toml import load_spec
-    from tune_resnet.runs.load import load_run
+    from tune_resnet.results.run import load_run
 
 __all__ = [
     "REFERENCE", "BudgetSpec", "Choices", "DataSpec", "Domain", "ModelSpec", "ResourceSpec", "SchedulerSpec", "Search",
@@ -35,7 +35,7 @@ _HOMES = {
     "Choices": "config.space",
     "Domain": "config.space",
     "load_spec": "config.toml",
-    "load_run": "runs.load",
+    "load_run": "results.run",
 }
 
 

@@ -6,13 +6,15 @@ import importlib.util
 import json
 import math
 import os
+import re
 import shlex
 import shutil
 import sys
 import textwrap
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -28,15 +30,31 @@ def one_line(text: object) -> str:
     return printable(" ".join(str(text).split()))
 
 
+def flat(values: Mapping[str, Any], above: str = "") -> dict[str, Any]:
+    """Nested tables as one, whose names have dots."""
+    found: dict[str, Any] = {}
+    for name, value in values.items():
+        whole = f"{above}{printable(name)}"
+        found |= flat(value, f"{whole}.") if isinstance(value, dict) else {whole: value}
+    return found
+
+
 def say(console: Console, text: str, style: str = "", *, whole: bool = False) -> None:
-    """Prints text as it is. On a terminal its lines are broken between words, unless they are to be copied `whole`."""
+    """Prints text as it is. On a terminal its lines are broken between words, unless they are to be copied `whole`;
+    what follows a line's first word in a column of its own stays in that column."""
     from rich.text import Text
 
     if console.is_terminal and not whole:
         # Not by rich, which would break a path.
-        wrapper = textwrap.TextWrapper(console.width, break_long_words=False, break_on_hyphens=False)
-        text = "\n".join(wrapper.fill(line) for line in text.split("\n"))
+        text = "\n".join(_wrapped(line, console.width) for line in text.split("\n"))
     console.print(Text(text, style=style), soft_wrap=True)
+
+
+def _wrapped(line: str, width: int) -> str:
+    column = re.match(r"(?:[a-z]+(?: [a-z]+)?)? {2,}(?=\S)", line)
+    indent = " " * (column.end() if column else 0)
+    wrapper = textwrap.TextWrapper(width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
+    return wrapper.fill(line)
 
 
 def busy(console: Console, text: str) -> AbstractContextManager[object]:

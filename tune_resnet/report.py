@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import argparse
 import sys
+import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from tune_resnet._text import printable
 from tune_resnet.errors import exit_code_of
-from tune_resnet.results.page import write_report
+from tune_resnet.results.page import RELOAD_SECONDS, write_report
+from tune_resnet.runs.find import find_run
+from tune_resnet.runs.load import load_run
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -24,7 +28,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--out", type=Path, metavar="FILE", help="the page (default RUN/report.html; ./report.html for several)"
     )
     options = parser.parse_args(arguments)
-    return exit_code_of(lambda: print(f"wrote {printable(write_report(options.runs, options.out))}"))
+    return exit_code_of(lambda: _write(options.runs, options.out))
+
+
+def _write(paths: Sequence[Path], out: Path | None) -> None:
+    """Writes the page; on a terminal again and again while the only run goes on, for browsers that show it."""
+    runs = [find_run(path) for path in paths]  # `latest` may be another one later
+    print(f"wrote {printable(write_report(runs, out))}")
+    if len(runs) > 1 or not sys.stdout.isatty() or not load_run(runs[0]).active:
+        return
+    print(f"it is written again every {RELOAD_SECONDS} s until the run ends; Ctrl-C ends that sooner")
+    with suppress(KeyboardInterrupt):
+        while load_run(runs[0]).active:
+            time.sleep(RELOAD_SECONDS)
+            write_report(runs, out)
 
 
 if __name__ == "__main__":

@@ -1,21 +1,25 @@
-"""`python -m tune_resnet.search`: a spec becomes a run directory. See `--help`."""
+"""`python -m tune_resnet.search`: a spec becomes a run directory. See `--help`. `runs [DIR]` lists those there are."""
 
 from __future__ import annotations
 
 import os
+import shlex
 import signal
 import sys
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NoReturn
 
 from rich.console import Console
 
-from tune_resnet._text import printable
+from tune_resnet._text import printable, say
 from tune_resnet.commands.options import parse_options
 from tune_resnet.commands.run import carry_out
+from tune_resnet.config.validation import SpecError
 from tune_resnet.errors import UserError
 from tune_resnet.execution.interrupts import end_by, lasting_output, on_ending_signal, signal_of
+from tune_resnet.runs.find import RUNS
 
 _PIPE_WIDTH = 1000  # characters, so that no column is cut where output is not a terminal
 
@@ -37,6 +41,8 @@ def _run(arguments: Sequence[str]) -> int:
     console = Console(width=None if sys.stdout.isatty() else _PIPE_WIDTH, highlight=False, markup=False)
     with on_ending_signal(on_signal):
         try:
+            if arguments and arguments[0] == "runs":
+                return _list_runs(arguments[1:], console)
             code = carry_out(parse_options(arguments), console, started).exit_code
         except UserError as error:
             print(f"error: {error}", file=sys.stderr)
@@ -51,6 +57,21 @@ def _run(arguments: Sequence[str]) -> int:
                 raise
             code = 128 + signal_of(end)
     return 128 + received[0] if received else code
+
+
+def _list_runs(folders: Sequence[str], console: Console) -> int:
+    """Prints the runs in a folder, by default those in runs/; the exit code."""
+    if len(folders) > 1 or (folders and not os.path.isdir(folders[0])):
+        raise SpecError(f"runs takes one folder of runs, got {shlex.join(folders)}")
+    from tune_resnet.results.runs_list import runs_table
+
+    folder = Path(folders[0]) if folders else RUNS
+    table = runs_table(folder)
+    if table.row_count:
+        console.print(table)
+    else:
+        say(console, f"there is no run in {printable(folder)}")
+    return 0
 
 
 def process() -> NoReturn:

@@ -15,12 +15,12 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
-from factories import ROOT
+from factories import MIXED, RESULTS, ROOT
 from PIL import Image
 
 from experiments.benchmarks.early_stopping import curves, regimes, signals
 from tune_resnet.config.sections import DataSpec, ModelSpec, TrainSpec
-from tune_resnet.config.space import DEFAULT_SPACE
+from tune_resnet.config.space import DEFAULT_SPACE, Space
 from tune_resnet.config.spec import SearchSpec
 from tune_resnet.config.toml import load_spec
 from tune_resnet.data.types import Dataset, Split
@@ -61,7 +61,7 @@ def without_seconds(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def test_the_design_holds_the_reference_and_fills_the_space() -> None:
-    points = curves.design(64)
+    points = curves.design(64, SearchSpec())
     assert points[0] == SearchSpec().reference
     assert len({tuple(point.values()) for point in points}) == 64
     for name, domain in DEFAULT_SPACE.items():
@@ -71,9 +71,45 @@ def test_the_design_holds_the_reference_and_fills_the_space() -> None:
         assert {sum(int(share * 8) == eighth for share in place) for eighth in range(8)} == {7, 8}
 
 
+def test_the_design_is_that_of_the_recorded_curves() -> None:
+    recorded = pd.read_parquet(RESULTS / "curves" / "curves.parquet").drop_duplicates("configuration")
+    points = curves.design(64, SearchSpec())
+    assert recorded[list(DEFAULT_SPACE)].to_dict("records") == [points[number] for number in recorded["configuration"]]
+
+
+@pytest.mark.parametrize("space", [DEFAULT_SPACE, MIXED])
 @pytest.mark.parametrize("count", [1, 2, 5, 63])
-def test_a_smaller_design_is_the_start_of_a_larger_one(count: int) -> None:
-    assert curves.design(count) == curves.design(64)[:count]
+def test_a_smaller_design_is_the_start_of_a_larger_one(count: int, space: Space) -> None:
+    spec = SearchSpec(train=TrainSpec(batch_size=90), space=space)
+    assert curves.design(count, spec) == curves.design(64, spec)[:count]
+
+
+def test_the_design_of_a_wide_space_has_all_kinds_of_values() -> None:
+    spec = SearchSpec(train=TrainSpec(batch_size=90), space=MIXED)
+    points = pd.DataFrame(curves.design(128, spec))
+    assert points.iloc[0].to_dict() == spec.reference
+    for name, domain in MIXED.items():
+        assert all(domain.holds(value) for value in points[name].tolist()), name
+    assert set(points["crop_padding"]) == set(range(9))
+    assert points["schedule"].value_counts().tolist() == [64, 64]
+    assert set(points.loc[points["optimizer"] == "adam", "momentum"]) == {0.9}
+    assert points.loc[points["optimizer"] == "sgd", "momentum"].nunique() > 50
+    for point in points.to_dict("records"):
+        spec.configured({str(name): value for name, value in point.items()})
+
+
+def test_a_wide_space_is_recorded_as_its_file_says(tree: Path, tmp_path: Path) -> None:
+    wide = load_spec(regimes.REGIMES / "wide.toml")
+    assert len(wide.space) == 8
+    plan, configurations = regimes.plan_of(wide)
+    assert configurations == len({run.configuration for run in plan}) == 96
+    assert {run.epochs for run in plan} == {wide.train.epochs}
+    spec = replace(wide, data=replace(small_spec(tree).data, limit_train=60), model=WIDTH)
+    points = curves.design(configurations, spec)
+    for run in (curves.Run(0, 0, 1), curves.Run(95, 0, 1)):
+        assert curves.record(run, points[run.configuration], spec, tmp_path, regimes.free_rows) > 0
+    table = pd.concat([pd.read_parquet(path) for path in sorted(tmp_path.glob("*.parquet"))])
+    assert table[list(wide.space)].to_dict("records") == [points[0], points[95]]
 
 
 def test_every_run_is_planned_once_and_every_configuration_first() -> None:
@@ -206,7 +242,7 @@ def test_a_killed_recording_continues_and_gives_the_whole_table(tree: Path, tmp_
     assert {curves.Run(*key) for key in table[curves.KEY].itertuples(index=False)} == set(runs)
     pd.testing.assert_frame_equal(table.merge(first), first.sort_values([*curves.KEY, "epoch"], ignore_index=True))
 
-    curves.record(runs[2], curves.design(3)[2], small_spec(tree), tmp_path)
+    curves.record(runs[2], curves.design(3, SearchSpec())[2], small_spec(tree), tmp_path)
     again = without_seconds(pd.read_parquet(tmp_path / "2-0-2.parquet"))
     pd.testing.assert_frame_equal(
         without_seconds(table.query("configuration == 2 and seed == 0 and total_epochs == 2")), again
@@ -229,7 +265,7 @@ def test_the_readme_explains_every_column(tree: Path, tmp_path: Path) -> None:
 def test_a_regime_s_rows_are_a_plain_run_s_and_end_with_unused_images(tree: Path) -> None:
     data = DataSpec(dataset="folder", data_dir=str(tree), limit_train=60, validation_fraction=0.5)
     spec = SearchSpec(data=data, model=WIDTH, train=replace(SPEC, batch_size=10))
-    rows = list(regimes.free_rows(spec.train, spec))
+    rows = list(regimes.free_rows(spec))
     split, unused = regimes.used_and_unused(data)
     plain = TrainingRun(spec.train, split, model=WIDTH)
     for row in rows:

@@ -161,7 +161,7 @@ def test_i_epoch_judges_once_and_trains_the_best_of_each_round_to_the_end(surrog
 def test_every_strategy_starts_with_the_reference_and_repeats_itself(name: str, surrogate: Surrogate) -> None:
     if name in PEERS:
         pytest.importorskip({"optuna": "optunahub", "syne": "syne_tune", "neps": "neps"}[name.partition("-")[0]])
-    make = (ours((), 100) | STRATEGIES | PEERS)[name]
+    make = (ours(()) | STRATEGIES | PEERS)[name]
     first, again = (simulate(make(5, EPOCHS), surrogate, 5, budget=56, workers=2) for _ in range(2))
     assert dict(first.finished[0].configuration) == pytest.approx(REFERENCE)
     assert list(first.regret) == list(again.regret)
@@ -187,7 +187,7 @@ def test_random_search_does_not_depend_on_any_signal(surrogate: Surrogate) -> No
 
 
 def test_our_reference_is_never_stopped_and_the_study_knows_who_was(surrogate: Surrogate) -> None:
-    strategy = ours((), 100)["ours-tpe-accuracy"](0, EPOCHS)
+    strategy = ours(())["ours-tpe-accuracy"](0, EPOCHS)
     assert isinstance(strategy, OnRay)
     history = simulate(strategy, surrogate, 0, budget=80, workers=2)
     states = [trial.state.name for trial in strategy.searcher.study.optuna_study.trials]

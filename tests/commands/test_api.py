@@ -7,14 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from factories import ROOT
+from factories import ROOT, SEARCH, Build
 
 import tune_resnet
-from tune_resnet import REFERENCE, BudgetSpec, DataSpec, ModelSpec, Search, SearchSpec
+from tune_resnet import REFERENCE, BudgetSpec, DataSpec, Domain, ModelSpec, Search, SearchSpec, load_run
 from tune_resnet.commands.options import parse_options
 from tune_resnet.config.validation import SpecError
+from tune_resnet.data.digits import load_digits
 from tune_resnet.errors import UserError
 from tune_resnet.runs.directory import RunDirectory
+from tune_resnet.runs.tables import FINISHED, STOPPED
 
 README = ROOT / "README.md"
 
@@ -65,12 +67,72 @@ def test_a_network_of_one_s_own_is_imported_only_with_consent(tmp_path: Path) ->
 
 
 def test_what_is_wrong_is_an_exception_with_the_commands_message(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="--confirm needs the winner of a search"):
+    with pytest.raises(UserError, match="confirm needs the winner of a search: baseline has none"):
         Search(baseline=True, confirm=True)
-    with pytest.raises(UserError, match="--log must be one of tensorboard, mlflow, wandb; got 'neptune'"):
+    with pytest.raises(UserError, match=r"^log must be one of tensorboard, mlflow, wandb; got 'neptune'"):
         Search(log=["neptune"])
     with pytest.raises(UserError, match="does not exist"):
         Search(SearchSpec(data=DataSpec(dataset="folder", data_dir=str(tmp_path / "nothing")))).run()
+
+
+def test_an_error_of_the_command_line_speaks_of_flags(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"^--confirm needs the winner of a search: --baseline has none"):
+        parse_options(["--baseline", "--confirm"])
+
+
+def test_an_error_while_it_runs_speaks_of_arguments_too(tmp_path: Path) -> None:
+    (tmp_path / "it").mkdir()
+    with pytest.raises(UserError, match=r"choose another search\.name, or resume "):
+        Search(SearchSpec(search=BudgetSpec(name="it")), runs_dir=tmp_path).run()
+
+
+def test_what_is_made_shows_itself_in_a_line(tmp_path: Path) -> None:
+    spec = SearchSpec(data=DataSpec(dataset="digits"), space={"max_lr": Domain(low=1e-3, high=1e-1)})
+    shown = "SearchSpec(data=DataSpec(dataset='digits'), space={'max_lr': Domain(low=0.001, high=0.1)})"
+    assert repr(spec) == shown
+    assert eval(shown) == spec
+    assert repr(Search(spec, confirm=3)) == f"Search(spec={shown}, confirm=3)"
+    assert repr(Search()) == "Search(spec=SearchSpec())"
+
+
+def test_a_run_has_its_trials_in_order_its_winner_and_its_confirmation() -> None:
+    run = load_run(SEARCH)
+    assert run.trials["winner"].tolist() == [True] + [False] * 31
+    assert run.trials["estimate"].dropna().is_monotonic_decreasing
+    assert run.winner is not None
+    assert run.winner["trial"] == run.trials["trial"][0]
+    assert run.confirmation is not None
+    assert run.confirmation.trial == run.winner["trial"]
+    assert repr(run.confirmation).startswith(f"<Confirmed with fresh seeds: Trial {run.winner['trial']} is better")
+    assert repr(run).startswith("<search cifar10-jpeg-search: 32 trials, ")
+    assert "\n" not in repr(run)
+    assert run.spec == run.frames.spec
+    assert len(run.epochs) == run.trials["epochs"].sum()
+
+
+def test_a_run_without_a_finished_trial_has_neither_winner_nor_confirmation(tmp_path: Path) -> None:
+    Build(tmp_path / "it").trial([0.5], STOPPED)
+    run = load_run(tmp_path / "it")
+    assert run.winner is None
+    assert run.confirmation is None
+    assert repr(run).startswith("<search it: 1 trial, 0 finished>: No trial has finished yet")
+
+
+def test_a_notebook_gets_plain_lines(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """No cursor, no widgets, no HTML: what a cell prints stays."""
+    monkeypatch.setattr("rich.console._is_jupyter", lambda: True)
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    (build := Build(tmp_path / "it")).trial([0.5, 0.6, 0.7, 0.8], FINISHED)
+    build.directory.write_env({"dataset_fingerprint": load_digits().fingerprint, "kind": "search"})
+    spec = replace(build.load().spec, search=BudgetSpec(num_samples=1))
+    run = Search(spec, resume=tmp_path / "it").run()
+    assert run is not None
+    assert len(run.trials) == 1
+    output = capsys.readouterr().out
+    assert "reference * finished 4/4    80.00%" in output
+    assert "\033" not in output
 
 
 def test_the_reference_is_the_specs_default() -> None:

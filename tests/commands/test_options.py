@@ -185,8 +185,8 @@ def test_a_folder_spec_may_leave_the_folder_to_the_command_line(tmp_path: Path) 
 @pytest.mark.parametrize("file", EXPERIMENTS, ids=lambda file: file.stem)
 def test_the_experiments_are_valid(file: Path) -> None:
     spec = parse_options(["--experiment", str(file)]).spec
-    assert spec.reference == {"max_lr": 0.01, "weight_decay": 1e-4, "grad_clip": 0.1}
-    assert spec.train.epochs == 8
+    assert spec.reference.items() >= {"max_lr": 0.01, "weight_decay": 1e-4, "grad_clip": 0.1}.items()
+    assert spec.train.epochs == (4 if file.stem == "quickstart" else 8)
 
 
 def test_cifar10_toml_spells_out_the_defaults() -> None:
@@ -200,6 +200,7 @@ def test_a_time_budget_may_have_a_unit(text: str, seconds: float) -> None:
 
 
 NO_DOMAIN = "is not NAME=LOW:HIGH, as max_lr=1e-3:1e-1, nor NAME=ONE,OTHER"
+KNOWN = ", ".join([*HYPERPARAMETERS, "model.args.NAME"])
 BAD = [
     (["--num-sample", "3"], "unknown argument '--num-sample' (did you mean '--num-samples'?)"),
     (["--lr=3"], "unknown argument '--lr=3' (did you mean '--max-lr'?)"),
@@ -234,7 +235,10 @@ BAD = [
     (["--space", "max_lr=0.1:1e-3"], "space.max_lr: space low must be below high, got 0.1 and 0.001"),
     (["--space", "max_lr=1e-3:inf"], "space.max_lr: space.high must be a finite number, got inf"),
     (["--space", "max_lr=2:3"], "space.max_lr = [2.0, 3.0] must contain the reference train.max_lr = 0.01"),
-    (["--space", "temperature=2:3"], f"unknown hyperparameter space.temperature; known: {', '.join(HYPERPARAMETERS)}"),
+    (["--space", "temperature=2:3"], f"unknown hyperparameter space.temperature; known: {KNOWN}"),
+    (["--model-args", "hidden"], "argument --model-args: 'hidden' is not NAME=VALUE, as hidden=128"),
+    (["--model-args", "hidden=3"],
+     "model.args are arguments of a network of your own, which model.factory (--model) names"),
     (["--experiment", "/none.toml"], "cannot read /none.toml: No such file or directory"),
 ]  # fmt: skip
 
@@ -284,12 +288,18 @@ def test_a_run_stays_the_same_run(flags: str, message: str, old_run: Path) -> No
     assert parse_options(["--resume", str(old_run), "--epochs", "8"]).spec.train.epochs == 8  # as it is
 
 
+def test_a_width_that_is_searched_is_no_size_to_confirm_at(tmp_path: Path) -> None:
+    RunDirectory.create(tmp_path / "it", SearchSpec(space={"model.width": Domain(low=8, high=64)}))
+    with pytest.raises(SpecError, match=r"model\.width is 64 in .*, and cannot become 32"):
+        parse_options(["--resume", str(tmp_path / "it"), "--confirm", "--width", "32"])
+
+
 def test_help_is_quick_and_names_every_flag() -> None:
     command = [sys.executable, "-m", "tune_resnet.search", "--help"]
     started = time.monotonic()
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
     assert time.monotonic() - started < 10  # a loaded machine; the goal of one second is in the benchmarks
-    names = {"factory": "model"}
+    names = {"factory": "model", "args": "model-args"}
     flags = [names.get(item.name, item.name) for kind in SECTIONS.values() for item in fields(kind)]
     flags += [
         "experiment",

@@ -44,11 +44,11 @@ class Pool:
     def __call__(
         self, spec: Any, data: Any, jobs: Sequence[Job], concurrency: int, timeout: float, stop: Any, again: Any
     ) -> Iterator[tuple[int, dict[str, Any] | str]]:
-        self.sizes.append((spec.model.width, len(data.train), jobs[0].train.epochs))
+        self.sizes.append((spec.model.width, len(data.train), jobs[0].spec.train.epochs))
         for position in self.order(jobs):
             if stop():
                 return
-            train = jobs[position].train
+            train = jobs[position].spec.train
             is_winner = train.max_lr != SPEC.train.max_lr
             self.trained.append((train.seed, jobs[position].checkpoint.name))
             if (train.seed, is_winner) in self.broken:
@@ -244,8 +244,9 @@ def test_another_size_has_a_verdict_of_its_own(run: Path, pool: Pool, capsys: py
 
 def test_the_page_s_headline_says_the_size(run: Path, pool: Pool) -> None:
     assert confirmed(run, "--width", 32) == 0
-    assert (
-        "points over the reference, confirmed at width 32 on 1,438 training images" in write_report([run]).read_text()
+    page = write_report([run]).read_text()
+    assert "Proven: +1.00 points, 95% interval 0.14 to 1.86 at width 32 on 1,438 training images" in page.replace(
+        "&#43;", "+"
     )
 
 

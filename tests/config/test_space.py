@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tomllib
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tune_resnet.commands.options import parse_options
-from tune_resnet.config.hyperparameters import HYPERPARAMETERS, kind_of
+from tune_resnet.config.hyperparameters import HYPERPARAMETERS
 from tune_resnet.config.sections import TrainSpec
 from tune_resnet.config.space import DEFAULT_SPACE, Choices, Domain, check_grown
 from tune_resnet.config.spec import SearchSpec
@@ -22,7 +23,7 @@ from tune_resnet.config.validation import SpecError
 SPEC = SearchSpec(train=TrainSpec(batch_size=90), space=MIXED)
 REFERENCE: dict[str, Any] = {
     "max_lr": 0.01, "batch_size": 90, "crop_padding": 4, "schedule": "linear-exponential", "decoupled_decay": False,
-    "optimizer": "adam", "momentum": 0.9,
+    "optimizer": "adam", "momentum": 0.9, "model.width": 64, "data.flip": True,
 }  # fmt: skip
 
 
@@ -48,6 +49,91 @@ def test_a_file_needs_to_say_only_what_is_not_usual() -> None:
         "dropout": Domain(low=0, high=0.5, log=False),
         "batch_size": Choices(choices=(100, 400)),
     }
+
+
+OWN = """
+points_to_evaluate = [{ model.args.depth = 3, max_lr = 0.02 }]
+[model]
+factory = "nets:small"
+args = { hidden = 128, depth = 2, slope = 0.1, norm = "batch", bias = true }
+[space]
+data.flip = { choices = [true, false] }
+[space.model.args]
+hidden = { low = 64, high = 256 }
+depth = { low = 1, high = 4, log = false }
+slope = { low = 0, high = 0.5 }
+norm = { choices = ["batch", "group"] }
+bias = { choices = [true, false], when = "model.args.norm=group" }
+"""
+
+
+def test_arguments_of_ones_own_network_are_hyperparameters() -> None:
+    spec = spec_from_tables(tomllib.loads(OWN))
+    assert spec.space == {
+        "data.flip": Choices(choices=(True, False)),
+        "model.args.hidden": Domain(low=64, high=256),
+        "model.args.depth": Domain(low=1, high=4, log=False),
+        "model.args.slope": Domain(low=0, high=0.5, log=False),  # there is no logarithm of 0
+        "model.args.norm": Choices(choices=("batch", "group")),
+        "model.args.bias": Choices(choices=(True, False), when="model.args.norm=group"),
+    }
+    assert spec_from_tables(tomllib.loads(spec.to_toml())) == spec
+    assert list(spec.kinds.values())[-6:] == [bool, int, int, float, str, bool]
+    assert spec.points_to_evaluate == ({"model.args.depth": 3, "max_lr": 0.02},)
+    assert "model.args.bias" not in spec.varied(spec.reference)
+    other = spec.configured({"model.args.hidden": 64, "data.flip": False, "max_lr": 0.03})
+    assert other.model.args == {**spec.model.args, "hidden": 64}
+    assert (other.data.flip, other.train.max_lr, other.model.factory) == (False, 0.03, "nets:small")
+
+
+def test_they_are_given_on_the_command_line_too() -> None:
+    words = "--model nets:small --model-args hidden=128 norm=batch bias=true slope=1e-2"
+    space = "--space model.width=1:8 model.args.hidden=64:256 model.args.norm=batch,group model.args.bias=true,false"
+    spec = parse_options([*words.split(), *space.replace("model.width=1:8 ", "").split()]).spec
+    assert spec.model.args == {"hidden": 128, "norm": "batch", "bias": True, "slope": 0.01}
+    assert spec.space["model.args.hidden"] == Domain(low=64, high=256)
+    assert spec.space["model.args.norm"] == Choices(choices=("batch", "group"))
+    assert spec.space["model.args.bias"] == Choices(choices=(True, False))
+    with pytest.raises(SpecError, match=r"space\.model\.width: model\.width is a setting of ResNet9 only"):
+        parse_options([*words.split(), *space.split()])
+
+
+def test_a_resumed_run_keeps_the_arguments_of_its_network(tmp_path: Path) -> None:
+    (tmp_path / "spec.toml").write_text(OWN)
+    assert parse_options(["--resume", str(tmp_path), "--model", "nets:small"]).spec.model.args["hidden"] == 128
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ("hidden = { low = 200, high = 256 }", "space.model.args.hidden = [200.0, 256.0] must contain the reference"),
+        ("hidden = { low = 1.5, high = 256 }", "space.model.args.hidden: model.args.hidden must be a whole number"),
+        ("norm = { low = 1, high = 2 }", "space.model.args.norm needs choices: its values are no numbers"),
+        ("norm = { choices = ['batch', 3] }", "space.model.args.norm: model.args.norm must be a string, got 3"),
+        ("width = { low = 1, high = 2 }", "model.args.width must be given, for the search varies it"),
+    ],
+)
+def test_a_domain_of_an_argument_that_cannot_be_is_one_line(changes: str, message: str) -> None:
+    text = OWN[: OWN.index("hidden = { low")] + changes
+    with pytest.raises(SpecError) as caught:
+        spec_from_tables(tomllib.loads(text))
+    assert str(caught.value).startswith(message)
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        ({"args": {"a": 1}}, "model.args are arguments of a network of your own, which model.factory (--model) names"),
+        ({"factory": "a:b", "args": 3}, "model.args must be a table, got 3"),
+        ({"factory": "a:b", "args": {"a b": 3}}, "model.args must have names for keys, got 'a b'"),
+        ({"factory": "a:b", "args": {"a": [3]}}, "model.args.a must be a number, a string, true or false, got a list"),
+        ({"factory": "a:b", "args": {"a": 10**30}}, "model.args.a must fit in 64 bits"),
+    ],
+)
+def test_arguments_that_cannot_be_are_one_line(model: dict[str, Any], message: str) -> None:
+    with pytest.raises(SpecError) as caught:
+        spec_from_tables({"model": model})
+    assert str(caught.value).startswith(message)
 
 
 def test_the_command_line_adds_to_the_space_and_changes_bounds() -> None:
@@ -77,6 +163,10 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"batch_size": {"choices": [400, 1.5]}}, "space.batch_size: train.batch_size must be a whole number, got 1.5"),
     ({"batch_size": {"choices": [1, 400], "log": True}}, "space.batch_size: log does not go with choices"),
     ({"crop_padding": {"low": 0.5, "high": 8}}, "space.crop_padding: train.crop_padding must be a whole number"),
+    ({"width": {"low": 8, "high": 64}}, "unknown hyperparameter space.width (did you mean 'model.width'?)"),
+    ({"model": {"width": {"low": 8, "high": 32}}}, "space.model.width = [8.0, 32.0] must contain the reference"),
+    ({"data": {"flip": {"low": 8, "high": 32}}}, "space.data.flip needs choices: its values are no numbers"),
+    ({"data": {"dataset": {"choices": ["a", "b"]}}}, "unknown hyperparameter space.data.dataset"),
     ({"peak_at": {"low": 0.1, "high": 0.9}}, "train.peak_at must be given, for the search varies it"),
     ({"momentum": {"low": 0.8, "high": 0.99, "when": "optimizer=sgd"}}, "space.momentum: when must be NAME=VALUE"),
     (
@@ -131,4 +221,4 @@ def test_any_table_is_a_space_that_holds_the_reference_or_a_one_line_error(space
     assert spec_from_tables(tomllib.loads(spec.to_toml())) == spec
     for name, value in spec.reference.items():
         assert spec.space[name].holds(value)
-        assert type(value) is kind_of(name)
+        assert type(value) is spec.kind(name)

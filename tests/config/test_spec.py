@@ -28,6 +28,7 @@ SETTINGS = {
     f"{section.section}.{item.name}": (item, get_type_hints(section)[item.name])
     for section in SECTIONS.values()
     for item in fields(section)
+    if item.name != "args"  # a table of its own
 }
 
 many = settings(derandomize=True, deadline=None, max_examples=150)
@@ -136,10 +137,11 @@ def values_of(name: str, *, toml: bool = False) -> st.SearchStrategy[Any]:
 
 
 def sections(cls: Any) -> st.SearchStrategy[Any]:
-    settings = {item.name: values_of(f"{cls.section}.{item.name}") for item in fields(cls)}
-    if cls is ModelSpec:  # either of the two
-        return st.one_of([st.builds(cls, **{name: values}) for name, values in settings.items()])
-    return st.builds(cls, **settings)
+    if cls is ModelSpec:
+        arguments = st.dictionaries(identifiers, st.booleans() | st.integers(-9, 9) | st.floats(-1e9, 1e9) | paths)
+        own = st.builds(cls, factory=factories, args=arguments)
+        return st.builds(cls, width=values_of("model.width")) | own
+    return st.builds(cls, **{item.name: values_of(f"{cls.section}.{item.name}") for item in fields(cls)})
 
 
 @st.composite
@@ -202,6 +204,7 @@ LIMITS: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
     "train.dropout": ((0, 0.95), (-0.1, 1)),
     "train.crop_padding": ((0, 16), (-1, 17)),
     "train.cutout": ((0, 31), (-1, 32)),
+    "train.ema_decay": ((0, 0.9999), (-0.1, 1)),
     "train.seed": ((0, SEED), (-1, SEED + 1)),
     "search.num_samples": ((1, 1_000_000), (0, 1_000_001)),
     "search.time_budget": ((TINY, 1e308), (0, -60)),
@@ -399,7 +402,9 @@ wild_domains = st.fixed_dictionaries({"low": scalars, "high": scalars}, optional
 
 def wild_section(cls: Any) -> st.SearchStrategy[dict[str, Any]]:
     """Known keys of one section, each with a proper value more often than not."""
-    proper = {item.name: values_of(f"{cls.section}.{item.name}", toml=True) for item in fields(cls)}
+    proper = {
+        item.name: values_of(f"{cls.section}.{item.name}", toml=True) for item in fields(cls) if item.name != "args"
+    }
     return st.fixed_dictionaries({}, optional={key: value | value | toml_values for key, value in proper.items()})
 
 

@@ -30,7 +30,7 @@ from tune_resnet.hpo.ranking import best_trials, ranked_trials
 from tune_resnet.hpo.stopping import rung_epochs
 from tune_resnet.results.comparison import compare_to_reference
 from tune_resnet.results.early_stopping import rung_table
-from tune_resnet.results.importance import importance
+from tune_resnet.results.importance import importance, importance_intervals
 from tune_resnet.results.sentences import comparison_sentence
 from tune_resnet.runs.directory import RunDirectory
 from tune_resnet.runs.load import accuracy_column, load_run
@@ -516,14 +516,17 @@ def test_rung_epochs_end_for_a_factor_next_to_one() -> None:
 
 
 def test_the_hyperparameter_that_decides_is_the_most_important(build: Build) -> None:
-    for number in range(12):
+    for number in range(16):
         build.trial(
-            [0.3 + number / 20] * EPOCHS, FINISHED, max_lr=0.001 * 1.4**number, grad_clip=0.1 + 0.3 * (number % 3)
+            [0.2 + number / 20] * EPOCHS, FINISHED, max_lr=0.001 * 1.3**number, grad_clip=0.1 + 0.3 * (number % 3)
         )
     build.trial([0.1], STOPPED)
     found = importance(build.load())
     assert found.index[0] == "max_lr"
     assert found.sum() == pytest.approx(1)
+    shares = importance_intervals(build.load())
+    assert (shares["low"] <= shares["share"]).all()
+    assert (shares["share"] <= shares["high"]).all()
     assert set(found.index) == set(SPEC.space)
     pd.testing.assert_series_equal(found, importance(build.load()))
 
@@ -531,9 +534,9 @@ def test_the_hyperparameter_that_decides_is_the_most_important(build: Build) -> 
 @pytest.mark.parametrize(
     ("accuracies", "rates"),
     [
-        ([0.1, 0.2, 0.3], [0.01, 0.02, 0.03]),  # too few
-        ([0.5] * 5, [0.01, 0.02, 0.03, 0.04, 0.05]),  # equal accuracies
-        ([0.1, 0.2, 0.3, 0.4], [0.01] * 4),  # equal hyperparameters
+        ([number / 20 for number in range(14)], [0.01 + number / 200 for number in range(14)]),  # too few
+        ([0.5] * 20, [0.01 + number / 300 for number in range(20)]),  # equal accuracies
+        ([number / 20 for number in range(20)], [0.01] * 20),  # equal hyperparameters
         ([], []),
     ],
 )
@@ -546,16 +549,16 @@ def test_importance_is_empty_where_nothing_can_be_said(
 
 
 def test_importance_leaves_out_what_an_edited_space_no_longer_contains(build: Build) -> None:
-    for number in range(8):
-        build.trial([0.1 * number] * EPOCHS, FINISHED, max_lr=0.01 + 0.01 * number)
+    for number in range(20):
+        build.trial([0.05 * number] * EPOCHS, FINISHED, max_lr=0.01 + 0.002 * number)
     frames = build.load()
 
     def within(high: float) -> dict[Any, float]:
         spec = dataclasses.replace(SPEC, space={"max_lr": Domain(low=1e-3, high=high)})
         return importance(dataclasses.replace(frames, spec=spec)).to_dict()
 
-    assert within(0.055) == {"max_lr": 1}
-    assert within(0.035) == {}
+    assert within(0.039) == {"max_lr": 1}
+    assert within(0.035) == {}  # 13 are left
 
 
 # --- several runs, export, command line ------------------------------------------------------------------------------

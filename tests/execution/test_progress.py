@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import itertools
+import re
 from pathlib import Path
 
 import pytest
@@ -11,9 +12,12 @@ from rich.console import Console
 
 from tune_resnet.config.sections import BudgetSpec, TrainSpec
 from tune_resnet.config.spec import SearchSpec
-from tune_resnet.execution.progress import Progress
+from tune_resnet.execution.progress import Progress, TrainingsProgress
+from tune_resnet.execution.training_pool import Job
 from tune_resnet.hpo.plan import Plan
+from tune_resnet.hpo.ranking import winner
 from tune_resnet.runs.directory import RunDirectory
+from tune_resnet.runs.load import load_run
 from tune_resnet.runs.recorder import Recorder
 from tune_resnet.runs.tables import FAILED, FINISHED, STOPPED
 from tune_resnet.training.device import resolved
@@ -36,10 +40,14 @@ def recorder(tmp_path: Path) -> Recorder:
     return Recorder(RunDirectory.create(tmp_path / "run", SPEC), SPEC)
 
 
-def run_trial(recorder: Recorder, trial: int, accuracies: list[float], state: str | None, error: str = "") -> None:
+def run_trial(
+    recorder: Recorder, trial: int, accuracies: list[float], state: str | None, error: str = "", luck: float = 0
+) -> None:
+    """`luck`: what its accuracies have more than its losses tell."""
     recorder.start(trial, {"max_lr": 0.01 + trial / 100})
     for epoch, accuracy in enumerate(accuracies, start=1):
-        recorder.epoch(trial, {"epoch": epoch, "val_accuracy": accuracy, "seconds": 10.0})
+        row = {"epoch": epoch, "val_accuracy": accuracy, "val_loss": 1 - accuracy + luck, "seconds": 10.0}
+        recorder.epoch(trial, row)
     if state:
         recorder.run.model_of(trial).write_bytes(b"")
         recorder.end(trial, state, error)
@@ -58,7 +66,7 @@ def test_a_trial_may_finish_before_the_reference_has_started(recorder: Recorder)
     watching = progress(recorder, terminal=False)
     run_trial(recorder, 1, [0.1, 0.2, 0.3, 0.4], FINISHED)
     watching.trial_ended(1)
-    beginning = "[1/5] trial 1 finished after 4 of 4 epochs, 40.00%; highest 40.00% (trial 1); "
+    beginning = "[1/5] trial 1 finished after 4 of 4 epochs, 40.00%; best trial 1, estimate 40.00%; "
     assert printed(watching).startswith(beginning)
     assert watching.seconds_left() > 0
 
@@ -72,7 +80,7 @@ def test_each_ended_trial_is_one_line(recorder: Recorder) -> None:
         watching.trial_ended(trial)
     lines = printed(watching).splitlines()
     assert len(lines) == 3
-    assert "reference finished after 4 of 4 epochs, 50.00%; highest 50.00% (trial 0), reference 50.00%" in lines[0]
+    assert "reference finished after 4 of 4 epochs, 50.00%; best the reference, estimate 50.00%; " in lines[0]
     assert "trial 1 stopped after 1 of 4 epochs, 10.00%" in lines[1]
     assert "trial 2 failed after 0 of 4 epochs, - (the loss was not finite in epoch 1)" in lines[2]
 
@@ -133,6 +141,50 @@ def test_the_table_shows_the_best_and_the_running(recorder: Recorder) -> None:
         ["reference", "finished", "4/4", "50.00%"],
         ["3", "running", "1/4", "20.00%"],
     ]
-    assert [row[4] for row in rows[:3]] == ["0.0300", "0.0100", "2.1e-02"]  # a running one has a rate now
-    assert "3 of 5 trials ended; highest 60.00% (trial 2), reference 50.00%" in text
+    assert [row[4:6] for row in rows[:3]] == [["60.00%", "0.0300"], ["50.00%", "0.0100"], ["-", "2.1e-02"]]
+    assert "3 of 5 trials ended; best trial 2, estimate 60.00%, reference 50.00%" in text
+    assert re.search(r"10 of about 1\d epochs", text)
     assert "[1/5]" not in text
+
+
+def test_the_best_of_a_search_that_goes_on_is_the_winner_of_its_tables(recorder: Recorder) -> None:
+    """Not the luckiest: the one that `analysis` calls the winner, from the first trial to the last."""
+    recorder.run.write_env(PLAN.about())
+    watching = progress(recorder, terminal=False)
+    ends = [0.50, 0.61, 0.60, 0.55, 0.62]
+    for trial, end in enumerate(ends):
+        run_trial(recorder, trial, [0.1, 0.2, 0.3, end], FINISHED, luck=0.08 if trial == len(ends) - 1 else 0)
+        watching.trial_ended(trial)
+        best = winner(load_run(recorder.run.path))
+        assert best is not None
+        name = "the reference" if best["reference"] else f"trial {best['trial']}"
+        assert f"; best {name}, estimate {best['estimate']:.2%}" in printed(watching).splitlines()[-1]
+    assert best is not None
+    assert best["val_accuracy"] < max(ends)
+
+
+def test_trainings_show_how_far_they_are_before_one_has_ended(tmp_path: Path) -> None:
+    console = Console(file=io.StringIO(), force_terminal=True, width=60, color_system=None)
+    jobs = [Job(SPEC, tmp_path / f"{number}.pt") for number in range(3)]
+    with TrainingsProgress(jobs, PLAN, console, "at most ") as watching:
+        watching.live.refresh()
+        jobs[0].epochs, jobs[0].trained, jobs[0].seconds = 3, 1, 4.0  # it went on after its second epoch
+        watching.live.refresh()
+        jobs[0].epochs = 4
+        watching.ended.add(0)
+        watching.live.refresh()
+    assert isinstance(console.file, io.StringIO)
+    text = console.file.getvalue()
+    assert "0 of 3 trainings ended; 0s elapsed, at most 1m 00s left" in text
+    assert "0 of 12 epochs" in text
+    assert "0 of 3 trainings ended; 0s elapsed, at most 18s left" in text
+    assert "3 of 12 epochs" in text
+    assert "1 of 3 trainings ended; 0s elapsed, at most 16s left" in text
+
+
+def test_trainings_draw_nothing_where_output_is_no_terminal(tmp_path: Path) -> None:
+    console = Console(file=io.StringIO(), width=60)
+    with TrainingsProgress([Job(SPEC, tmp_path / "0.pt")], PLAN, console, "about ") as watching:
+        assert watching.words_left() == "about 40s left"
+    assert isinstance(console.file, io.StringIO)
+    assert console.file.getvalue() == ""

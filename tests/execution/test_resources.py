@@ -206,8 +206,8 @@ def test_trials_that_share_a_gpu_are_counted(device: str, share: float, concurre
 @pytest.mark.parametrize(
     ("share", "seconds", "said"),
     [
-        (None, 2.0, "(2.0 s an epoch, from a few timed steps)"),
-        (0.25, 8.0, "(8.0 s an epoch: a few steps timed alone, times the 4 trials on one GPU)"),
+        (None, 2.0, "(4s to start, 2.0 s an epoch, from a few timed steps)"),
+        (0.25, 8.0, "(4s to start, 8.0 s an epoch: a few steps timed alone, times the 4 trials on one GPU)"),
     ],
 )
 def test_the_time_of_trials_that_share_a_gpu_is_theirs_together(

@@ -40,7 +40,7 @@ from tune_resnet.training.saved_model import ModelFileError, read_outcome
 def finish(build: Build, accuracy: float, **params: Any) -> int:
     """A finished trial with its model."""
     number = build.trial([0.1, 0.1, 0.1, accuracy], FINISHED, **params)
-    leave_model(build.directory, build.recorder.trials[number], SPEC.train, accuracy=accuracy)
+    leave_model(build.directory, build.recorder.trials[number], SPEC, accuracy=accuracy)
     return number
 
 
@@ -136,7 +136,7 @@ def test_models_of_trials_that_are_far_behind_are_deleted(build: Build) -> None:
 
 def test_a_model_whose_trial_is_not_on_record_as_finished_yet_stays(build: Build) -> None:
     waiting = build.trial([0.1, 0.1, 0.1], RUNNING)  # its last result is on its way
-    leave_model(build.directory, build.recorder.trials[waiting], SPEC.train)
+    leave_model(build.directory, build.recorder.trials[waiting], SPEC)
     for number in range(2 * KEPT + 1):
         finish(build, 0.5, max_lr=0.01 + 0.001 * number)
         drop_outrun_models(build.directory)
@@ -182,7 +182,7 @@ def resumed(build: Build) -> Recorder:
 
 def test_a_trial_cut_off_after_its_last_epoch_has_finished(build: Build) -> None:
     number = build.trial([0.1, 0.2, 0.3], RUNNING)
-    leave_model(build.directory, build.recorder.trials[number], SPEC.train, accuracy=0.4, loss=0.25)
+    leave_model(build.directory, build.recorder.trials[number], SPEC, accuracy=0.4, loss=0.25)
     build.recorder.close()  # the result of the last epoch was never heard of
     row = resumed(build).trials[number]
     assert (row.state, row.epochs, row.val_accuracy) == (FINISHED, 4, 0.4)
@@ -198,7 +198,7 @@ def test_a_trial_goes_on_where_its_last_epoch_is_not_there(build: Build, why: st
         leave_model(
             build.directory,
             replace(row, values=row.values | {"max_lr": 0.07}) if why == "another configuration" else row,
-            SPEC.train,
+            SPEC,
         )
     if why == "damaged":
         build.directory.model_of(number).write_bytes(b"weights")
@@ -246,7 +246,7 @@ def test_a_final_run_is_read_as_what_it_is(build: Build, tmp_path: Path) -> None
     for epoch in range(1, 5):
         metrics = {"epoch": epoch, "lr": 0.1, "train_loss": 0.5, "seconds": 0.5, "images_per_second": 9.0}
         recorder.epoch(number, metrics | {"test_accuracy": 0.2 * epoch, "test_loss": 0.5})
-    leave_model(final, recorder.trials[number], SPEC.train, accuracy=0.8)
+    leave_model(final, recorder.trials[number], SPEC, accuracy=0.8)
     recorder.end(number, FINISHED)
     keep_winner(load_run(final.path))
     assert final_run(build.load()) is not None

@@ -118,7 +118,7 @@ def winners(run: RunDirectory, dataset: Dataset, capsys: pytest.CaptureFixture[s
     assert main([str(run.path)]) == 0
     told = {"conclusion": output.getvalue(), "analysis": capsys.readouterr().out}
     page = (run.path / "report.html").read_text()
-    heading = re.search(r"<h2>(Trial (\d+)|The reference):", page)
+    heading = re.search(r'<p class="winner">(Trial (\d+)|The reference):', page)
     assert heading is not None
     best, finalized = winner(frames), trial_to_finalize(frames, None)
     assert best is not None

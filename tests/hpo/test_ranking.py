@@ -28,7 +28,7 @@ from tune_resnet.results.sentences import comparison_sentence
 from tune_resnet.results.tables import ranked_table
 from tune_resnet.runs.tables import FAILED, FINISHED, STOPPED
 
-LUCKY = 5
+LUCKY = 7
 
 
 @pytest.fixture
@@ -39,7 +39,7 @@ def lucky(tmp_path: Path) -> Build:
     build.directory.write_env({"held_out_images": 100})
     for max_lr in (0.01, *np.geomspace(0.001, 0.1, 12)):
         end = 0.7 - 0.1 * math.log10(max_lr / 0.03) ** 2
-        luck = 0.07 if len(build.recorder.trials) == LUCKY else 0
+        luck = 0.02 if len(build.recorder.trials) == LUCKY else 0
         build.trial([end - 0.3, end - 0.2, end - 0.1, end + luck], FINISHED, max_lr=max_lr, luck=luck)
     build.trial([0.4], STOPPED, max_lr=0.05)
     build.trial([0.2], FAILED, max_lr=0.1, error="no")
@@ -141,7 +141,7 @@ def test_only_finished_trials_have_an_estimate(lucky: Build) -> None:
     assert found.notna().tolist() == [True] * 13 + [False] * 2
     usual = [number for number in range(13) if number != LUCKY]
     assert found[usual].to_numpy() == pytest.approx(frames.trials["val_accuracy"][usual].to_numpy(), abs=0.06)
-    assert found[LUCKY] < frames.trials["val_accuracy"][LUCKY] - 0.02
+    assert found[LUCKY] < frames.trials["val_accuracy"][LUCKY] - 0.005
     assert ranked_table(frames, 3).columns[4].header == "estimate"
 
 
@@ -149,14 +149,6 @@ def test_a_baseline_is_as_measured(tmp_path: Path) -> None:
     build = Build(tmp_path / "run")
     build.trial([0.1, 0.2, 0.3, 0.4], FINISHED, on="test")
     assert estimates(build.load()).tolist() == [0.4]
-
-
-@pytest.mark.parametrize("env", [{}, {"held_out_images": 0}, {"held_out_images": "many"}])
-def test_where_the_number_of_images_is_unknown_accuracies_are_as_measured(lucky: Build, env: dict[str, Any]) -> None:
-    lucky.directory.write_env(env)
-    frames = lucky.load()
-    measured = frames.trials["val_accuracy"].where(frames.trials["state"] == FINISHED)
-    assert estimates(frames).tolist() == pytest.approx(measured.tolist(), nan_ok=True)
 
 
 def test_without_a_finished_trial_there_is_no_winner(tmp_path: Path) -> None:

@@ -7,23 +7,26 @@ import math
 import random
 import re
 import shutil
+import time
 from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
 import pytest
-from factories import RESULTS, SEARCH, SPEC, Build, Page
+from factories import MIXED, RESULTS, SEARCH, SPEC, Build, Page
 
+from experiments.benchmarks.speed.scale import RECORDED, record
 from tune_resnet.config.sections import SchedulerSpec
-from tune_resnet.config.space import DEFAULT_SPACE
+from tune_resnet.config.space import DEFAULT_SPACE, Domain
+from tune_resnet.config.toml import load_spec
 from tune_resnet.errors import RecordError
 from tune_resnet.hpo.stopping import Signal, stopping_rule
 from tune_resnet.report import main
 from tune_resnet.results.chart_data import (
+    comparable,
     configurations,
     cost,
     good_region,
-    judged,
     learning_curves,
     positions,
     rate_curves,
@@ -31,9 +34,14 @@ from tune_resnet.results.chart_data import (
     runs_side_by_side,
     timeline,
 )
-from tune_resnet.results.page import write_report
+from tune_resnet.results.early_stopping import cuts, judged
+from tune_resnet.results.next_steps import next_steps, winner_toml
+from tune_resnet.results.page import RELOAD_SECONDS, write_report
+from tune_resnet.results.side_by_side import differing_settings, leader
+from tune_resnet.results.space_charts import slice_chart
+from tune_resnet.results.verdict import BAD, GOOD, OPEN, Verdict, evidence, verdict
 from tune_resnet.runs.load import load_run
-from tune_resnet.runs.tables import FAILED, FINISHED, INTERRUPTED, RUNNING, STOPPED
+from tune_resnet.runs.tables import CONFIRM_DTYPES, FAILED, FINISHED, INTERRUPTED, RUNNING, STOPPED
 from tune_resnet.training.schedule import one_cycle
 
 EVERY_RUN = sorted(path.parent for path in RESULTS.glob("*/trials.csv"))
@@ -93,7 +101,7 @@ def test_the_good_region_is_where_the_best_quarter_is(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("values", "expected"),
-    [([1e-4, 1e-2, 1e-3], [0, 1, 0.5]), ([0.1, 0.1], [0.5, 0.5]), ([0.0, 1.0, 10.0], [math.nan, 0, 1])],
+    [([1e-3, 1e-2, 1e-1], [0, 0.5, 1]), ([1e-2], [0.5]), ([0.0, 1e-4, 1e-1], [math.nan, 0, 1])],
 )
 def test_positions_are_those_on_a_logarithmic_axis(values: list[float], expected: list[float]) -> None:
     places = positions(pd.DataFrame({"max_lr": values}), {"max_lr": DEFAULT_SPACE["max_lr"]})
@@ -212,16 +220,21 @@ def test_the_answer_comes_first_and_what_was_proved_before_what_was_measured(tmp
     found = [
         text.index(words)
         for words in (
+            "Proven: +1.58 points, 95% interval 0.74 to 2.42",
             "Trial 19: 76.60%",
-            "+1.58 points over",
-            "Confirmed with fresh seeds",
-            "+1.55 percent",
+            "max_lr = 0.014643850777033942",
+            "--finalize",
+            "tune_resnet.predict",
+            "observed76.60%75.05%+1.55",
+            "smoothed",
+            "confirmed76.72%75.14%+1.58 (0.74 to 2.42)",
+            "pair by pair",
             "Learning",
         )
     ]
     assert found == sorted(found)
     titles = ["Best trials", "Hyperparameters together", "Hyperparameters one by one", "Importance", "Early stopping"]
-    titles += ["One-cycle learning rates", "Time", "Environment, and how to repeat it"]
+    titles += ["Learning rates", "Time", "Environment, and how to repeat it"]
     assert all(title in text for title in titles)
 
 
@@ -233,9 +246,9 @@ def test_a_name_or_text_from_a_run_is_only_text(mixed: Build, tmp_path: Path) ->
     (mixed.directory.path / "confirm.json").write_text(json.dumps({"sentence": evil}))
     path = mixed.directory.path.rename(tmp_path / "<img src=y>")
     page = Page(write_report([path]))
-    assert page.tags.count("script") == 2 + len(page.figures)
+    assert page.tags.count("script") == 3 + len(page.figures)
     assert "img" not in page.tags
-    workers = [worker for figure in page.figures.values() for bar in figure["data"] for worker in bar.get("y", [])]
+    workers = [text for figure in page.figures.values() for bar in figure["data"] for text in bar.get("text", [])]
     assert any("&lt;script&gt;" in str(worker) for worker in workers)  # Plotly would read the tags
     assert not any("<script" in str(worker) for worker in workers)
 
@@ -264,7 +277,8 @@ def test_several_runs_are_compared(tmp_path: Path, capsys: pytest.CaptureFixture
     assert capsys.readouterr().out == f"wrote {tmp_path / 'two.html'}\n"
     page = Page(tmp_path / "two.html")
     assert "2 runs" in page.text
-    assert [trace["name"] for trace in page.figures["plot-1-1"]["data"]] == [SEARCH.name, baseline.name]
+    assert [trace["name"] for trace in page.figures["plot-3-1"]["data"]] == [SEARCH.name, baseline.name]
+    assert f"{SEARCH.name} has the best winner: 76.60% validation accuracy" in page.text
     commands = [load_run(run).env["command"] for run in (SEARCH, baseline)]
     assert all(command in page.text for command in commands)
 
@@ -300,4 +314,181 @@ def test_the_page_says_whether_a_run_with_running_trials_goes_on(mixed: Build) -
     with mixed.directory.lock():
         assert "the run was still running, last epoch " in Page(write_report([path])).text
         mixed.recorder.close()
-        assert "the run was" not in Page(write_report([path])).text
+        assert "last epoch" not in Page(write_report([path])).text
+
+
+@pytest.mark.slow
+def test_a_page_of_ten_thousand_trials_is_small_and_soon_there(tmp_path: Path) -> None:
+    record(tmp_path / "run")
+    started = time.process_time()
+    path = write_report([tmp_path / "run"])
+    assert time.process_time() - started < 10
+    assert path.stat().st_size < 8_000_000
+    page = Page(path)
+    assert f"Drawn are 1,000 of {RECORDED:,} trials" in page.text
+    assert sum(len(trace["text"]) for trace in page.figures["plot-4-1"]["data"]) == 1_000
+
+
+def test_on_a_terminal_the_page_is_written_until_the_run_ends(
+    mixed: Build, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, waited = mixed.directory.path, []
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    lock = mixed.directory.lock()
+    lock.__enter__()
+
+    def sleep(seconds: float) -> None:
+        assert "data-reload" in Page(path / "report.html").attributes
+        waited.append(seconds)
+        if len(waited) == 2:
+            lock.__exit__(None, None, None)
+
+    monkeypatch.setattr("tune_resnet.report.time.sleep", sleep)
+    assert main([str(path)]) == 0
+    assert waited == [RELOAD_SECONDS] * 2
+    assert capsys.readouterr().out.count("\n") == 2
+    assert "data-reload" not in Page(path / "report.html").attributes
+
+
+def confirmed(build: Build, gains: list[float]) -> Path:
+    """A confirmation of trial 1 beside the reference, with these gains in accuracy."""
+    spec, cells = SPEC.train, {"epochs": 4, "test_loss": 0.5, "seconds": 1.0, "worker": "host:1", "error": ""}
+    size = {"width": SPEC.model.width, "train_images": 0, "of_epochs": 4, "rule": ""}
+    rows = [
+        {"seed": 1000 + pair, "configuration": name, "max_lr": rate, "weight_decay": spec.weight_decay}
+        | {"grad_clip": spec.grad_clip, "test_accuracy": 0.5 + (gain if name == "winner" else 0)}
+        | cells
+        | size
+        for pair, gain in enumerate(gains)
+        for name, rate in (("winner", 0.02), ("reference", spec.max_lr))
+    ]
+    pd.DataFrame(rows, columns=list(CONFIRM_DTYPES)).to_csv(build.directory.confirm_csv, index=False)
+    return build.directory.path
+
+
+@pytest.mark.parametrize(
+    ("gains", "tone", "headline"),
+    [
+        ([0.02, 0.021, 0.019], GOOD, "Proven: +2.00 points, 95% interval 1.75 to 2.25"),
+        ([-0.02, -0.021, -0.019], BAD, "Worse than the reference: -2.00 points, 95% interval -2.25 to -1.75"),
+        ([0.02, -0.02, 0.01], OPEN, "Not proven: +0.33 points, 95% interval -4.84 to 5.50"),
+        ([0.02], OPEN, "Not confirmed yet: +10.00 points as measured"),
+    ],
+)
+def test_the_headline_is_what_fresh_seeds_have_shown(
+    gains: list[float], tone: str, headline: str, tmp_path: Path
+) -> None:
+    build = Build(tmp_path / "run")
+    build.trial([0.5, 0.6, 0.7, 0.80], FINISHED)
+    build.trial([0.6, 0.8, 0.95, 0.9], FINISHED, max_lr=0.02)
+    assert verdict(load_run(confirmed(build, gains))) == Verdict(tone, headline)
+
+
+@pytest.mark.parametrize(
+    ("trials", "headline"),
+    [
+        ([], "No trial has finished yet"),
+        ([([0.5], RUNNING), ([0.5, 0.6, 0.7, 0.8], FINISHED)], "The gain is not known: the reference has not finished"),
+        ([([0.5, 0.6, 0.7, 0.8], FINISHED)], "Only the reference has finished"),
+        ([([0.5, 0.6, 0.7, 0.8], FINISHED), ([0.5, 0.6, 0.7, 0.7], FINISHED)], "No better than the reference"),
+    ],
+)
+def test_without_a_confirmation_nothing_is_claimed(
+    trials: list[tuple[list[float], str]], headline: str, tmp_path: Path
+) -> None:
+    build = Build(tmp_path / "run")
+    for number, (accuracies, state) in enumerate(trials):
+        build.trial(accuracies, state, max_lr=0.01 + number / 1000)
+    assert verdict(build.load()) == Verdict(OPEN, headline)
+    assert "Proven" not in Page(write_report([build.directory.path])).text
+
+
+def test_the_third_row_says_what_a_confirmation_would_take(mixed: Build) -> None:
+    assert evidence(mixed.load())[-1] == ["confirmed", "-", "-", "-", "no verdict yet: see the command to confirm it"]
+    mixed.directory.write_env({"test_set": False})
+    assert evidence(mixed.load())[-1][-1] == "nothing: there are no test images"
+    assert verdict(mixed.load()).headline == "Not confirmed: +10.00 points as measured"
+
+
+def test_what_is_to_be_copied_can_be_used(mixed: Build, tmp_path: Path) -> None:
+    steps = next_steps(mixed.load())
+    assert list(steps) == ["confirm it", "finalize it", "use it"]
+    values = tmp_path / "winner.toml"
+    values.write_text(winner_toml(mixed.load()))
+    assert load_spec(values).train.max_lr == 0.0123
+
+
+def test_a_space_without_a_learning_rate_has_a_page(tmp_path: Path) -> None:
+    build = Build(tmp_path / "run", replace(SPEC, space={"dropout": Domain(low=0.1, high=0.5, log=False)}))
+    build.trial([0.5, 0.6, 0.7, 0.8], FINISHED)
+    build.trial([0.6, 0.8, 0.95, 0.9], FINISHED, dropout=0.3)
+    assert winner_toml(build.load()) == "[train]\ndropout = 0.3\n"
+    assert "Learning rates" in Page(write_report([build.directory.path])).text
+
+
+def test_losses_can_be_chosen_and_axes_begin_where_trials_differ(tmp_path: Path) -> None:
+    figure = Page(write_report([SEARCH], tmp_path / "page.html")).figures["plot-2-1"]
+    assert [view["label"] for view in figure["views"]] == ["accuracy", "validation loss", "training loss"]
+    assert all(len(view["y"]) == len(figure["data"]) for view in figure["views"])
+    assert figure["views"][0]["yaxis"] == figure["layout"]["yaxis"]
+    low, high = figure["layout"]["yaxis"]["range"]
+    assert 0.3 < low < 0.45
+    assert 0.77 < high < 0.8
+    assert [shape["x0"] for shape in figure["layout"]["shapes"]] == [3]  # where trials are stopped
+    assert "max_lr 0.0146" in str(figure["data"][-1]["text"])
+
+
+def test_trials_that_were_stopped_stand_at_the_bottom_of_a_slice(mixed: Build) -> None:
+    frames = mixed.load()
+    whole, lowest, highest = comparable(frames, configurations(frames))
+    assert (whole.sum(), lowest, highest) == (2, 0.8, 0.9)
+    trials = configurations(frames).dropna(subset=["accuracy"]).assign(text="")
+    trials, domain = trials.assign(complete=comparable(frames, trials)[0]), DEFAULT_SPACE["max_lr"]
+    figure = slice_chart(trials, "max_lr", domain, good_region(frames), lowest, highest)
+    rows = {trace.name: list(trace.y) for trace in figure.data}
+    assert rows["winner"] == [0.9]
+    assert max(rows[STOPPED]) < 0.8
+    assert tuple(shape.x0 for shape in figure.layout.shapes) == domain.ends
+
+
+def test_choices_and_whole_numbers_have_places_too(tmp_path: Path) -> None:
+    build = Build(tmp_path / "run", replace(SPEC, space=MIXED, train=replace(SPEC.train, batch_size=90)))
+    for number, choice in enumerate(("adam", "sgd", "sgd")):
+        build.trial([0.5, 0.6, 0.7, 0.8 - number / 10], FINISHED, optimizer=choice, batch_size=45 * 2**number)
+    trials = configurations(build.load()).sort_values("trial")
+    places = positions(trials, MIXED)
+    assert places["optimizer"].tolist() == [0, 1, 1]
+    assert places["batch_size"].tolist() == [0, 0.5, 1]
+    assert places["crop_padding"].tolist() == [0.5] * 3  # 4 of 0 to 8
+    page = Page(write_report([build.directory.path]))
+    shown = [note["text"] for figure in page.figures.values() for note in figure["layout"].get("annotations", [])]
+    assert {"adam", "sgd", "45", "90", "180", "80.0%"} <= set(shown)
+
+
+def test_the_cut_of_a_rung_lies_between_those_that_it_parts(mixed: Build) -> None:
+    frames = mixed.load()
+    found = cuts(frames)
+    # of 0.6, 0.55, 0.5, 0.45, 0.35 and 0.3 at epoch 1, and 0.8, 0.65, 0.6, 0.5 and 0.4 at epoch 2, half go on
+    assert found.to_dict() == pytest.approx({1: 0.5, 2: 0.6})
+
+
+def test_a_comparison_names_the_best_run_and_what_differs(tmp_path: Path) -> None:
+    other = RESULTS / "cifar10-jpeg-search-usual"
+    runs = [load_run(SEARCH), load_run(other)]
+    names = [row[0] for row in differing_settings(runs)]
+    assert "scheduler.signal" in names
+    assert "train.epochs" not in names
+    assert leader(runs) is runs[0]
+    text = Page(write_report([SEARCH, other], tmp_path / "page.html")).text
+    assert f"{SEARCH.name} has the best winner: 76.60% validation accuracy" in text
+    assert "Proven: +2.02 points, 95% interval 1.51 to 2.53" in text
+
+
+def test_runs_on_other_images_do_not_lead(tmp_path: Path) -> None:
+    builds = [Build(tmp_path / name) for name in ("a", "b", "c")]
+    for build, last, images in zip(builds, (0.7, 0.8, 0.9), ("same", "same", "other"), strict=True):
+        build.trial([0.5, 0.6, 0.7, last], FINISHED)
+        build.directory.write_env({"dataset_fingerprint": images})
+    runs = [build.load() for build in builds]
+    assert leader(runs) is runs[1]
+    assert leader([Build(tmp_path / "empty").load()]) is None

@@ -95,7 +95,7 @@ class Search:
             trial = SimpleNamespace(config={"trial": number})
             stop = self.scheduler.on_trial_result(None, trial, result) == TrialScheduler.STOP
             if epoch == EPOCHS:
-                leave_model(self.recorder.run, self.recorder.trials[number], self.spec.train)
+                leave_model(self.recorder.run, self.recorder.trials[number], self.spec)
             if self.recorder.is_new(number, epoch):
                 self.recorder.epoch(number, result)
                 self.searcher.learn("it", result)

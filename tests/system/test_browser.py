@@ -28,7 +28,7 @@ CONTRASTS = """() => {
       if (colour.length === 3 || colour[3] === 1) return colour;
     }
   };
-  const texts = [...document.querySelectorAll("main h1, main h2, main p, dt, dd, th, td, pre, .gain, svg text")];
+  const texts = [...document.querySelectorAll("main h1, main h2, main p, dt, dd, th, td, pre, li, button, svg text")];
   return texts.filter(element => element.textContent.trim()).map(element => {
     const style = getComputedStyle(element);
     const text = luminance(numbers(element instanceof SVGElement ? style.fill : style.color));
@@ -77,6 +77,7 @@ class View:
         self.page.on("requestfailed", lambda request: self.wrong.append(request.url))
         self.page.on("request", lambda request: self.requests.append(request.url))
         self.page.goto(file.as_uri())
+        self.page.evaluate("document.querySelectorAll('details').forEach(part => { part.open = true; })")
         self.page.wait_for_function("[...document.querySelectorAll('.plot')].every(plot => plot.querySelector('svg'))")
 
 
@@ -105,13 +106,16 @@ def test_a_page_can_be_heard_and_used_by_keyboard(view: View) -> None:
     found = Axe().run(view.page)
     assert found.violations_count == 0, found.generate_report()
     assert view.page.evaluate("[...document.querySelectorAll('figure')].every(part => part.ariaLabel)")
-    view.page.keyboard.press("Tab")  # what scrolls sideways can be reached
-    assert view.page.evaluate("document.activeElement.getAttribute('role')") == "region"
+    reached = set()
+    for _ in range(20):  # what scrolls sideways, copies, sorts, chooses and folds can be reached
+        view.page.keyboard.press("Tab")
+        reached.add(view.page.evaluate("document.activeElement.getAttribute('role') || document.activeElement.tagName"))
+    assert {"region", "BUTTON"} <= reached
 
 
 def test_hovering_tells_what_a_mark_is(browser: Browser, tmp_path: Path) -> None:
     view = View(browser, write_report([RESULTS / "cifar10-jpeg-search"], tmp_path / "report.html"), 1200, "light")
-    plot = view.page.locator(".plot").first
+    plot = view.page.locator("[aria-label^='Learning curves'] .plot")
     plot.scroll_into_view_if_needed()
     point = plot.locator(".trace").last.locator(".point").last
     box = point.bounding_box()
@@ -119,7 +123,7 @@ def test_hovering_tells_what_a_mark_is(browser: Browser, tmp_path: Path) -> None
     view.page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
     told = plot.locator(".hoverlayer .hovertext")
     told.wait_for()
-    assert re.match(r"trial \d+ \(\w+\)epoch 8: 7\d\.\d%", told.text_content() or "")
+    assert re.match(r"epoch 8: 7\d\.\d%trial \d+ \(\w+\).*max_lr 0\.\d+", told.text_content() or "")
     view.context.close()
 
 
@@ -130,4 +134,20 @@ def test_the_colours_follow_when_night_falls(browser: Browser, tmp_path: Path) -
     view.page.emulate_media(color_scheme="dark")
     view.page.wait_for_function(f"{fill} !== '{before}'")
     assert [text for text, contrast in view.page.evaluate(CONTRASTS) if contrast < MIN_CONTRAST] == []
+    view.context.close()
+
+
+def test_a_table_is_sorted_by_a_click_and_a_loss_is_chosen(browser: Browser, tmp_path: Path) -> None:
+    view = View(browser, write_report([RESULTS / "cifar10-jpeg-search"], tmp_path / "report.html"), 1200, "light")
+    head = view.page.get_by_role("button", name="max_lr")
+    cells = "[...document.querySelectorAll('td:nth-child(6)')].map(cell => parseFloat(cell.textContent))"
+    for order in ("descending", "ascending"):
+        head.click()
+        values = [value for value in view.page.evaluate(cells) if value is not None]
+        assert values == sorted(values, reverse=order == "descending")
+        assert view.page.locator("th[aria-sort]").get_attribute("aria-sort") == order
+    view.page.get_by_label("shown:").select_option("training loss")
+    title = view.page.locator("[aria-label^='Learning curves'] .ytitle")
+    assert title.text_content() == "training loss"
+    assert view.wrong == []
     view.context.close()

@@ -7,7 +7,7 @@ import importlib.util
 import re
 import sys
 import tomllib
-from dataclasses import fields
+from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any
 
@@ -114,7 +114,7 @@ def lines_of_settings() -> list[str]:
         for item in fields(kind):
             about: dict[str, Any] = dict(item.metadata)
             flag = about.get("flag", item.name).replace("_", "-")
-            default = "" if item.default is None else f"`{str(item.default).lower()}`"
+            default = "" if item.default in (None, MISSING) else f"`{str(item.default).lower()}`"
             choices = ", ".join(f"`{choice}`" for choice in about.get("choices", ()))
             what = f"{choices}; {about['about']}" if choices else about["about"]
             lines.append(f"| `{section}.{item.name}` | `--{flag}` | {default} | {what} |")

@@ -38,7 +38,7 @@ from tune_resnet import analysis, predict, report
 from tune_resnet.commands.confirm import _conclude
 from tune_resnet.commands.options import parse_options
 from tune_resnet.commands.pairs import Comparison
-from tune_resnet.config.sections import BudgetSpec, DataSpec, ModelSpec
+from tune_resnet.config.sections import TUNABLE, BudgetSpec, DataSpec, ModelSpec
 from tune_resnet.config.space import DEFAULT_SPACE
 from tune_resnet.data.image_file import read_image
 from tune_resnet.data.load import load_dataset
@@ -62,7 +62,6 @@ from tune_resnet.runs.tables import (
     REFERENCE,
     STOPPED,
     WINNER,
-    train_spec_of,
 )
 from tune_resnet.training.checkpoint import Checkpoint, continue_training
 from tune_resnet.training.loop import TrainingRun
@@ -134,7 +133,11 @@ def make_run(path: Path, split: Split, sampler: str, ends: Sequence[float]) -> P
     assert best is not None
     training.run_epoch()
     assert training.last is not None
-    outcome = Outcome(trial=best["trial"], train=train_spec_of(best, training.spec), last=training.last)
+    outcome = Outcome(
+        trial=best["trial"],
+        train=dataclasses.replace(training.spec, **{name: best[name] for name in TUNABLE}),
+        last=training.last,
+    )
     save_model(run.model_of(best["trial"]), training.model, split, ModelSpec(width=1), outcome)
     keep_winner(load_run(run.path))
     return run.path
@@ -223,7 +226,7 @@ def learn(path: Path, fingerprint: str = FINGERPRINT) -> None:
 def confirm(path: Path) -> None:
     """What --confirm does once all is trained."""
     spec = parse_options(["--resume", str(path)]).spec
-    seeds, best = (1000, 1001, 1002), dataclasses.replace(spec.train, max_lr=0.03)
+    seeds, best = (1000, 1001, 1002), spec.configured({"max_lr": 0.03})
     none = ImageSet(np.zeros((0, 3, 32, 32), dtype=np.uint8), np.zeros(0, dtype=np.int64))
     data = Split(none, none, (), np.zeros(3), np.ones(3))
     compared = Comparison(

@@ -24,7 +24,7 @@ from typing import Any
 
 import pytest
 import ray
-from factories import load_study
+from factories import ROOT, load_study
 from faults import TINY, table
 
 from tune_resnet.config.toml import load_spec
@@ -303,3 +303,23 @@ def test_photographs_are_searched_from_their_folder(
     search = in_process([*arguments, "--epochs", "2", "--num-samples", "2"], tmp_path, capsys)
     assert search.code == 0
     assert_consistent(search.path)
+
+
+@pytest.mark.slow
+def test_the_quickstart_searches_confirms_and_ends_with_what_to_do_next(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As `make quickstart` runs it, but small."""
+    (command,) = re.findall(r"-m tune_resnet\.search (.*quickstart.*)", (ROOT / "Makefile").read_text())
+    spec = ROOT / "experiments" / "quickstart.toml"
+    assert f"tune_resnet.search {command}" in spec.read_text()
+    words = [str(ROOT / word) if word.endswith(".toml") else word for word in command.split()]
+    small = ["--num-samples", "8", "--width", "4", "--device", "cpu", "--precision", "fp32", "--scheduler", "none"]
+    found = in_process([*words, *small], tmp_path, capsys)
+    assert found.code == 0
+    verdict = max(found.output.find("fresh seeds:"), found.output.find("The reference itself is the winner"))
+    assert 0 < verdict < found.output.index("\nrun  ") < found.output.index("\nuse it ")
+    assert found.output.count("\nreport  ") == 1
+    assert "confirm it" not in found.output
+    assert (found.path / "report.html").is_file()
+    assert load_run(found.path).spec.search.sampler == "tpe"

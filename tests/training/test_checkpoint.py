@@ -15,11 +15,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tune_resnet.config.hyperparameters import Configuration
 from tune_resnet.config.sections import ModelSpec, TrainSpec
 from tune_resnet.data.types import Split
 from tune_resnet.training.checkpoint import MAX_LOST_SECONDS, Checkpoint, ResumableRun, is_due
-from tune_resnet.training.loop import BrokenRun, TrainingRun
-from tune_resnet.training.metrics import EpochMetrics
+from tune_resnet.training.loop import TrainingRun
+from tune_resnet.training.metrics import BrokenRun, EpochMetrics
 
 SPEC = TrainSpec(epochs=4, batch_size=50, precision="fp32")
 WIDTH = ModelSpec(width=4)
@@ -113,9 +114,23 @@ def test_a_broken_run_can_be_begun_anew(split: Split, tmp_path: Path) -> None:
     broken_after(2, run.training)
     with pytest.raises(MemoryError):
         run.run_epoch()
-    run.restart(SPEC, tmp_path / "b.pt")
+    run.restart(Configuration(train=SPEC, model=WIDTH), tmp_path / "b.pt")
     assert run.saved is None
     assert without_seconds(run.run_epoch()) == expected
+
+
+@pytest.mark.parametrize("other", [{"max_lr": 0.02}, {"model.width": 5}, {"data.flip": False}], ids=str)
+def test_a_checkpoint_of_another_configuration_counts_as_none(
+    other: dict[str, Any], split: Split, tmp_path: Path
+) -> None:
+    run = ResumableRun(TrainingRun(SPEC, split, model=WIDTH), tmp_path / "a.pt")
+    run.run_epoch()
+    run.save()
+    configuration = Configuration(train=SPEC, model=WIDTH)
+    run.restart(configuration.configured(other), tmp_path / "a.pt")
+    assert run.saved is None
+    run.restart(configuration, tmp_path / "a.pt")
+    assert run.saved is not None
 
 
 def test_nothing_is_written_before_it_pays(tmp_path: Path) -> None:

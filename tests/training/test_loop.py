@@ -11,13 +11,15 @@ from typing import Any
 import pytest
 import torch
 from torch.nn.functional import cross_entropy
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from tune_resnet.config.sections import ModelSpec, TrainSpec
 from tune_resnet.data.types import Split
 from tune_resnet.training.device import epoch_seed
+from tune_resnet.training.evaluation import evaluate
 from tune_resnet.training.loop import TrainingRun
 from tune_resnet.training.metrics import EpochMetrics, NonFiniteLoss
-from tune_resnet.training.model import ResNet9
+from tune_resnet.training.model import ResNet9, fresh_network
 from tune_resnet.training.schedule import cycled_momentum
 
 SPEC = TrainSpec(epochs=4, batch_size=50, precision="fp32", seed=7)
@@ -40,12 +42,41 @@ def trained(run: TrainingRun, epochs: int) -> list[dict[str, float]]:
 
 
 def weights(run: TrainingRun) -> dict[str, torch.Tensor]:
-    return {name: tensor.clone() for name, tensor in run.model.state_dict().items()}
+    return {name: tensor.clone() for name, tensor in run.judged.state_dict().items()}
 
 
 def assert_same_weights(first: TrainingRun, second: TrainingRun) -> None:
-    for name, tensor in first.model.state_dict().items():
-        assert torch.equal(tensor, second.model.state_dict()[name]), name
+    for one, other in ((first.model, second.model), (first.judged, second.judged)):
+        for name, tensor in one.state_dict().items():
+            assert torch.equal(tensor, other.state_dict()[name]), name
+
+
+def test_the_average_of_the_weights_is_pytorchs_and_is_what_is_judged(split: Split) -> None:
+    """Beside a run without one, which takes the same steps."""
+    plain, run = (TrainingRun(replace(SPEC, ema_decay=decay), split, model=WIDTH) for decay in (0.0, 0.9))
+    theirs = AveragedModel(plain.model, multi_avg_fn=get_ema_multi_avg_fn(0.9), use_buffers=True)
+    whole = plain._step
+
+    def step(images: torch.Tensor, labels: torch.Tensor, step: int) -> torch.Tensor:
+        loss = whole(images, labels, step)
+        theirs.update_parameters(plain.model)
+        return loss
+
+    plain._step = step  # type: ignore[method-assign]
+    for _ in range(2):
+        with_average, without = run.run_epoch(), plain.run_epoch()
+        assert with_average.train_loss == without.train_loss
+        assert with_average.loss != without.loss
+        theirs.eval()
+        loss_sum, correct = evaluate(lambda images: theirs(plain.normalise(images)), plain.held_out)
+        assert with_average.loss == pytest.approx(loss_sum.item() / len(plain.held_out), abs=1e-6)
+        assert with_average.accuracy == correct.item() / len(plain.held_out)
+    assert all(
+        torch.equal(tensor, run.judged.state_dict()[name]) for name, tensor in theirs.module.state_dict().items()
+    )
+    assert all(torch.equal(tensor, run.model.state_dict()[name]) for name, tensor in plain.model.state_dict().items())
+    run.reset(SPEC)
+    assert run.judged is run.model
 
 
 def test_a_small_training_gives_the_known_losses(split: Split) -> None:
@@ -81,12 +112,13 @@ def test_the_last_batch_may_be_smaller_and_every_image_counts_once(split: Split)
     assert math.isfinite(run.run_epoch().train_loss)
 
 
-@pytest.mark.parametrize("stop_after", [0, 1, 3])
-def test_a_continued_run_equals_an_unbroken_one(split: Split, stop_after: int) -> None:
-    unbroken = TrainingRun(SPEC, split, model=WIDTH)
+@pytest.mark.parametrize(("stop_after", "ema_decay"), [(0, 0.0), (1, 0.0), (3, 0.0), (0, 0.9), (1, 0.9)])
+def test_a_continued_run_equals_an_unbroken_one(split: Split, stop_after: int, ema_decay: float) -> None:
+    spec = replace(SPEC, ema_decay=ema_decay)
+    unbroken = TrainingRun(spec, split, model=WIDTH)
     expected = trained(unbroken, 4)
 
-    broken = TrainingRun(SPEC, split, model=WIDTH)
+    broken = TrainingRun(spec, split, model=WIDTH)
     before = trained(broken, stop_after)
     file = io.BytesIO()
     torch.save(broken.state_dict(), file)
@@ -109,6 +141,17 @@ def test_a_reset_run_equals_a_fresh_one(split: Split, precision: str) -> None:
     reused.scaler = torch.amp.GradScaler("cpu", init_scale=8.0, enabled=precision == "fp16")  # as if it had adapted
     trained(reused, 2)
     reused.reset(other)
+    assert trained(reused, 4) == trained(fresh, 4)
+    assert_same_weights(reused, fresh)
+
+
+@pytest.mark.parametrize("flip", [True, False])
+def test_a_run_reset_to_another_network_equals_a_fresh_one(split: Split, flip: bool) -> None:
+    other = replace(SPEC, max_lr=0.003, seed=3)
+    fresh = TrainingRun(other, split, model=ModelSpec(width=6), flip=flip)
+    reused = TrainingRun(SPEC, split, model=WIDTH, flip=not flip)
+    reused.run_epoch()
+    reused.reset(other, ModelSpec(width=6), flip=flip)
     assert trained(reused, 4) == trained(fresh, 4)
     assert_same_weights(reused, fresh)
 
@@ -168,7 +211,7 @@ VARIANTS = {
 def test_it_does_what_a_plain_loop_does_with_pytorchs_optimizers(split: Split, changes: dict[str, Any]) -> None:
     spec = replace(SPEC, epochs=2, max_lr=0.01, dropout=0.0, crop_padding=0, **changes)
     run = TrainingRun(spec, split, model=WIDTH, flip=False)
-    network = run._fresh_network(spec.seed)
+    network = fresh_network(WIDTH, len(split.classes), spec.seed, run.device)
     assert isinstance(network, ResNet9)
     network.dropout.p = 0.0
     make = {"adam": torch.optim.Adam, "sgd": torch.optim.SGD}[spec.optimizer]

@@ -21,6 +21,7 @@ from tune_resnet.config.space import DEFAULT_SPACE, Domain
 from tune_resnet.config.toml import load_spec
 from tune_resnet.config.validation import SpecError
 from tune_resnet.data.types import ImageSet, Split
+from tune_resnet.hpo.ranking import winner
 from tune_resnet.runs.load import load_run
 from tune_resnet.search import main
 from tune_resnet.training.loop import TrainingRun
@@ -32,7 +33,7 @@ PAGE = (ROOT / "experiments" / "README.md").read_text()
 SHOWN = PAGE[PAGE.index("## Your own network") :]
 BLOCK = re.match(r"(?:    .*\n|\n)+", SHOWN[SHOWN.index("    from torch") :])
 COMMAND = next(line.strip() for line in SHOWN.splitlines() if "--model nets:" in line)
-QUICK = "--limit-train 200 --epochs 2 --num-samples 3 --device cpu --name own"
+QUICK = "--limit-train 200 --epochs 2 --num-samples 7 --device cpu --name own"
 OTHERS = """
 import torch
 from torch import nn
@@ -129,7 +130,7 @@ def searched(folder: Path) -> Path:
     words = shlex.split(COMMAND.replace("python", sys.executable, 1)) + shlex.split(QUICK)
     done = subprocess.run(words, cwd=folder, capture_output=True, text=True, timeout=240)
     assert (done.returncode, done.stderr) == (0, "")
-    assert "model       nets:small; 2 epochs" in done.stdout
+    assert "model       nets:small (channels=16); 2 epochs" in done.stdout
     assert "--model nets:small" in done.stdout[done.stdout.index("\nrun  ") :]  # of the next commands
     return folder / "runs" / "own"
 
@@ -142,11 +143,17 @@ def importable(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.slow
 def test_the_example_searches_its_own_space_with_its_own_network(searched: Path) -> None:
     run = load_run(searched)
-    assert run.spec.model == ModelSpec(factory="nets:small")
-    assert run.spec.space == {**DEFAULT_SPACE, "grad_clip": Domain(low=0.05, high=0.5)}
+    assert run.spec.model == ModelSpec(factory="nets:small", args={"channels": 16})
+    assert run.spec.space == {**DEFAULT_SPACE, "model.args.channels": Domain(low=4, high=64)}
     assert set(run.trials["state"]) <= {"finished", "stopped"}
-    assert run.trials["grad_clip"].between(0.05, 0.5).all()
-    assert load_spec(searched / "best" / "spec.toml").model.factory == "nets:small"
+    channels = run.trials.set_index("trial")["model.args.channels"]
+    assert channels[0] == 16
+    assert channels.nunique() > 1
+    assert channels.between(4, 64).all()
+    best = winner(run)
+    assert best is not None
+    own = ModelSpec(factory="nets:small", args={"channels": best["model.args.channels"]})
+    assert load_spec(searched / "best" / "spec.toml").model == own == run.config(best["trial"]).model
 
 
 @pytest.mark.slow
@@ -175,7 +182,7 @@ def test_code_that_only_a_file_names_is_not_imported(searched: Path, capsys: pyt
     assert main(["--resume", str(searched), "--model", "other_nets:linear"]) == 2
     assert "uses nets:small: --model other_nets:linear does not go with it" in capsys.readouterr().err
     assert main(["--resume", str(searched), "--model", "nets:small"]) == 0
-    assert "3 of 3 trials have ended" in capsys.readouterr().out
+    assert "7 of 7 trials have ended" in capsys.readouterr().out
 
 
 def test_another_network_than_the_files_has_no_width_of_it(tmp_path: Path) -> None:

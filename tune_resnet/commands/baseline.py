@@ -94,7 +94,7 @@ def train_single(plan: Plan, data: Split, run: RunDirectory, console: Console, h
         resumable = ResumableRun(training, run.checkpoint_of(trial))
         last = _train(plan, resumable, recorder, console)
         outcome = Outcome(trial=trial, train=spec.train, last=last)
-        save_model(run.model_of(trial), training.model, data, spec.model, outcome)
+        save_model(run.model_of(trial), training.judged, data, spec.model, outcome)
         recorder.end(trial, FINISHED)
     except NonFiniteLoss as error:
         recorder.end(trial, FAILED, str(error))

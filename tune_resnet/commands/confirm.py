@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -24,12 +25,13 @@ from tune_resnet._files import write_whole
 from tune_resnet._text import as_json, busy, counted, duration, percent, say, to_run
 from tune_resnet.commands.pairs import Comparison, compared_with_reference, under_rule
 from tune_resnet.commands.request import Request
-from tune_resnet.commands.summary import written_report
+from tune_resnet.commands.summary import say_next
 from tune_resnet.config.spec import SearchSpec
 from tune_resnet.data.types import Dataset, ImageSet
 from tune_resnet.execution.callbacks import StopRequest
 from tune_resnet.execution.cluster import ray_cluster
 from tune_resnet.execution.interrupts import signals_to
+from tune_resnet.execution.progress import TrainingsProgress
 from tune_resnet.execution.resources import make_plan
 from tune_resnet.execution.training_pool import Job, train_all
 from tune_resnet.hpo.plan import Plan
@@ -52,16 +54,21 @@ def confirm(run: RunDirectory, request: Request, spec: SearchSpec, dataset: Data
     compared = compared_with_reference(frames, spec, dataset, request.pairs)
     if compared is None:
         say(console, "The reference itself is the winner: there is nothing to confirm.")
+        say_next(run, console)
         return 0
     count = () if request.pairs is None else (request.pairs,)
-    command = request.command or to_run("search", "--confirm", *count, "--resume", run.shown_path)
+    alone = to_run("search", "--confirm", *count, "--resume", run.shown_path, *spec.model.flag)
+    command = request.command or alone
     known, about = under_rule(compared, frames.confirm), None
     if missing := compared.missing(known):
-        with ray_cluster(request.address):
+        with ExitStack() as cluster:
+            with busy(console, "starting Ray"):
+                cluster.enter_context(ray_cluster(request.address))
             plan = _plan(compared, len(missing), console)
             ended_by = _train(compared, plan, missing, known, console)
         if ended_by is not None:
-            say(console, "The same command again goes on with what is missing.")
+            again = "The same command again goes on with what is missing." if request.resume else f"go on       {alone}"
+            say(console, again, whole=True)
             return 128 + ended_by
         device = {name: plan.about()[name] for name in ("device", "device_name", "precision", "concurrency")}
         about = {**describe_environment(), **device, "command": command, "wall_seconds": time.time() - started}
@@ -98,12 +105,12 @@ def _train(
 ) -> int | None:
     """Trains what is missing, as long as the verdict is not clear where that is looked at, adding each row to those
     that are `known` as its training ends. Returns the signal that ended it early, or None."""
-    started, end = time.monotonic(), StopRequest(None)
+    end = StopRequest(None)
     rows: list[Any] = known.to_dict("records")
-    columns = list(confirm_dtypes(compared.spec.hyperparameters))
-    jobs = [Job(compared.train_spec(*pair), compared.checkpoint(*pair)) for pair in missing]
+    columns = list(confirm_dtypes(compared.spec.kinds))
+    jobs = [Job(compared.trained(*pair), compared.checkpoint(*pair)) for pair in missing]
     _forget_others(compared, jobs)
-    most = "at most" if compared.sequential else "about"
+    progress = TrainingsProgress(jobs, plan, console, "at most " if compared.sequential else "about ")
     seen, done = compared.look(known), False
 
     def stop() -> bool:
@@ -114,7 +121,7 @@ def _train(
         say(console, f"seed {seed}, {configuration}, is tried again ({reason})")
 
     outcomes = train_all(plan.spec, compared.data, jobs, plan.concurrency, plan.epoch_timeout, stop, tried_again)
-    with signals_to(end, console):
+    with progress, signals_to(end, console):
         for ended, (position, outcome) in enumerate(outcomes, start=1):
             (seed, configuration), job = missing[position], jobs[position]
             if isinstance(outcome, str):
@@ -124,8 +131,9 @@ def _train(
                 rows.append(compared.row(configuration, outcome, job.seconds))
                 compared.write(pd.DataFrame(rows, columns=columns))
                 job.checkpoint.unlink(missing_ok=True)
-            left = (time.monotonic() - started) / ended * (len(jobs) - ended)
-            say(console, f"[{ended}/{len(jobs)}] seed {seed}, {configuration}: {said}; {most} {duration(left)} left")
+            progress.ended.add(position)
+            left = progress.words_left()
+            say(console, f"[{ended}/{len(jobs)}] seed {seed}, {configuration}: {said}; {left}")
             latest = compared.look(pd.DataFrame(rows, columns=columns))
             if latest is not None and latest != seen:
                 say(console, look_line(latest))
@@ -171,8 +179,8 @@ def _conclude(compared: Comparison, about: dict[str, Any] | None, console: Conso
             "winner_accuracy": float(found.pairs[WINNER].mean()),
             "reference_accuracy": float(found.pairs[REFERENCE].mean()),
             "winner_trial": compared.trial,
-            "winner": {name: getattr(compared.winner, name) for name in compared.spec.hyperparameters},
-            "reference": {name: getattr(compared.spec.train, name) for name in compared.spec.hyperparameters},
+            "winner": compared.winner.values,
+            "reference": compared.spec.values,
             "seeds": [int(seed) for seed in found.pairs.index],
             "seeds_not_counted": [int(seed) for seed in idle],
             "test_images": images,
@@ -180,5 +188,5 @@ def _conclude(compared: Comparison, about: dict[str, Any] | None, console: Conso
             **about,
         }
         write_whole(compared.run.confirm_json, as_json(summary) + "\n")
-    say(console, f"report      {written_report(compared.run.shown_path)}")
+    say_next(compared.run, console)
     return 0

@@ -14,7 +14,7 @@ from tune_resnet.hpo.models import trial_to_finalize
 from tune_resnet.runs.directory import FINAL, RunDirectory
 from tune_resnet.runs.load import load_run
 from tune_resnet.runs.resume import read_history
-from tune_resnet.runs.tables import train_spec_of
+from tune_resnet.runs.tables import spec_of
 
 
 def finalize(request: Request, path: Path, console: Console, started: float) -> End:
@@ -23,14 +23,10 @@ def finalize(request: Request, path: Path, console: Console, started: float) -> 
     frames = load_run(path)
     row = trial_to_finalize(frames, request.trial)
     spec, final = request.spec, RunDirectory(path.resolve()).final
-    spec = replace(spec, train=train_spec_of(row, spec.train), search=replace(spec.search, name=None))
+    spec = replace(spec_of(row, spec), search=replace(spec.search, name=None))
     job, of = Job(request, spec, console, started, FINAL, final), frames.env.get("dataset_fingerprint")
     before = load_run(final) if final.exists() else None
-    if (
-        before
-        and before.env.get("trial") == row["trial"]
-        and train_spec_of(row, before.spec.train) == before.spec.train
-    ):
+    if before and before.env.get("trial") == row["trial"] and spec_of(row, before.spec) == before.spec:
         run = RunDirectory(final)
         with run.lock():
             return run_single(replace(job, history=read_history(run)), row["trial"], path, of)

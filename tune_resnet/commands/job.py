@@ -14,6 +14,7 @@ from rich.console import Console
 from tune_resnet._files import write_whole
 from tune_resnet._text import say, shown_path, to_run
 from tune_resnet.commands.request import Request
+from tune_resnet.config.hyperparameters import ARGUMENT
 from tune_resnet.config.spec import SearchSpec
 from tune_resnet.errors import RecordError
 from tune_resnet.runs.directory import FINAL, RunDirectory
@@ -96,7 +97,7 @@ def _make_room(path: Path, console: Console) -> None:
 
 
 def images_of(spec: SearchSpec, run: Path | None = None, fingerprint: str | None = None) -> Dataset:
-    """The images of a spec; the user's own network is tried on their classes.
+    """The images of a spec; the user's own network is tried on their classes, also at the bounds of its arguments.
 
     Raises:
         UserError: they are not there, or the network does not fit; RecordError: they are not those with the
@@ -110,5 +111,12 @@ def images_of(spec: SearchSpec, run: Path | None = None, fingerprint: str | None
     if spec.model.factory is not None:
         from tune_resnet.training.model import check_network
 
-        check_network(spec.model, len(dataset.classes))
+        varied = [
+            {name: spec.kind(name)(end)}
+            for name, domain in spec.space.items()
+            if name.startswith(ARGUMENT)
+            for end in domain.ends
+        ]
+        for values in [{}, *varied]:
+            check_network(spec.configured(values).model, len(dataset.classes))
     return dataset

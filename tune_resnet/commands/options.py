@@ -12,15 +12,16 @@ from typing import Any, NoReturn, get_args, get_type_hints
 
 from tune_resnet.commands.request import LOGGERS, found_run, own_spec_file
 from tune_resnet.commands.run import Search
-from tune_resnet.config.hyperparameters import HYPERPARAMETERS, from_text
+from tune_resnet.config.hyperparameters import ARGUMENT, HYPERPARAMETERS, argument_from_text, from_text
 from tune_resnet.config.sections import SECTIONS
 from tune_resnet.config.space import DEFAULT_SPACE, with_bounds
 from tune_resnet.config.spec import SearchSpec
 from tune_resnet.config.toml import load_tables, spec_from_tables
-from tune_resnet.config.validation import SpecError, nearest
+from tune_resnet.config.validation import Arguments, SpecError, nearest
 from tune_resnet.runs.find import RUNS
 
 _EPILOG = """\
+The word runs alone lists what there is: tune-resnet runs [DIR].
 Flags override the file of --experiment. Exit codes: 0 done, 1 the search failed, 2 bad input, 130 interrupted (Ctrl-C),
 143 terminated, 129 the terminal was closed."""
 
@@ -47,9 +48,17 @@ def _domain(text: str) -> tuple[str, dict[str, Any]]:
             return name, {"low": float(low), "high": float(high)}
     except ValueError:
         pass
-    if not colon and "," in values and name in HYPERPARAMETERS:
+    if not colon and "," in values and (name in HYPERPARAMETERS or name.startswith(ARGUMENT)):
         return name, {"choices": [from_text(name, one) for one in values.split(",")]}
     raise argparse.ArgumentTypeError(f"{text!r} is not NAME=LOW:HIGH, as max_lr=1e-3:1e-1, nor NAME=ONE,OTHER")
+
+
+def _argument(text: str) -> tuple[str, Any]:
+    """`hidden=128` as a name and its value."""
+    name, equals, value = text.partition("=")
+    if not (name and equals):
+        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=VALUE, as hidden=128")
+    return name, argument_from_text(value)
 
 
 def _space(domains: list[tuple[str, dict[str, Any]]]) -> dict[str, dict[str, Any]]:
@@ -115,6 +124,11 @@ def _add_what(group: Any) -> None:
 def _add_setting(group: Any, section: str, item: Field[Any], kind: Any) -> None:
     """The flag of one setting of the spec."""
     about, flag = item.metadata["about"], item.metadata.get("flag", item.name).replace("_", "-")
+    if kind == Arguments:
+        group.add_argument(
+            f"--{flag}", dest=f"{section}.{item.name}", help=about, type=_argument, nargs="+", metavar="NAME=VALUE"
+        )
+        return
     wanted = next(one for one in (get_args(kind) or (kind,)) if one is not type(None))
     if item.default is not None:
         about += f" (default {str(item.default).lower() if wanted is bool else item.default})"
@@ -135,6 +149,8 @@ def parse_options(arguments: Sequence[str]) -> Search:
         raise SpecError(_about_unknown(unknown[0], parser))
     given = vars(known)
     settings = {name: given.pop(name) for name in list(given) if "." in name}
+    if "model.args" in settings:
+        settings["model.args"] = dict(settings["model.args"])
     space = _space(given.pop("space", []))
     experiment, runs_dir = given.pop("experiment", None), given.get("runs_dir", RUNS)
     run = given.get("resume") or given.get("finalize")
@@ -175,7 +191,7 @@ def _resolve(
         except SpecError as error:
             raise SpecError(f"{experiment}: {error}") from None
         _check_factory(spec.model.factory, settings.get("model.factory"), experiment, resumed)
-    if "model.factory" in settings:
+    if experiment and settings.get("model.factory", spec.model.factory) != spec.model.factory:
         tables = {**tables, "model": {}}  # the file's network is another
     own = spec.space if experiment else DEFAULT_SPACE
     if space:

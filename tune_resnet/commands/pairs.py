@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from tune_resnet._files import write_whole
-from tune_resnet.config.sections import TrainSpec
 from tune_resnet.config.spec import SearchSpec
 from tune_resnet.data.split import baseline_split
 from tune_resnet.data.types import Dataset, Split, check_test_set
@@ -19,7 +18,7 @@ from tune_resnet.results.confirmation import SEED_OFFSET, look
 from tune_resnet.results.paired_test import MAX_PAIRS, PairedResult
 from tune_resnet.runs.directory import SEARCH, RunDirectory
 from tune_resnet.runs.load import RunFrames
-from tune_resnet.runs.tables import REFERENCE, REFERENCE_TRIAL, SEQUENTIAL, SIZE, WINNER, train_spec_of
+from tune_resnet.runs.tables import REFERENCE, REFERENCE_TRIAL, SEQUENTIAL, SIZE, WINNER, spec_of
 
 
 class ConfirmError(UserError):
@@ -28,12 +27,12 @@ class ConfirmError(UserError):
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """What is compared. `spec.train` is the reference; `spec` has the size to train at, the search's own or another."""
+    """What is compared. `spec` is the reference, with the size to train at, the search's own or another."""
 
     run: RunDirectory
     spec: SearchSpec
     trial: int  # the winner
-    winner: TrainSpec
+    winner: SearchSpec
     seeds: tuple[int, ...]
     sequential: bool  # as many of the seeds as it takes
     data: Split
@@ -43,8 +42,8 @@ class Comparison:
         values = (self.spec.model.width, len(self.data.train), self.spec.train.epochs)
         return dict(zip(SIZE, values, strict=True))
 
-    def train_spec(self, seed: int, configuration: str) -> TrainSpec:
-        return replace(self.winner if configuration == WINNER else self.spec.train, seed=seed)
+    def trained(self, seed: int, configuration: str) -> SearchSpec:
+        return (self.winner if configuration == WINNER else self.spec).configured({"seed": seed})
 
     def checkpoint(self, seed: int, configuration: str) -> Path:
         trial = self.trial if configuration == WINNER else REFERENCE_TRIAL
@@ -52,12 +51,8 @@ class Comparison:
 
     def rows(self, table: pd.DataFrame, configuration: str) -> pd.DataFrame:
         """The trainings of a configuration in confirm.csv, at this size."""
-        train = self.train_spec(self.seeds[0], configuration)
-        wanted = {
-            "configuration": configuration,
-            **{name: getattr(train, name) for name in self.spec.hyperparameters},
-            **self.size,
-        }
+        values = self.trained(self.seeds[0], configuration).values
+        wanted = {"configuration": configuration, **values, **self.size}
         return table[(table[list(wanted)] == list(wanted.values())).all(axis=1)]
 
     def missing(self, table: pd.DataFrame) -> list[tuple[int, str]]:
@@ -106,8 +101,8 @@ def compared_with_reference(
     if frames.env.get("dataset_fingerprint") != dataset.fingerprint:
         raise ConfirmError(f"the images differ from those of {frames.name}: env.json has another dataset_fingerprint")
     references = frames.confirm[frames.confirm["configuration"] == REFERENCE]
-    for name in spec.hyperparameters:
-        if not (references[name] == getattr(spec.train, name)).all():
+    for name, value in spec.values.items():
+        if not (references[name] == value).all():
             raise ConfirmError(f"{run.confirm_csv} is about another reference: move it away to start anew")
     best = winner(frames)
     if best is None:
@@ -118,7 +113,7 @@ def compared_with_reference(
         run=run,
         spec=spec,
         trial=best["trial"],
-        winner=train_spec_of(best, spec.train),
+        winner=spec_of(best, spec),
         seeds=tuple(spec.train.seed + SEED_OFFSET + number for number in range(count or MAX_PAIRS)),
         sequential=count is None,
         data=baseline_split(dataset, spec.data),

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import importlib.util
 import os
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import KW_ONLY, dataclass, fields
 from pathlib import Path
 
@@ -13,8 +15,8 @@ from tune_resnet.config.sections import MIN_SEEDS, SECTIONS
 from tune_resnet.config.space import check_grown
 from tune_resnet.config.spec import SearchSpec
 from tune_resnet.config.toml import load_spec
-from tune_resnet.config.validation import SpecError
-from tune_resnet.errors import RecordError
+from tune_resnet.config.validation import SpecError, differences
+from tune_resnet.errors import RecordError, UserError
 from tune_resnet.runs.directory import RunDirectory
 from tune_resnet.runs.find import LATEST, RUNS, find_run
 
@@ -30,7 +32,7 @@ _LENGTH = {"search.num_samples", "search.time_budget"}  # as it goes on, as its 
 _SIZE = {"model.width", "data.limit_train", "train.epochs"}  # and as it is confirmed.
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Request:
     """What is to be done with a spec.
 
@@ -54,12 +56,31 @@ class Request:
     log: Sequence[str] = ()  # of LOGGERS
     command: str | None = None  # what a shell runs to have the same done
 
+    def __repr__(self) -> str:
+        return differences(self)
+
     def __post_init__(self) -> None:
+        with self.in_its_words():
+            self._settle()
+
+    @contextmanager
+    def in_its_words(self) -> Iterator[None]:
+        """Errors in the block speak of arguments where Python asks, and of flags where a command line does."""
+        try:
+            yield
+        except UserError as error:
+            if self.command is None:
+                error.args = (_with_arguments(str(error)),)
+            raise
+
+    def _settle(self) -> None:
+        """Checks all and finds the runs that are meant."""
         self._check_together()
         for name in ("resume", "finalize"):
             if run := getattr(self, name):
                 object.__setattr__(self, name, found_run(run, self.runs_dir))
-        object.__setattr__(self, "warm_start", [found_run(run, self.runs_dir) for run in self.warm_start])
+        if self.warm_start:
+            object.__setattr__(self, "warm_start", [found_run(run, self.runs_dir) for run in self.warm_start])
         object.__setattr__(self, "spec", self._settled_spec())
         if self.spec.search.name == LATEST and not (self.resume or self.finalize):
             raise SpecError(f"a run cannot be called {LATEST}: that word means the run that was started last")
@@ -74,7 +95,7 @@ class Request:
                 raise SpecError(f"{run} uses a network of your own: give its spec, to allow it to be imported and run")
             return own
         goes_on = self.resume is not None and not self.confirm
-        may_change = _MACHINE | (_LENGTH if goes_on else _SIZE if self.confirm else set())
+        may_change = _MACHINE | (_LENGTH if goes_on else _SIZE - {*own.space} if self.confirm else set())
         _check_same_run(Path(run), own, self.spec, may_change, may_grow=goes_on)
         return self.spec
 
@@ -107,6 +128,17 @@ class Request:
     def pairs(self) -> int | None:
         """Of seeds, to confirm with; None: until the verdict is clear."""
         return self.confirm if type(self.confirm) is int else None
+
+
+def _with_arguments(message: str) -> str:
+    """A message with the arguments of `Request` and of a spec's sections instead of flags; a command to run stays."""
+    if "-m tune_resnet." in message:
+        return message
+    names = {item.name.replace("_", "-"): item.name for item in fields(Request)}
+    for section, kind in SECTIONS.items():
+        for item in fields(kind):
+            names[item.metadata.get("flag", item.name).replace("_", "-")] = f"{section}.{item.name}"
+    return re.sub(r"--([a-z]+(?:-[a-z]+)*)", lambda flag: names.get(flag[1], flag[0]), message)
 
 
 def found_run(run: Path | str, runs_dir: Path) -> Path:

@@ -20,8 +20,10 @@ from tune_resnet.execution.interrupts import lasting_output
 from tune_resnet.runs.directory import BASELINE, SEARCH, RunDirectory
 from tune_resnet.runs.tables import REFERENCE_TRIAL
 
+_NOTEBOOK_WIDTH = 120  # characters
+
 if TYPE_CHECKING:
-    from tune_resnet.runs.load import RunFrames
+    from tune_resnet.results.run import Run
 
 
 class Search(Request):
@@ -30,20 +32,27 @@ class Search(Request):
     Search(SearchSpec(data=DataSpec(dataset="digits"), search=BudgetSpec(num_samples=8)), confirm=5).run()
     """
 
-    def run(self, console: Console | None = None) -> RunFrames | None:
-        """Does it; the run's tables, None after a dry run. Interrupted, it ends in order, and the tables say how far it
-        came.
+    def run(self, console: Console | None = None) -> Run | None:
+        """Does it; the run, None after a dry run. Interrupted, it ends in order, and the run says how far it came.
 
         Raises:
             UserError: something only the user can mend, as on the command line.
         """
-        with lasting_output():
-            path = carry_out(self, console or Console(highlight=False, markup=False), time.time()).path
+        with lasting_output(), self.in_its_words():
+            path = carry_out(self, console or _console(), time.time()).path
         if path is None:
             return None
-        from tune_resnet.runs.load import load_run
+        from tune_resnet.results.run import load_run
 
         return load_run(path)
+
+
+def _console() -> Console:
+    """Where Python prints. A notebook gets plain lines: it would keep each state of a table that redraws itself."""
+    console = Console(highlight=False, markup=False)
+    if not console.is_jupyter:
+        return console
+    return Console(highlight=False, markup=False, width=_NOTEBOOK_WIDTH, force_jupyter=False, force_terminal=False)
 
 
 def carry_out(request: Request, console: Console, started: float) -> End:

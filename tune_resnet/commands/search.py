@@ -103,9 +103,10 @@ def _searched(
     if seconds is not None and end.over and end.signal is None:
         epochs_before = len(job.history.epochs) if job.history else 0
         budget = TimeBudget(seconds=seconds, seconds_per_epoch=plan.seconds_per_epoch, epochs_before=epochs_before)
-    code = conclude(run, job.console, job.started, budget)
+    goes_on = bool(job.request.confirm) and end.signal is None
+    code = conclude(run, job.console, job.started, budget, goes_on=goes_on)
     if end.signal is not None:
         return 128 + end.signal
-    if code or not job.request.confirm:
+    if code or not goes_on:
         return code
     return confirm(run, job.request, plan.spec, dataset, job.console)

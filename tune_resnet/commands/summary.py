@@ -10,9 +10,8 @@ from rich.console import Console
 
 from tune_resnet._text import counted, duration, say, to_run
 from tune_resnet.errors import RecordError
-from tune_resnet.hpo.models import final_run, keep_winner, trial_of
-from tune_resnet.results.confirmation import confirmations
-from tune_resnet.results.edges import widening_commands
+from tune_resnet.hpo.models import keep_winner, trial_of
+from tune_resnet.results.next_steps import next_steps
 from tune_resnet.results.sentences import run_sentences
 from tune_resnet.results.tables import ranked_table
 from tune_resnet.runs.directory import FINAL, SEARCH, RunDirectory
@@ -41,11 +40,14 @@ class TimeBudget:
         )
 
 
-def conclude(run: RunDirectory, console: Console, started: float, budget: TimeBudget | None = None) -> int:
+def conclude(
+    run: RunDirectory, console: Console, started: float, budget: TimeBudget | None = None, *, goes_on: bool = False
+) -> int:
     """Prints what was found and what to do next, and notes the time taken. The exit code: 0 where a trial has finished,
     and a time `budget` that has ended the search was enough for an epoch, else 1.
 
-    `started`: Unix time of the command, which may not have been the run's first.
+    `started`: Unix time of the command, which may not have been the run's first. `goes_on`: a confirmation follows, and
+    says itself what to do next.
     """
     frames = load_run(run.path)
     keep_winner(frames)
@@ -56,16 +58,30 @@ def conclude(run: RunDirectory, console: Console, started: float, budget: TimeBu
     console.print(ranked_table(frames, _TOP))
     for sentence in run_sentences(frames):
         say(console, f"\n{sentence}")
-    left = _planned(frames) - int(frames.trials["state"].isin(ENDED).sum())
+    left = _left(frames)
     trained = budget is None or len(frames.epochs) > budget.epochs_before
     if budget and left:
         say(console, f"\n{budget.sentence(left, trained)}")
-    path = run.shown_path
+    code = 0 if trial_of(frames) is not None and trained else 1
+    if code or not goes_on:
+        say_next(run, console)
+    else:
+        console.print()
+    return code
+
+
+def say_next(run: RunDirectory, console: Console) -> None:
+    """Writes the run's report, and prints where it is and what can be done next."""
+    frames, path = load_run(run.path), run.shown_path
     if frames.kind == FINAL:
         written_report(path.parent)  # the search's page tells of its final training, too
-    commands = [f"run         {path}", f"report      {written_report(path)}", *_next_commands(run, frames, left)]
+    commands = [f"run         {path}", f"report      {written_report(path)}", *_next_commands(run, frames)]
     say(console, "\n" + "\n".join(commands), whole=True)
-    return 0 if trial_of(frames) is not None and trained else 1
+
+
+def _left(frames: RunFrames) -> int:
+    """Trials that are planned and have not ended."""
+    return _planned(frames) - int(frames.trials["state"].isin(ENDED).sum())
 
 
 def _planned(frames: RunFrames) -> int:
@@ -73,25 +89,12 @@ def _planned(frames: RunFrames) -> int:
     return frames.spec.search.num_samples if frames.kind == SEARCH else 1
 
 
-def _next_commands(run: RunDirectory, frames: RunFrames, left: int) -> list[str]:
-    """What can be done next, and has not been done yet, each with its command. `left`: trials that have not ended."""
-    path, model, best = run.shown_path, frames.spec.model.flag, trial_of(frames)
-    is_search = frames.kind == SEARCH
-    commands = [f"look closer {to_run('analysis', path)}"]
-    if left:
+def _next_commands(run: RunDirectory, frames: RunFrames) -> list[str]:
+    """What can be done next, and has not been done yet, each with its command."""
+    commands = [f"look closer {to_run('analysis', run.shown_path)}"]
+    if _left(frames):
         commands.append(f"go on       {run.resume_command(frames.spec.model)}")
-    commands += [f"widen it    {command}" for command in widening_commands(frames)]
-    if best is None:
-        return commands
-    confirmed = any(one.of_winner and one.result and not one.goes_on for one in confirmations(frames))
-    if is_search and not best["reference"] and not confirmed and frames.env.get("test_set", True):
-        commands.append(f"confirm it  {to_run('search', '--confirm', '--resume', path, *model)}")
-    final = final_run(frames)
-    if is_search and (final is None or final.trials["trial"].item() != best["trial"]):
-        commands.append(f"finalize it {to_run('search', '--finalize', path, *model)}")
-    used = path.parent if frames.kind == FINAL else path
-    commands.append(f"use it      {to_run('predict', used, *model)} IMAGE ...")
-    return commands
+    return [*commands, *(f"{what:<12}{command}" for what, command in next_steps(frames).items())]
 
 
 def written_report(path: Path) -> str:

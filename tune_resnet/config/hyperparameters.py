@@ -1,43 +1,86 @@
-"""What a search can vary: any setting of `[train]` but its length, its seed and its precision."""
+"""What a search can vary: almost any setting of a training, and the arguments of one's own network.
+
+The settings of `[train]` are known by their names, others with their table's: `max_lr`, `model.width`,
+`model.args.hidden`.
+"""
 
 from __future__ import annotations
 
+import tomllib
 from collections.abc import Mapping
-from dataclasses import fields, replace
-from typing import Any, cast, get_args, get_type_hints
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, Self, cast, get_args, get_type_hints
 
-from tune_resnet.config.sections import TrainSpec
+from tune_resnet.config.sections import DataSpec, ModelSpec, TrainSpec
 from tune_resnet.config.space import Choices, Domain, Point, Space, Value
 from tune_resnet.config.validation import SpecError, coerced, nearest
 
-_KINDS = get_type_hints(TrainSpec)
+ARGUMENT = "model.args."  # what the names of the arguments of one's own network begin with
 # varied on a linear scale unless a file says otherwise
-LINEAR = ("peak_at", "momentum", "momentum_at_peak", "label_smoothing", "dropout", "crop_padding", "cutout")
-HYPERPARAMETERS = tuple(item.name for item in fields(TrainSpec) if item.name not in ("epochs", "seed", "precision"))
+LINEAR = (
+    "peak_at", "momentum", "momentum_at_peak", "label_smoothing", "dropout", "crop_padding", "cutout", "ema_decay",
+)  # fmt: skip
+HYPERPARAMETERS = (
+    *(item.name for item in fields(TrainSpec) if item.name not in ("epochs", "seed", "precision")),
+    "model.width",
+    "data.flip",
+)
+_KINDS = {
+    **get_type_hints(TrainSpec),
+    **{f"{kind.section}.{name}": hint for kind in (DataSpec, ModelSpec) for name, hint in get_type_hints(kind).items()},
+}
 
 
-def kind_of(name: str) -> type:
-    """The type of a hyperparameter's values: bool, int, float or str."""
-    kinds = get_args(_KINDS[name]) or (_KINDS[name],)
-    return cast(type, next(kind for kind in kinds if kind is not type(None)))
+@dataclass(frozen=True, kw_only=True)
+class Configuration:
+    """What one training is."""
+
+    data: DataSpec = field(default_factory=DataSpec)
+    model: ModelSpec = field(default_factory=ModelSpec)
+    train: TrainSpec = field(default_factory=TrainSpec)
+
+    def value(self, name: str) -> Any:
+        """The value of a setting by its name as a hyperparameter; None where it has none."""
+        if name.startswith(ARGUMENT):
+            return self.model.args.get(name.removeprefix(ARGUMENT))
+        section, _, own = name.rpartition(".")
+        return getattr(getattr(self, section or "train"), own)
+
+    def kind(self, name: str) -> type:
+        """The type of a hyperparameter's values: bool, int, float or str. That of an argument is its reference's."""
+        if name.startswith(ARGUMENT):
+            return type(self.value(name))
+        kinds = get_args(_KINDS[name]) or (_KINDS[name],)
+        return cast(type, next(kind for kind in kinds if kind is not type(None)))
+
+    def configured(self, values: Mapping[str, Any]) -> Self:
+        """The same with these values of settings, named as hyperparameters are. SpecError where one is not possible."""
+        parts: dict[str, dict[str, Any]] = {}
+        for name, value in values.items():
+            section, _, own = name.rpartition(".")
+            parts.setdefault(section or "train", {})[own] = value
+        if arguments := parts.pop("model.args", None):
+            parts.setdefault("model", {})["args"] = {**self.model.args, **arguments}
+        return replace(self, **{section: replace(getattr(self, section), **part) for section, part in parts.items()})
 
 
-def checked_domain(name: str, space: Space, train: TrainSpec) -> Domain | Choices:
+def checked_domain(name: str, space: Space, reference: Configuration) -> Domain | Choices:
     """The domain with choices of the hyperparameter's type; SpecError where it is not possible."""
     domain = space[name]
-    if name not in HYPERPARAMETERS:
-        known = ", ".join(HYPERPARAMETERS)
+    if not _is_known(name):
+        known = ", ".join((*HYPERPARAMETERS, f"{ARGUMENT}NAME"))
         raise SpecError(f"unknown hyperparameter space.{name}{nearest(name, HYPERPARAMETERS)}; known: {known}")
-    if isinstance(domain, Domain) and kind_of(name) not in (int, float):
+    known = reference.value(name)
+    setting = name if "." in name else f"train.{name}"
+    if known is None:
+        raise SpecError(f"{setting} must be given, for the search varies it")
+    if isinstance(domain, Domain) and reference.kind(name) not in (int, float):
         raise SpecError(f"space.{name} needs choices: its values are no numbers")
-    ends = [_checked_value(name, value, train) for value in domain.ends]
+    ends = [_checked_value(name, value, reference) for value in domain.ends]
     if isinstance(domain, Choices):
         domain = replace(domain, choices=tuple(ends))
-    reference = getattr(train, name)
-    if reference is None:
-        raise SpecError(f"train.{name} must be given, for the search varies it")
-    if not domain.holds(reference):
-        raise SpecError(f"space.{name} = {domain} must contain the reference train.{name} = {reference}")
+    if not domain.holds(known):
+        raise SpecError(f"space.{name} = {domain} must contain the reference {setting} = {known}")
     other, value = condition(domain)
     if other is not None and (other not in space or space[other].when or not space[other].holds(value)):
         raise SpecError(
@@ -46,11 +89,18 @@ def checked_domain(name: str, space: Space, train: TrainSpec) -> Domain | Choice
     return domain
 
 
-def _checked_value(name: str, value: Value, train: TrainSpec) -> Value:
+def _is_known(name: str) -> bool:
+    return name in HYPERPARAMETERS or name.startswith(ARGUMENT)
+
+
+def _checked_value(name: str, value: Value, reference: Configuration) -> Value:
     try:
-        if kind_of(name) is int and isinstance(value, float) and value.is_integer():
+        kind = reference.kind(name)
+        if kind is int and isinstance(value, float) and value.is_integer():
             value = int(value)
-        return cast(Value, getattr(TrainSpec(**{**train.to_table(), name: value}), name))
+        if name.startswith(ARGUMENT):
+            value = coerced(name, value, kind)
+        return cast(Value, reference.configured({name: value}).value(name))
     except SpecError as error:
         raise SpecError(f"space.{name}: {error}") from None
 
@@ -60,12 +110,16 @@ def condition(domain: Domain | Choices) -> tuple[str | None, Value | None]:
     if domain.when is None:
         return None, None
     name, _, text = domain.when.partition("=")
-    return (name, from_text(name, text)) if name in HYPERPARAMETERS else (name, text)
+    return name, from_text(name, text)
 
 
 def from_text(name: str, text: str) -> Value:
     """The value of a hyperparameter that a text stands for; the text itself where it stands for none."""
-    kind = kind_of(name)
+    if name.startswith(ARGUMENT):
+        return argument_from_text(text)
+    if name not in HYPERPARAMETERS:
+        return text
+    kind = Configuration().kind(name)
     if kind is bool:
         return {"true": True, "false": False}.get(text.lower(), text)
     try:
@@ -74,8 +128,20 @@ def from_text(name: str, text: str) -> Value:
         return text
 
 
-def checked_point(point: Mapping[str, Any]) -> Point:
+def argument_from_text(text: str) -> Value:
+    """The number or truth value that a text is in TOML, else the text itself."""
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except ValueError:
+        return text
+    return value if isinstance(value, bool | int | float) else text
+
+
+def checked_point(point: Mapping[str, Any], reference: Configuration) -> Point:
+    """A point of `points_to_evaluate` with values of the right types; SpecError where they cannot be."""
     for name in point:
-        if name not in HYPERPARAMETERS:
+        if not _is_known(name):
             raise SpecError(f"unknown hyperparameter {name} in points_to_evaluate{nearest(name, HYPERPARAMETERS)}")
-    return {name: coerced(f"points_to_evaluate.{name}", value, kind_of(name)) for name, value in point.items()}
+        if name.startswith(ARGUMENT) and reference.value(name) is None:
+            raise SpecError(f"{name} must be given, for points_to_evaluate name it")
+    return {name: coerced(f"points_to_evaluate.{name}", value, reference.kind(name)) for name, value in point.items()}

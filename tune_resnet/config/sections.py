@@ -5,10 +5,10 @@ Every error is a `SpecError` with a one-line message that names the setting.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
-from tune_resnet.config.validation import Section, SpecError, setting, shown
+from tune_resnet.config.validation import Arguments, Section, SpecError, setting, shown
 
 DATASETS = ("cifar10", "folder", "digits")
 SCHEDULES = ("linear-exponential", "cosine", "linear")
@@ -24,7 +24,7 @@ MAX_TRIALS, MAX_EPOCHS, MAX_SEED = 1_000_000, 10_000, 2**32 - 1  # also in a run
 MIN_SEEDS = 2  # to confirm with: fewer have no spread
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class DataSpec(Section):
     """Where the images come from and how the training set is divided."""
 
@@ -37,17 +37,22 @@ class DataSpec(Section):
     flip: bool = setting(True, "mirror images left to right at random; not for digits or letters")
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class ModelSpec(Section):
     """The network: ResNet9 of some width, or what the user's own code makes, see `training.model.build_network`."""
 
     section = "model"
     width: int = setting(64, "channels of ResNet9's first convolution", ge=1, le=1024)
     factory: str | None = setting(None, "your own network instead", flag="model", metavar="MODULE:FUNCTION")
+    args: Arguments = field(default_factory=dict, metadata={"about": "its arguments", "flag": "model-args"})
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.factory is None:
+            if self.args:
+                raise SpecError(
+                    "model.args are arguments of a network of your own, which model.factory (--model) names"
+                )
             return
         module, _, function = self.factory.partition(":")
         if not all(name.isidentifier() for name in (*module.split("."), function)):
@@ -56,7 +61,8 @@ class ModelSpec(Section):
             raise SpecError(f"model.width is a setting of ResNet9 only, so it does not go with {self.factory}")
 
     def __str__(self) -> str:
-        return self.factory or f"ResNet9, width {self.width}"
+        given = ", ".join(f"{name}={value}" for name, value in self.args.items())
+        return f"{self.factory}{given and f' ({given})'}" if self.factory else f"ResNet9, width {self.width}"
 
     @property
     def flag(self) -> list[str]:
@@ -64,10 +70,12 @@ class ModelSpec(Section):
         return ["--model", self.factory] if self.factory else []
 
     def to_table(self) -> dict[str, Any]:
-        return {"factory": self.factory} if self.factory else super().to_table()
+        if self.factory is None:
+            return {"width": self.width}
+        return {"factory": self.factory, **({"args": self.args} if self.args else {})}
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class TrainSpec(Section):
     """One training run. The defaults are the reference configuration."""
 
@@ -89,11 +97,12 @@ class TrainSpec(Section):
     dropout: float = setting(0.2, "of ResNet9's features before its last layer", ge=0, le=0.95)
     crop_padding: int = setting(4, "pixels that a random crop may shift an image", ge=0, le=16)
     cutout: int = setting(0, "side of a square of each training image that is blanked, in pixels", ge=0, le=31)
+    ema_decay: float = setting(0.0, "of an average of the weights over the steps, judged and kept", ge=0, le=0.9999)
     seed: int = setting(0, "of weights, order, augmentation, dropout and sampler", ge=0, le=MAX_SEED)
     precision: str = setting("auto", "auto: what suits the device", choices=PRECISIONS)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class BudgetSpec(Section):
     """How much is searched, and who proposes."""
 
@@ -113,7 +122,7 @@ class BudgetSpec(Section):
             raise SpecError(f"search.name must be one folder's name (see --runs-dir for its place), got {self.name!r}")
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class SchedulerSpec(Section):
     """Early stopping. The defaults are what experiments/LOG.md (2026-11-23) found to keep the winners."""
 
@@ -129,7 +138,7 @@ class SchedulerSpec(Section):
     margin: float = setting(0.01, "what misses the cut by less goes on; of a loss, a share", ge=0)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class ResourceSpec(Section):
     """What one trial uses, and how many run at once."""
 

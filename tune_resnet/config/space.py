@@ -8,12 +8,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from tune_resnet.config.validation import Section, SpecError, coerced, shown
+from tune_resnet.config.validation import Section, SpecError, coerced, differences, shown
 
 Value = bool | int | float | str  # of a hyperparameter
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Domain(Section):
     """The interval a search draws one hyperparameter from: whole numbers where the setting is one."""
 
@@ -71,7 +71,7 @@ class Domain(Section):
         return all(map(self.holds, other.ends))
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Choices:
     """The values a search chooses one hyperparameter from."""
 
@@ -81,6 +81,9 @@ class Choices:
     def __post_init__(self) -> None:
         if len(self.choices) < 2 or len(set(self.choices)) < len(self.choices):
             raise SpecError(f"space choices must be two different values or more, got {shown(list(self.choices))}")
+
+    def __repr__(self) -> str:
+        return differences(self)
 
     def holds(self, value: Any) -> bool:
         """Whether a value is one of the domain's."""
@@ -139,13 +142,6 @@ POINTS_TO_EVALUATE: tuple[Point, ...] = (
     {"max_lr": 0.045, "weight_decay": 0.00019, "grad_clip": 0.95},
     {"max_lr": 0.009, "weight_decay": 0.00052, "grad_clip": 0.94},
 )
-
-
-def points_from_list(points: Any) -> tuple[Point, ...]:
-    """The configurations in `points_to_evaluate`; SpecError where it is not a list of tables."""
-    if not isinstance(points, list) or not all(isinstance(point, Mapping) for point in points):
-        raise SpecError(f"points_to_evaluate must be a list of tables, got {shown(points)}")
-    return tuple(dict(point) for point in points)
 
 
 def domain_from_table(table: Any, *, log: bool) -> Domain | Choices:

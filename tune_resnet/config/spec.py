@@ -8,28 +8,16 @@ from typing import Any
 
 import tomli_w
 
-from tune_resnet.config.hyperparameters import HYPERPARAMETERS, checked_domain, checked_point, condition
-from tune_resnet.config.sections import (
-    SECTIONS,
-    TUNABLE,
-    BudgetSpec,
-    DataSpec,
-    ModelSpec,
-    ResourceSpec,
-    SchedulerSpec,
-    TrainSpec,
-)
+from tune_resnet.config.hyperparameters import HYPERPARAMETERS, Configuration, checked_domain, checked_point, condition
+from tune_resnet.config.sections import SECTIONS, TUNABLE, BudgetSpec, ResourceSpec, SchedulerSpec
 from tune_resnet.config.space import DEFAULT_SPACE, POINTS_TO_EVALUATE, Point, Space, Value
-from tune_resnet.config.validation import SpecError
+from tune_resnet.config.validation import SpecError, differences
 
 
-@dataclass(frozen=True, kw_only=True)
-class SearchSpec:
+@dataclass(frozen=True, kw_only=True, repr=False)
+class SearchSpec(Configuration):
     """Every setting of a search or a baseline run, one attribute per TOML table."""
 
-    data: DataSpec = field(default_factory=DataSpec)
-    model: ModelSpec = field(default_factory=ModelSpec)
-    train: TrainSpec = field(default_factory=TrainSpec)
     space: Space = field(default_factory=lambda: dict(DEFAULT_SPACE))
     search: BudgetSpec = field(default_factory=BudgetSpec)
     scheduler: SchedulerSpec = field(default_factory=SchedulerSpec)
@@ -39,12 +27,16 @@ class SearchSpec:
     def __post_init__(self) -> None:
         if not self.space:
             raise SpecError(f"space must vary at least one of {', '.join(HYPERPARAMETERS)}")
-        space = {name: checked_domain(name, self.space, self.train) for name in self.space}
+        reference = Configuration(data=self.data, model=self.model, train=self.train)
+        space = {name: checked_domain(name, self.space, reference) for name in self.space}
         object.__setattr__(self, "space", space)
-        points = tuple(checked_point(point) for point in self.points_to_evaluate)
+        points = tuple(checked_point(point, reference) for point in self.points_to_evaluate)
         object.__setattr__(self, "points_to_evaluate", points)
         if self.data.dataset == "folder" and self.data.data_dir is None:
             raise SpecError("data.dataset = 'folder' needs data.data_dir (--data-dir), the folder that holds train/")
+
+    def __repr__(self) -> str:
+        return differences(self)
 
     @property
     def hyperparameters(self) -> tuple[str, ...]:
@@ -54,14 +46,24 @@ class SearchSpec:
     @property
     def reference(self) -> Point:
         """The reference's value of each hyperparameter that the search varies."""
-        return {name: getattr(self.train, name) for name in self.space}
+        return {name: self.value(name) for name in self.space}
+
+    @property
+    def values(self) -> Point:
+        """Its value of each hyperparameter that a run's tables have columns for."""
+        return {name: self.value(name) for name in self.hyperparameters}
+
+    @property
+    def kinds(self) -> dict[str, type]:
+        """The type of each of those values."""
+        return {name: self.kind(name) for name in self.hyperparameters}
 
     def varied(self, values: Mapping[str, Value]) -> list[str]:
         """The hyperparameters that a search varies where the others have these values: those whose condition holds."""
         found = []
         for name, domain in self.space.items():
             other, value = condition(domain)
-            if other is None or (values.get(other, getattr(self.train, other)) == value):
+            if other is None or (values.get(other, self.value(other)) == value):
                 found.append(name)
         return found
 

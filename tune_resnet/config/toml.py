@@ -12,9 +12,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, get_type_hints
 
-from tune_resnet.config.hyperparameters import LINEAR
+from tune_resnet.config.hyperparameters import ARGUMENT, LINEAR
 from tune_resnet.config.sections import SECTIONS
-from tune_resnet.config.space import Space, domain_from_table, points_from_list
+from tune_resnet.config.space import Point, Space, domain_from_table
 from tune_resnet.config.spec import SearchSpec
 from tune_resnet.config.validation import SpecError, nearest, shown
 
@@ -26,7 +26,7 @@ def spec_from_tables(tables: Mapping[str, Any]) -> SearchSpec:
         if name == "space":
             parts[name] = _space(table)
         elif name == "points_to_evaluate":
-            parts[name] = points_from_list(table)
+            parts[name] = _points(table)
         elif name in SECTIONS:
             _refuse_misplaced(name, table)
             parts[name] = SECTIONS[name].from_table(table)
@@ -41,12 +41,36 @@ def _space(table: Any) -> Space:
     if not isinstance(table, Mapping):
         raise SpecError(f"space must be a table, got {shown(table)}")
     space = {}
-    for name, domain in table.items():
+    for name, domain in _flat(table).items():
         try:
-            space[name] = domain_from_table(domain, log=name not in LINEAR)
+            space[name] = domain_from_table(domain, log=_is_log(name, domain))
         except SpecError as error:
             raise SpecError(f"space.{name}: {error}") from None
     return space
+
+
+def _is_log(name: str, domain: Any) -> bool:
+    """The scale of a domain that does not say which: of an argument, whose meaning is not known, the logarithmic one
+    where that is possible."""
+    low = domain.get("low") if name.startswith(ARGUMENT) and isinstance(domain, Mapping) else None
+    return name not in LINEAR and not (isinstance(low, int | float) and low <= 0)
+
+
+def _points(points: Any) -> tuple[Point, ...]:
+    """The configurations in `points_to_evaluate`; SpecError where it is not a list of tables."""
+    if not isinstance(points, list) or not all(isinstance(point, Mapping) for point in points):
+        raise SpecError(f"points_to_evaluate must be a list of tables, got {shown(points)}")
+    return tuple(_flat(point) for point in points)
+
+
+def _flat(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Values by the names of hyperparameters: in TOML, `model.width` is a table in a table."""
+    found: dict[str, Any] = {}
+    for key, value in table.items():
+        name = f"{prefix}{key}"
+        within = name in ("data", "model", "model.args") and isinstance(value, Mapping)
+        found |= _flat(value, f"{name}.") if within else {name: value}
+    return found
 
 
 def _refuse_misplaced(section: str, table: Any) -> None:

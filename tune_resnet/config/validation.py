@@ -12,6 +12,8 @@ from typing import Any, Self, get_args, get_type_hints
 
 from tune_resnet.errors import UserError
 
+Arguments = dict[str, bool | int | float | str]
+
 
 class SpecError(UserError, ValueError):
     """A setting that is unknown, of the wrong type, or out of range."""
@@ -53,7 +55,10 @@ def _fits_toml(value: int) -> bool:
 
 
 def coerced(name: str, value: Any, kind: Any) -> Any:
-    """`value` as `kind` (bool, int, float, str, or one of these or None); SpecError where it is something else."""
+    """`value` as `kind` (bool, int, float, str, or one of these or None; `Arguments`); SpecError where it is something
+    else."""
+    if kind == Arguments:
+        return _arguments(name, value)
     kinds = get_args(kind) or (kind,)
     if value is None and type(None) in kinds:
         return None
@@ -76,6 +81,17 @@ def coerced(name: str, value: Any, kind: Any) -> Any:
 _KIND_NAMES = {float: "a number", int: "a whole number", str: "a string", bool: "true or false"}
 
 
+def _arguments(name: str, table: Any) -> Arguments:
+    if not isinstance(table, Mapping):
+        raise SpecError(f"{name} must be a table, got {shown(table)}")
+    for key, value in table.items():
+        if not (isinstance(key, str) and key.isidentifier()):
+            raise SpecError(f"{name} must have names for keys, got {shown(key)}")
+        if not isinstance(value, bool | int | float | str):
+            raise SpecError(f"{name}.{key} must be a number, a string, true or false, got {shown(value)}")
+    return {key: coerced(f"{name}.{key}", value, type(value)) for key, value in table.items()}
+
+
 def _check_limits(name: str, value: Any, limits: Mapping[str, Any]) -> None:
     if value is None:
         return
@@ -91,7 +107,18 @@ def _check_limits(name: str, value: Any, limits: Mapping[str, Any]) -> None:
             raise SpecError(f"{name} must be {words} {limits[key]}, got {value}")
 
 
-@dataclasses.dataclass(frozen=True)
+def differences(instance: Any) -> str:
+    """A dataclass as the call that makes it, without what has its default."""
+    defaults = {
+        item.name: item.default_factory() if callable(item.default_factory) else item.default
+        for item in fields(instance)
+    }
+    values = {name: getattr(instance, name) for name in defaults}
+    given = (f"{name}={value!r}" for name, value in values.items() if value != defaults[name])
+    return f"{type(instance).__name__}({', '.join(given)})"
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
 class Section:
     """Checks every field's type and limits when a section is made."""
 
@@ -104,6 +131,9 @@ class Section:
             value = coerced(name, getattr(self, item.name), hints[item.name])
             _check_limits(name, value, item.metadata)
             object.__setattr__(self, item.name, value)
+
+    def __repr__(self) -> str:
+        return differences(self)
 
     @classmethod
     def from_table(cls, table: Any) -> Self:

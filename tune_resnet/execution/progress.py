@@ -5,22 +5,27 @@ from __future__ import annotations
 import math
 import time
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Self
 
+import pandas as pd
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from tune_resnet._table import STYLES, FittingTable, row_style
 from tune_resnet._text import counted, duration, hyperparameter, percent, say
+from tune_resnet.execution.training_pool import Job
 from tune_resnet.hpo.plan import Plan
+from tune_resnet.hpo.ranking import estimated, in_order
 from tune_resnet.runs.recorder import Recorder
-from tune_resnet.runs.tables import FINISHED, REFERENCE_TRIAL, RUNNING, TrialRow, train_spec_of
+from tune_resnet.runs.tables import FINISHED, REFERENCE_TRIAL, RUNNING, TrialRow, spec_of
 from tune_resnet.training.schedule import rate_at
 
-_COLUMNS = ("trial", "state", "epochs", "val_acc", "lr now")
+_COLUMNS = ("trial", "state", "epochs", "val_acc", "estimate", "lr now")
+_LEAST = ("lr now", "epochs", "state", "val_acc")  # needed of them
 _BEST_ROWS, _RUNNING_ROWS = 5, 12  # so that the table fits a small terminal
 _PLANNED_TRIALS = 4  # the plan counts as much as so many trials, so that the first to end do not swing the estimate
 
@@ -34,6 +39,7 @@ class Progress:
     def __init__(self, recorder: Recorder, plan: Plan, console: Console) -> None:
         self.recorder, self.plan, self.console = recorder, plan, console
         self.started = time.monotonic()
+        self._ranked = pd.DataFrame()  # the finished trials, made anew when there is one more
         self.live = Live(get_renderable=self._table, console=console, refresh_per_second=2, transient=True)
 
     def __enter__(self) -> Self:
@@ -76,6 +82,12 @@ class Progress:
     def seconds_left(self) -> float:
         """Estimated from the pace of the epochs trained, and from the share of trials that went on after each epoch."""
         rows = self._rows()
+        done, running, left = self._epochs(rows)
+        seconds_per_epoch = sum(row.seconds for row in rows) / done if done else self.plan.seconds_per_epoch
+        return max([left / self.plan.concurrency, *running]) * seconds_per_epoch
+
+    def _epochs(self, rows: Sequence[TrialRow]) -> tuple[int, list[float], float]:
+        """How many have been trained, how many each running trial is expected to train, and how many all trials are."""
         expected = self._epochs_to_come(rows)
         running = [
             self.plan.epochs - row.epochs if row.trial == REFERENCE_TRIAL else expected[row.epochs]
@@ -83,9 +95,7 @@ class Progress:
             if row.state == RUNNING
         ]
         left = sum(running) + (self.plan.trials - len(rows)) * expected[0]
-        done = sum(row.epochs for row in rows)
-        seconds_per_epoch = sum(row.seconds for row in rows) / done if done else self.plan.seconds_per_epoch
-        return max([left / self.plan.concurrency, *running]) * seconds_per_epoch
+        return sum(row.epochs for row in rows), running, left
 
     def _epochs_to_come(self, rows: Sequence[TrialRow]) -> list[float]:
         """How many more epochs a running trial is expected to train, by the number of those that it has trained."""
@@ -103,51 +113,112 @@ class Progress:
 
     def _lr(self, row: TrialRow) -> float:
         """The learning rate at the beginning of the epoch that a trial is training."""
-        train, plan = self.plan.spec.train, self.plan
-        steps = math.ceil(plan.train_images / row.values.get("batch_size", train.batch_size))
+        plan = self.plan
+        train = spec_of(row.values, plan.spec).train
+        steps = math.ceil(plan.train_images / train.batch_size)
         step = min(row.epochs * steps, plan.epochs * steps - 1)  # it may have trained its last epoch
-        return rate_at(train_spec_of(row.values, train), step, plan.epochs * steps)
+        return rate_at(train, step, plan.epochs * steps)
 
     def _rows(self) -> list[TrialRow]:
         return list(self.recorder.trials.values())
 
+    def _finished(self) -> pd.DataFrame:
+        """The finished trials as `ranked_trials` has them: the first would be the winner if this were the end."""
+        rows = [row for row in self._rows() if row.state == FINISHED]
+        if rows and len(rows) != len(self._ranked):
+            trials = pd.DataFrame([row.cells() for row in sorted(rows, key=lambda row: row.trial)])
+            final, losses = trials.set_index("trial")["val_accuracy"], pd.Series(self.recorder.last_loss)
+            self._ranked = in_order(trials, estimated(final, losses), "val_accuracy")
+        return self._ranked
+
     def _standing(self) -> str:
-        """The highest accuracy so far beside the reference's; who wins is settled at the end, when all are known."""
-        finished = [row for row in self._rows() if row.state == FINISHED]
-        if not finished:
+        """Who would win by now, beside the reference."""
+        ranked = self._finished()
+        if ranked.empty or not ranked["winner"].any():
             return "none finished yet"
-        highest = max(finished, key=lambda row: row.val_accuracy)
-        reference = self.recorder.trials.get(REFERENCE_TRIAL)  # another trial may be quicker to start
-        beside = f", reference {percent(reference.val_accuracy)}" if reference in finished else ""
-        return f"highest {percent(highest.val_accuracy)} (trial {highest.trial}){beside}"
+        best, reference = ranked.iloc[0], ranked[ranked["reference"]]
+        if best["reference"]:
+            return f"best the reference, estimate {percent(best['estimate'])}"
+        # another trial may be quicker to start
+        beside = "" if reference.empty else f", reference {percent(reference['estimate'].item())}"
+        return f"best trial {best['trial']}, estimate {percent(best['estimate'])}{beside}"
 
     def _clock(self) -> str:
         return f"{duration(time.monotonic() - self.started)} elapsed, about {duration(self.seconds_left())} left"
 
     def _table(self) -> RenderableType:
-        rows = self._rows()
+        rows, ranked = self._rows(), self._finished()
         ended = sum(row.state != RUNNING for row in rows)
         head = Text(f"{ended} of {counted(self.plan.trials, 'trial')} ended; {self._standing()}; {self._clock()}")
-        bar = Table.grid()  # a bar on its own leaves its line open
-        bar.add_row(ProgressBar(total=self.plan.trials, completed=ended, width=60))
-        table = Table(*_COLUMNS, *self.plan.spec.hyperparameters, box=None, pad_edge=False)
-        for row in _shown(rows):
+        done, _, left = self._epochs(rows)
+        names = self.plan.spec.hyperparameters
+        table = FittingTable(*_COLUMNS, *names, least=_LEAST)
+        leading = ranked[(ranked.index < _BEST_ROWS) | ranked["reference"]] if len(ranked) else ranked
+        shown = [(self.recorder.trials[trial], estimate) for trial, estimate in _pairs(leading)]
+        shown += [(row, math.nan) for row in rows if row.state == RUNNING][:_RUNNING_ROWS]
+        for place, (row, estimate) in enumerate(shown):
+            is_reference = row.trial == REFERENCE_TRIAL
             table.add_row(
-                "reference" if row.trial == REFERENCE_TRIAL else str(row.trial),
-                row.state,
+                "reference" if is_reference else str(row.trial),
+                Text(row.state, STYLES[row.state]),
                 f"{row.epochs}/{self.plan.epochs}",
                 percent(row.val_accuracy),
+                percent(estimate),
                 f"{self._lr(row):.1e}" if row.state == RUNNING else "",
                 *(hyperparameter(name, value) for name, value in row.values.items()),
+                style=row_style(winner=place == 0 and row.state == FINISHED, reference=is_reference),
             )
-        return Group(head, bar, table)
+        return Group(head, _bar_of_epochs(done, left), table)
+
+
+class TrainingsProgress:
+    """Shows how far trainings without a search are, on a terminal; a context manager."""
+
+    def __init__(self, jobs: Sequence[Job], plan: Plan, console: Console, most: str) -> None:
+        """`most`: "about " or "at most ", where fewer may do."""
+        self.jobs, self.plan, self.console, self.most = jobs, plan, console, most
+        self.ended: set[int] = set()  # positions of jobs
+        self.started = time.monotonic()
+        self.live = Live(get_renderable=self._bar, console=console, refresh_per_second=2, transient=True)
+
+    def __enter__(self) -> Self:
+        if self.console.is_terminal:
+            self.live.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.live.stop()
+
+    def words_left(self) -> str:
+        """The time left, from the pace of the epochs trained here."""
+        running = [self.plan.epochs - job.epochs for place, job in enumerate(self.jobs) if place not in self.ended]
+        trained = sum(job.trained for job in self.jobs)
+        pace = sum(job.seconds for job in self.jobs) / trained if trained else self.plan.seconds_per_epoch
+        longest = max(sum(running) / self.plan.concurrency, max(running, default=0))
+        return f"{self.most}{duration(longest * pace)} left"
+
+    def _bar(self) -> RenderableType:
+        done, total = sum(job.epochs for job in self.jobs), self.plan.epochs * len(self.jobs)
+        trainings = counted(len(self.jobs), "training")
+        elapsed = duration(time.monotonic() - self.started)
+        head = Text(f"{len(self.ended)} of {trainings} ended; {elapsed} elapsed, {self.words_left()}")
+        return Group(head, _bar_of_epochs(done, total - done, ""))
+
+
+def _bar_of_epochs(done: int, left: float, most: str = "about ") -> RenderableType:
+    """How far the epochs have come, as a bar and in words."""
+    total = done + round(left)
+    bar = Table.grid(padding=(0, 1))  # a bar on its own leaves its line open
+    bar.add_row(
+        ProgressBar(total=max(total, 1), completed=done, width=40), f"{done} of {most}{counted(total, 'epoch')}"
+    )
+    return bar
 
 
 def _name(trial: int) -> str:
     return "reference" if trial == REFERENCE_TRIAL else f"trial {trial}"
 
 
-def _shown(rows: Iterable[TrialRow]) -> list[TrialRow]:
-    """The best finished trials, then the running ones."""
-    finished = sorted((row for row in rows if row.state == FINISHED), key=lambda row: -row.val_accuracy)
-    return finished[:_BEST_ROWS] + [row for row in rows if row.state == RUNNING][:_RUNNING_ROWS]
+def _pairs(ranked: pd.DataFrame) -> list[tuple[int, float]]:
+    """Trials and their estimates."""
+    return list(zip(ranked["trial"], ranked["estimate"], strict=True)) if len(ranked) else []

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import os
 import platform
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from ray import tune
 
-from tune_resnet.config.sections import TrainSpec
+from tune_resnet.config.spec import SearchSpec
 from tune_resnet.data.types import Split
 from tune_resnet.runs.directory import RunDirectory
 from tune_resnet.training.checkpoint import ResumableRun
@@ -38,7 +37,8 @@ class TrialTrainable(tune.Trainable):  # type: ignore[misc]
         self.spec, self.data = spec, data
         self.directory = RunDirectory(run_path)
         self.worker = f"{platform.node()}:{os.getpid()}"
-        training = TrainingRun(self._train_spec(config), data, spec.resources.device, spec.model, flip=spec.data.flip)
+        trial = self._trial_spec(config)
+        training = TrainingRun(trial.train, data, spec.resources.device, trial.model, flip=trial.data.flip)
         self.resumable = ResumableRun(training, self.directory.checkpoint_of(config["trial"]))
         self.to_repeat = self.resumable.saved
 
@@ -51,17 +51,13 @@ class TrialTrainable(tune.Trainable):  # type: ignore[misc]
         except NonFiniteLoss as error:
             return self._failure(error)
         if self.resumable.is_done:
-            save_model(
-                self.directory.model_of(self.config["trial"]),
-                self.resumable.training.model,
-                self.data,
-                self.spec.model,
-                Outcome(trial=self.config["trial"], train=self.resumable.training.spec, last=metrics),
-            )
+            training, trial = self.resumable.training, self.config["trial"]
+            outcome = Outcome(trial=trial, train=training.spec, last=metrics)
+            save_model(self.directory.model_of(trial), training.judged, self.data, training.model_spec, outcome)
         return self._result(metrics)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
-        self.resumable.restart(self._train_spec(new_config), self.directory.checkpoint_of(new_config["trial"]))
+        self.resumable.restart(self._trial_spec(new_config), self.directory.checkpoint_of(new_config["trial"]))
         self.to_repeat = self.resumable.saved
         return True
 
@@ -69,8 +65,8 @@ class TrialTrainable(tune.Trainable):  # type: ignore[misc]
         """Saves a trial that the end of the search cuts off. Ray also calls it after an exception in `step`."""
         self.resumable.save()
 
-    def _train_spec(self, config: dict[str, Any]) -> TrainSpec:
-        return replace(self.spec.train, **{name: config[name] for name in self.spec.space})
+    def _trial_spec(self, config: dict[str, Any]) -> SearchSpec:
+        return self.spec.configured({name: config[name] for name in self.spec.space})
 
     def _result(self, metrics: EpochMetrics) -> dict[str, Any]:
         return {**metrics.columns("val"), **self._about(), "done": self.resumable.is_done}

@@ -15,7 +15,7 @@ import torch
 from ray.exceptions import RayActorError, RayError, RayTaskError
 
 from tune_resnet._text import duration, one_line
-from tune_resnet.config.sections import TrainSpec
+from tune_resnet.config.spec import SearchSpec
 from tune_resnet.data.types import Split
 from tune_resnet.training.checkpoint import ResumableRun
 from tune_resnet.training.device import ResolvedSpec
@@ -29,10 +29,12 @@ _POLL_SECONDS = 0.5  # between two looks at `stop` and at what hangs
 class Job:
     """One configuration and its checkpoint, from which it goes on where there is one."""
 
-    train: TrainSpec
+    spec: SearchSpec
     checkpoint: Path
     failures: int = 0  # of its processes
-    seconds: float = 0.0  # of its epochs so far
+    epochs: int = 0  # done, those of its checkpoint included
+    trained: int = 0  # epochs, here
+    seconds: float = 0.0  # of these
 
 
 def train_all(
@@ -64,6 +66,7 @@ def train_all(
                     waiting.insert(0, position)
                     continue
             else:
+                job.epochs, job.trained = outcome["epochs"], job.trained + 1
                 job.seconds += outcome["seconds"]
                 if not outcome["done"]:
                     waiting.insert(0, position)  # before any other job, with a process that has just become idle
@@ -93,7 +96,7 @@ class _Processes:
 
     def begin_epoch(self, position: int, job: Job) -> None:
         worker = self.idle.pop()
-        self.busy[worker.epoch.remote(job.train, job.checkpoint)] = _Epoch(position, worker, time.monotonic())
+        self.busy[worker.epoch.remote(job.spec, job.checkpoint)] = _Epoch(position, worker, time.monotonic())
 
     def ended(self, epoch_timeout: float) -> Iterator[tuple[int, dict[str, Any] | str]]:
         """The epochs that have ended meanwhile: the job's position, and what `Trainer.epoch` gave or why there is
@@ -132,11 +135,11 @@ class Trainer:
         self.resumable: ResumableRun | None = None
         self.path: Path | None = None  # of the configuration's checkpoint
 
-    def epoch(self, train: TrainSpec, path: Path) -> dict[str, Any]:
+    def epoch(self, spec: SearchSpec, path: Path) -> dict[str, Any]:
         """The next epoch of a configuration: seed, hyperparameters, epochs done, whether all are (`done`), the accuracy
         and loss after the last one (None after an error, NaN before), and the seconds of this epoch."""
         started = time.perf_counter()
-        resumable = self._attached(train, path)
+        resumable = self._attached(spec, path)
         error = ""
         try:
             resumable.run_epoch()
@@ -144,8 +147,8 @@ class Trainer:
             error = str(failure)
         last = None if error else resumable.training.last
         return {
-            "seed": train.seed,
-            **{name: getattr(train, name) for name in self.spec.hyperparameters},
+            "seed": spec.train.seed,
+            **spec.values,
             "epochs": resumable.training.epochs_done,
             "done": resumable.is_done or bool(error),
             "accuracy": last.accuracy if last else None,
@@ -155,16 +158,13 @@ class Trainer:
             "error": error,
         }
 
-    def _attached(self, train: TrainSpec, path: Path) -> ResumableRun:
+    def _attached(self, spec: SearchSpec, path: Path) -> ResumableRun:
         """The run of this configuration: the one that is under way, or begun from its checkpoint."""
-        spec = self.spec
-        train = replace(train, precision=spec.train.precision)
+        train, device = replace(spec.train, precision=self.spec.train.precision), self.spec.resources.device
         if self.resumable is None:
-            training = TrainingRun(
-                train, self.data, spec.resources.device, spec.model, flip=spec.data.flip, judge_each=False
-            )
+            training = TrainingRun(train, self.data, device, spec.model, flip=spec.data.flip, judge_each=False)
             self.resumable = ResumableRun(training, path)
         elif path != self.path:
-            self.resumable.restart(train, path)
+            self.resumable.restart(replace(spec, train=train), path)
         self.path = path
         return self.resumable

@@ -130,7 +130,7 @@ def settle_unfinished_trials(recorder: Recorder, history: History) -> tuple[Hist
     epochs = list(history.epochs)
     unended = [row for row in recorder.trials.values() if row.state in (RUNNING, INTERRUPTED)]
     for row in unended:
-        last = last_epoch(recorder.run, row, recorder.spec.train)
+        last = last_epoch(recorder.run, row, recorder.spec)
         if last is None:
             continue
         if recorder.is_new(row.trial, last["epoch"]):

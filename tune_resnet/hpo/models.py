@@ -15,13 +15,14 @@ from typing import Any
 
 from tune_resnet._text import to_run
 from tune_resnet.config.sections import TrainSpec
+from tune_resnet.config.spec import SearchSpec
 from tune_resnet.config.toml import load_spec
 from tune_resnet.config.validation import SpecError
 from tune_resnet.errors import UserError
 from tune_resnet.hpo.ranking import best_trials, winner
 from tune_resnet.runs.directory import BASELINE, FINAL, SEARCH, RunDirectory
 from tune_resnet.runs.load import RunFrames, load_run, once_per_run
-from tune_resnet.runs.tables import EPOCH_DTYPES, FINISHED, TrialRow, train_spec_of
+from tune_resnet.runs.tables import EPOCH_DTYPES, FINISHED, TrialRow, spec_of
 from tune_resnet.training.saved_model import ModelFileError, read_outcome
 
 KEPT = 8  # models at the end of a search; twice as many meanwhile, so that ranking them costs next to nothing
@@ -62,7 +63,7 @@ def chosen_model(path: Path) -> ChosenModel:
     if best is None:
         raise ModelFileError(f"there is no model in {path}: no trial has finished yet")
     whose = {BASELINE: "the reference", FINAL: _AGAIN}.get(frames.kind, "trial {}, the winner").format(best["trial"])
-    if _holds(run.best, train_spec_of(best, frames.spec.train)):
+    if _holds(run.best, spec_of(best, frames.spec)):
         return ChosenModel(run.best / MODEL, whose, run.best)
     if os.path.isfile(kept := run.model_of(best["trial"])):  # the search goes on, or was killed
         return ChosenModel(kept, whose, run.best)
@@ -110,11 +111,10 @@ def keep_winner(frames: RunFrames) -> None:
     run, best = RunDirectory(frames.path), trial_of(frames)
     if best is None:
         return
-    train, outcome = train_spec_of(best, frames.spec.train), read_outcome(run.model_of(best["trial"]))
+    spec, outcome = frames.config(best["trial"]), read_outcome(run.model_of(best["trial"]))
     if outcome is not None and outcome != read_outcome(run.best / MODEL):
-        search = replace(frames.spec.search, name=None)  # the run that this makes is another
-        run.keep_best(best["trial"], replace(frames.spec, train=train, search=search))
-    elif outcome is None and run.best.exists() and not _holds(run.best, train):
+        run.keep_best(best["trial"], spec)
+    elif outcome is None and run.best.exists() and not _holds(run.best, spec):
         aside = run.best.with_name("best-before")
         shutil.rmtree(aside, ignore_errors=True)
         run.best.rename(aside)
@@ -133,23 +133,26 @@ def drop_outrun_models(run: RunDirectory) -> None:
         run.model_of(trial).unlink(missing_ok=True)
 
 
-def last_epoch(run: RunDirectory, row: TrialRow, train: TrainSpec) -> dict[str, Any] | None:
+def last_epoch(run: RunDirectory, row: TrialRow, spec: SearchSpec) -> dict[str, Any] | None:
     """The last epoch, as a row of epochs.csv, of a trial that has left its model; None where it has not, or where
-    epochs before that are not on record. `train`: the reference."""
+    epochs before that are not on record."""
     outcome = read_outcome(run.model_of(row.trial))
-    if outcome is None or row.epochs < train.epochs - 1 or not _same(outcome.train, train_spec_of(row.cells(), train)):
+    train = spec_of(row.cells(), spec).train
+    if outcome is None or row.epochs < train.epochs - 1 or not _same(outcome.train, train):
         return None
     ended_at = os.path.getmtime(run.model_of(row.trial))
     known = outcome.last.columns("val") | {"trial": row.trial, "ended_at": ended_at}
     return dict.fromkeys(EPOCH_DTYPES, math.nan) | known
 
 
-def _holds(best: Path, train: TrainSpec) -> bool:
+def _holds(best: Path, spec: SearchSpec) -> bool:
     """Whether best/ holds the model of this configuration."""
     try:
-        return os.path.isfile(best / MODEL) and _same(load_spec(best / "spec.toml").train, train)
+        kept = load_spec(best / "spec.toml")
     except SpecError:
         return False
+    same = _same(kept.train, spec.train) and (kept.model, kept.data.flip) == (spec.model, spec.data.flip)
+    return same and os.path.isfile(best / MODEL)
 
 
 def _same(one: TrainSpec, other: TrainSpec) -> bool:

@@ -17,6 +17,7 @@ from tune_resnet.hpo.stopping import rung_epochs, stopping_rule
 from tune_resnet.runs.tables import REFERENCE_TRIAL
 from tune_resnet.training.device import ResolvedSpec
 
+_START_SECONDS = 4.0  # until the processes of trials train, on a machine with nothing else to do
 _ENOUGH_STEPS = 10  # of the optimizer in an epoch
 _MIN_TIMEOUT = 600.0  # seconds: a trial's process takes some to start
 _TIMEOUT_EPOCHS = 20  # so much longer than expected may an epoch take on a busy machine
@@ -67,9 +68,11 @@ class Plan:
         return self.spec.search.epoch_timeout or max(_MIN_TIMEOUT, _TIMEOUT_EPOCHS * self.seconds_per_epoch)
 
     def seconds(self, epochs: float) -> float:
-        """Wall time of what is left where all trials take so many epochs, never less than one whole trial."""
+        """Wall time of what is left where all trials take so many epochs, never less than one whole trial, the start
+        of their processes included."""
         left = epochs * (self.trials - self.ended) / self.trials
-        return max(left / self.concurrency, self.epochs) * self.seconds_per_epoch
+        start = _START_SECONDS if self.single is None else 0.0
+        return start + max(left / self.concurrency, self.epochs) * self.seconds_per_epoch
 
     @property
     def steps_per_epoch(self) -> int:
@@ -88,8 +91,10 @@ class Plan:
         ]
 
     def step_warning(self) -> list[str]:
-        """A line about epochs of too few optimizer steps, and its mend; none where there are enough, or no mend."""
-        if self.steps_per_epoch >= _ENOUGH_STEPS or self.spec.train.batch_size == 1:
+        """A line about epochs of too few optimizer steps, and its mend; none where there are enough, or no mend, or the
+        search looks for the batch size itself."""
+        batch = self.spec.train.batch_size
+        if self.steps_per_epoch >= _ENOUGH_STEPS or batch == 1 or "batch_size" in self.spec.space:
             return []
         smaller = max(1, self.train_images // _ENOUGH_STEPS)
         steps = counted(math.ceil(self.train_images / smaller), "step")
@@ -135,7 +140,8 @@ class Plan:
             f"device      {self.device_name}, {spec.train.precision}; {self.concurrency} at once, "
             f"each with {resources.cpus_per_trial:g} CPU{share}",
             f"time        about {duration(self.seconds(self.epochs_expected))} expected, "
-            f"{duration(self.seconds(most))} at most ({self.seconds_per_epoch:.1f} s an epoch{pace})",
+            f"{duration(self.seconds(most))} at most ({duration(_START_SECONDS)} to start, "
+            f"{self.seconds_per_epoch:.1f} s an epoch{pace})",
         ]
 
     def _signal_warning(self) -> list[str]:

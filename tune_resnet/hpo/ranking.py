@@ -23,14 +23,18 @@ def ranked_trials(frames: RunFrames) -> pd.DataFrame:
 
 @once_per_run
 def _ranked(frames: RunFrames) -> pd.DataFrame:
-    trials = frames.trials
-    estimate = trials["trial"].map(estimates(frames))
+    return in_order(frames.trials, estimates(frames), accuracy_column(frames))
+
+
+def in_order(trials: pd.DataFrame, estimate_of: pd.Series, column: str) -> pd.DataFrame:
+    """`ranked_trials` of such a table, with the estimates by trial and the column of the accuracies."""
+    estimate = trials["trial"].map(estimate_of)
     keys = pd.DataFrame(
         {
             "state": trials["state"].map({state: place for place, state in enumerate(STATES)}),
             "epochs": -trials["epochs"].where(trials["state"] != FINISHED, 0),
             "estimate": -estimate,
-            "accuracy": -trials[accuracy_column(frames)],
+            "accuracy": -trials[column],
             "trial": trials["trial"],
         }
     )
@@ -44,22 +48,24 @@ def _ranked(frames: RunFrames) -> pd.DataFrame:
 def estimates(frames: RunFrames) -> pd.Series:
     """Of each finished trial, the accuracy in [0, 1] that it is likely to have on other images; else NaN.
 
-    See `estimate.estimated_accuracy`. As measured in a baseline, and where the number of validation images is unknown.
+    See `estimate.estimated_accuracy`. As measured in a baseline.
     """
-    trials, images = frames.trials.set_index("trial"), held_out_images(frames)
+    trials = frames.trials.set_index("trial")
     final = trials[accuracy_column(frames)].where(trials["state"] == FINISHED)
-    if images is not None and accuracy_column(frames) == "val_accuracy":
-        last = frames.epochs[frames.epochs["epoch"] == frames.spec.train.epochs].set_index("trial")
-        losses = last["val_loss"].reindex(final.index)
-        known = final.notna() & losses.notna()
-        final[known] = estimated_accuracy(final[known].to_numpy(), losses[known].to_numpy(), images)
-    return final
+    if accuracy_column(frames) != "val_accuracy":
+        return final
+    last = frames.epochs[frames.epochs["epoch"] == frames.spec.train.epochs].set_index("trial")
+    return estimated(final, last["val_loss"])
 
 
-def held_out_images(frames: RunFrames) -> int | None:
-    """How many images the run's trials are judged on; None where env.json, which may hold anything, does not say."""
-    images = frames.env.get("held_out_images")
-    return images if type(images) is int and images > 0 else None
+def estimated(final: pd.Series, loss: pd.Series) -> pd.Series:
+    """Estimates by trial, from the last accuracies of finished trials (NaN of others) and their validation losses; the
+    accuracies themselves where the loss is not known."""
+    losses = loss.reindex(final.index)
+    known = final.notna() & losses.notna()
+    found = final.copy()
+    found[known] = estimated_accuracy(final[known].to_numpy(), losses[known].to_numpy())
+    return found
 
 
 def best_trials(frames: RunFrames, n: int = 10) -> pd.DataFrame:

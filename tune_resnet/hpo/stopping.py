@@ -6,6 +6,7 @@ can be simulated, and rebuilt from a run's records by telling it their epochs ag
 
 from __future__ import annotations
 
+import bisect
 import math
 import statistics
 from collections import defaultdict
@@ -102,20 +103,25 @@ class Asha:
         self.reduction_factor = reduction_factor
         self.margin = margin
         self.values: dict[int, dict[int, float]] = {epoch: {} for epoch in rungs}
+        self._in_order: dict[int, list[float]] = {epoch: [] for epoch in rungs}  # kept so: sorting takes its time
 
     def should_stop(self, trial: int, epoch: int, value: float) -> bool:
         if not math.isfinite(value):
             return True
         if epoch not in self.values:
             return False
-        self.values[epoch][trial] = value
+        rung, in_order = self.values[epoch], self._in_order[epoch]
+        if trial in rung:  # told again
+            in_order.remove(rung[trial])
+        rung[trial] = value
+        bisect.insort(in_order, value)
         return self.short_by(trial, epoch) > 0
 
     def short_by(self, trial: int, epoch: int) -> float:
         """How much better a trial's value has to be for it to go on from a rung that it has reached, as things stand; 0
         or less: it goes on."""
         rung = self.values[epoch]
-        cut = sorted(rung.values())[-math.ceil(len(rung) / self.reduction_factor)]
+        cut = self._in_order[epoch][-math.ceil(len(rung) / self.reduction_factor)]
         return cut - (rung[trial] + self.margin)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +14,14 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.trial import FrozenTrial, TrialState
 
 from tune_resnet._files import write_whole
-from tune_resnet.config.hyperparameters import kind_of
-from tune_resnet.config.sections import TrainSpec
+from tune_resnet.config.hyperparameters import Configuration
 from tune_resnet.config.space import Choices, Domain
 from tune_resnet.config.spec import SearchSpec
 from tune_resnet.errors import RecordError, UserError
 from tune_resnet.hpo.ranking import best_trials
 from tune_resnet.runs.load import RunFrames, load_run
 from tune_resnet.runs.reading import read_text
-from tune_resnet.runs.tables import FINISHED, REFERENCE_TRIAL, STOPPED, train_spec_of
+from tune_resnet.runs.tables import FINISHED, REFERENCE_TRIAL, STOPPED, spec_of
 
 _TRIED_FIRST = 3  # of each run whose task was another one
 
@@ -79,14 +78,13 @@ def _kept_trial(kept: Any, spec: SearchSpec) -> FrozenTrial:
 
 def _kept_params(kept: Any, spec: SearchSpec) -> dict[str, Any]:
     """What the run has begun to vary since then was the reference's."""
-    known = {name: _value(name, kept.get(name, value)) for name, value in spec.reference.items()}
+    known = {name: _value(spec.kind(name), kept.get(name, value)) for name, value in spec.reference.items()}
     if not _inside(known, spec):
         raise ValueError
     return known
 
 
-def _value(name: str, kept: Any) -> Any:
-    kind = kind_of(name)
+def _value(kind: type, kept: Any) -> Any:
     if type(kept) is int and kind is float:
         return float(kept)
     if type(kept) is not kind:
@@ -103,13 +101,13 @@ def _number(value: Any, low: float, high: float) -> float:
 def distributions(spec: SearchSpec, values: Mapping[str, Any] | None = None) -> dict[str, BaseDistribution]:
     """The space in Optuna's terms; where `values` are given, of what the search varies with those."""
     names = spec.space if values is None else spec.varied(values)
-    return {name: _distribution(name, spec.space[name]) for name in names}
+    return {name: _distribution(spec.kind(name), spec.space[name]) for name in names}
 
 
-def _distribution(name: str, domain: Domain | Choices) -> BaseDistribution:
+def _distribution(kind: type, domain: Domain | Choices) -> BaseDistribution:
     if isinstance(domain, Choices):
         return CategoricalDistribution(domain.choices)
-    if kind_of(name) is int:
+    if kind is int:
         return IntDistribution(math.ceil(domain.low), math.floor(domain.high), log=domain.log)
     return FloatDistribution(domain.low, domain.high, log=domain.log)
 
@@ -136,7 +134,7 @@ def warm_start(paths: Sequence[Path], spec: SearchSpec, fingerprint: str) -> War
         inside = [row for row in rows if _values(row, frames, spec) is not None]
         if not inside:
             raise UserError(f"{frames.name} has no trial in this search's space to start from")
-        same_images = _images(frames.spec) == _images(spec) and frames.env.get("dataset_fingerprint") == fingerprint
+        same_images = frames.env.get("dataset_fingerprint") == fingerprint
         same = [row for row in inside if same_images and _rest(row, frames.spec, spec) == _rest({}, spec, spec)]
         if same:
             found.trials += [_trial(row, frames, spec) for row in same]
@@ -149,20 +147,17 @@ def _known(row: Mapping[Any, Any]) -> bool:
     return bool(row["val_accuracy"] == row["val_accuracy"])
 
 
-def _images(spec: SearchSpec) -> tuple[Any, ...]:
-    """Images and network, which trials must have in common for their results to be comparable."""
-    return replace(spec.data, data_dir=None), spec.model
-
-
-def _rest(row: Mapping[Any, Any], own: SearchSpec, spec: SearchSpec) -> TrainSpec:
-    """What a trial of `own` trained with, but for what `spec` varies; a seed is noise."""
-    varied = {name: getattr(TrainSpec(), name) for name in spec.space}
-    return replace(train_spec_of(row, own.train), seed=0, precision="auto", **varied)
+def _rest(row: Mapping[Any, Any], own: SearchSpec, spec: SearchSpec) -> Configuration:
+    """What a trial of `own` trained, and on what, but for what `spec` varies; a seed is noise."""
+    trial = spec_of(row, own)
+    varied = spec.reference if own.model.factory == spec.model.factory else {}  # else they differ in any case
+    found = Configuration(data=trial.data, model=trial.model, train=trial.train)
+    return found.configured({**varied, "data.data_dir": None, "seed": 0, "precision": "auto"})
 
 
 def _values(row: Mapping[Any, Any], frames: RunFrames, spec: SearchSpec) -> dict[str, Any] | None:
     """A trial's values of what `spec` varies; None where they are not in its space."""
-    values = {name: row.get(name, getattr(frames.spec.train, name)) for name in spec.space}
+    values = {name: row.get(name, frames.spec.value(name)) for name in spec.space}
     return values if _inside(values, spec) else None
 
 

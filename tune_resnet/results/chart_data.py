@@ -10,15 +10,16 @@ import pandas as pd
 
 from tune_resnet.config.space import Choices, Domain
 from tune_resnet.hpo.ranking import ranked_trials, winner
-from tune_resnet.hpo.stopping import Asha, Signal, rung_epochs, stopping_rule
-from tune_resnet.results.early_stopping import judged_signal
 from tune_resnet.results.edges import best_quarter
 from tune_resnet.runs.load import RunFrames, accuracy_column
-from tune_resnet.runs.tables import FINISHED, REFERENCE_TRIAL, STOPPED
+from tune_resnet.runs.tables import FINISHED, REFERENCE, REFERENCE_TRIAL, STOPPED, WINNER
 from tune_resnet.training.schedule import rate_at
 
-REFERENCE, WINNER = "reference", "winner"  # roles; the other trials have their state for one
+CURVES = ("accuracy", "validation loss", "training loss")  # accuracies are in [0, 1]
+MAX_DRAWN = 1_000  # trials: a browser draws no more at once, and nobody could tell them apart
 _MIN_FOR_REGION = 4  # finished trials
+_FAR_BELOW = 4  # times as far from the median as the best trial
+_LEAST_ROOM = 0.01  # of accuracy
 _POINTS_PER_EPOCH = 20  # of a learning rate's curve
 
 
@@ -34,9 +35,25 @@ def roles(frames: RunFrames) -> pd.Series:
 
 
 def learning_curves(frames: RunFrames) -> pd.DataFrame:
-    """Columns trial, role, epoch and accuracy (in [0, 1]): one row per trial and epoch, sorted by both."""
-    curves = frames.epochs[["trial", "epoch"]].assign(accuracy=frames.epochs[accuracy_column(frames)])
-    return curves.assign(role=curves["trial"].map(roles(frames)))[["trial", "role", "epoch", "accuracy"]]
+    """Columns trial, role, epoch, and those of `CURVES`: one row per trial and epoch, sorted by both."""
+    column = accuracy_column(frames)
+    shown = (column, column.replace("accuracy", "loss"), "train_loss")
+    curves = frames.epochs[["trial", "epoch", *shown]].rename(columns=dict(zip(shown, CURVES, strict=True)))
+    return curves.assign(role=curves["trial"].map(roles(frames)))[["trial", "role", "epoch", *CURVES]]
+
+
+def useful_range(curves: pd.DataFrame, name: str, first: int) -> list[float]:
+    """An axis for one of `CURVES` on which trials can be told apart: from the worst twentieth from epoch `first` on,
+    since early epochs lie far from the end, to the best value; empty where nothing is known."""
+    known = curves[name].where(np.isfinite(curves[name])).dropna()
+    late = known[curves["epoch"] >= first]
+    if late.empty:
+        return []
+    is_accuracy = name == CURVES[0]
+    low = float(late.quantile(0.05) if is_accuracy else known.min())
+    high = float(known.max() if is_accuracy else late.quantile(0.95))
+    margin = 0.04 * (high - low) or 0.01
+    return [round(low - margin, 5), round(high + margin, 5)]
 
 
 def configurations(frames: RunFrames) -> pd.DataFrame:
@@ -46,6 +63,26 @@ def configurations(frames: RunFrames) -> pd.DataFrame:
     ranked = ranked_trials(frames)
     ranked = ranked.assign(role=ranked["trial"].map(roles(frames)), accuracy=ranked[accuracy_column(frames)])
     return ranked[["trial", "role", *frames.spec.space, "epochs", "accuracy", "estimate"]]
+
+
+def drawn(frames: RunFrames) -> pd.DataFrame:
+    """The `configurations` that plots show: all, or of more than `MAX_DRAWN` the best half of so many, the reference,
+    and others at even distances in the ranking."""
+    trials = configurations(frames)
+    if len(trials) <= MAX_DRAWN:
+        return trials
+    best = MAX_DRAWN // 2
+    others = np.linspace(best, len(trials) - 1, MAX_DRAWN - best - 1).astype(int)
+    return trials[trials.index.isin([*range(best), *others]) | (trials["trial"] == REFERENCE_TRIAL)]
+
+
+def comparable(frames: RunFrames, trials: pd.DataFrame) -> tuple[pd.Series, float, float]:
+    """Which trials have had all their epochs, so that their accuracies can be compared, with the lowest and the highest
+    of these; without those far below the others, which would press all of them together. NaN where there are none."""
+    whole = trials["accuracy"].where(trials["epochs"] >= frames.spec.train.epochs)
+    middle, highest = whole.median(), whole.max()
+    lowest = whole[whole >= middle - max(_FAR_BELOW * (highest - middle), _LEAST_ROOM)].min()
+    return whole >= lowest, float(lowest), float(highest)
 
 
 def good_region(frames: RunFrames) -> pd.DataFrame:
@@ -67,63 +104,36 @@ def scale(values: pd.Series, domain: Domain | Choices) -> str:
     return LOG if pd.api.types.is_float_dtype(values) and (values > 0).all() else CATEGORY
 
 
+def axis_bounds(values: pd.Series, domain: Domain | Choices) -> tuple[float, float]:
+    """Where a numeric axis begins and ends: at the bounds of the domain, or at what was tried beyond them, as the
+    reference may be."""
+    tried = values.astype("float64")
+    known = tried[np.isfinite(tried) & ((tried > 0) | (scale(values, domain) != LOG))]
+    ends = [float(end) for end in domain.ends]
+    return min([*ends, *known]), max([*ends, *known])
+
+
 def positions(trials: pd.DataFrame, space: Mapping[str, Domain | Choices]) -> pd.DataFrame:
-    """Places in [0, 1] on an axis for each hyperparameter, from the least value tried to the greatest, choices in the
-    order of the space; all equal: 0.5, what has no place on a logarithmic axis: NaN."""
+    """Places in [0, 1] on an axis for each hyperparameter, from its lower bound to its upper one (see `axis_bounds`),
+    choices in the order of the space; what has no place there: NaN."""
     return pd.DataFrame({name: _positions(trials[name], domain) for name, domain in space.items()})
 
 
 def _positions(values: pd.Series, domain: Domain | Choices) -> pd.Series:
     kind = scale(values, domain)
     if kind == CATEGORY and isinstance(domain, Choices):
-        placed = values.map({choice: place for place, choice in enumerate(domain.choices)}).astype("float64")
-    elif kind == LOG:
-        placed = values.where(values > 0).map(math.log)
-    else:
-        placed = values.astype("float64")
-    width = placed.max() - placed.min()
-    return (placed - placed.min()) / width if width > 0 else placed * 0 + 0.5
-
-
-def judged(frames: RunFrames) -> pd.DataFrame:
-    """Who was judged at which rung, and how close it was: columns trial, epoch, signal, fate and short_by.
-
-    `fate`: `stopped` there, or `went on`; `short_by`: how much better the signal of a stopped trial had to be to go on,
-    as things stood when it was judged, on the scale of `stopping.quality`; NaN for those that went on, and for those
-    that the spec as it is now would have let go on. The reference, which is never stopped, is left out.
-    """
-    signal = frames.spec.scheduler.signal
-    trials = frames.trials.set_index("trial")
-    ended_here = trials["epochs"].where(trials["state"] == STOPPED)
-    rungs = rung_epochs(frames.spec.scheduler, frames.spec.train.epochs)
-    found = {epoch: judged_signal(frames, signal, epoch) for epoch in rungs}
-    rows = frames.epochs[["trial", "epoch"]]
-    rows = rows[rows["epoch"].isin(list(found)) & (rows["trial"] != REFERENCE_TRIAL)]
-    rows = rows.assign(signal=[found[epoch][trial] for trial, epoch in rows.to_numpy()])
-    last = frames.epochs.groupby("trial")["epoch"].max()
-    stopped = rows["trial"].map(ended_here) == rows["epoch"]
-    went_on = rows["trial"].map(last) > rows["epoch"]
-    rows = rows.assign(fate=np.where(stopped, "stopped", "went on"))[stopped | went_on]
-    short = pd.Series(_shortfalls(frames), dtype="float64").reindex(pd.MultiIndex.from_frame(rows[["trial", "epoch"]]))
-    return rows.assign(short_by=short.where(rows["fate"].to_numpy() == "stopped").to_numpy()).reset_index(drop=True)
-
-
-def _shortfalls(frames: RunFrames) -> dict[tuple[int, int], float]:
-    """By how much a trial missed ASHA's cut, by trial and epoch, found by judging all of them again in their order."""
-    rule, signal, found = stopping_rule(frames.spec), Signal(frames.spec.scheduler.signal), {}
-    if not isinstance(rule, Asha):
-        return {}
-    for row in frames.epochs.sort_values("ended_at", kind="stable").to_dict("records"):
-        trial, epoch = row["trial"], row["epoch"]
-        value = signal.quality(trial, row)
-        if rule.should_stop(trial, epoch, value) and math.isfinite(value):
-            found[trial, epoch] = rule.short_by(trial, epoch)
-    return found
+        last = len(domain.choices) - 1
+        return values.map({choice: place / last for place, choice in enumerate(domain.choices)}).astype("float64")
+    low, high = axis_bounds(values, domain)
+    if kind == LOG:
+        low, high, values = math.log(low), math.log(high), values.where(values > 0).map(math.log)
+    return (values.astype("float64") - low) / (high - low)
 
 
 def rate_curves(frames: RunFrames) -> pd.DataFrame:
     """The learning rates of winner and reference: columns role, epoch (a fraction, from 0) and lr."""
-    train, trials = frames.spec.train, configurations(frames)
+    train = frames.spec.train
+    trials = frames.trials.assign(role=frames.trials["trial"].map(roles(frames)))
     compared = trials["role"].isin([REFERENCE, WINNER]) & (trials["max_lr"] > 0)
     chosen = trials[compared].sort_values("role")
     steps = train.epochs * _POINTS_PER_EPOCH
@@ -136,7 +146,8 @@ def rate_curves(frames: RunFrames) -> pd.DataFrame:
 
 
 def timeline(frames: RunFrames) -> pd.DataFrame:
-    """When each trial ran, and where: columns trial, role, worker, start and end in seconds since the first start.
+    """When each trial ran, and where: columns trial, role, worker, process (`worker 1` is the first), start and end in
+    seconds since the first start.
 
     A trial that has not ended ends with its last epoch; one without a start or an epoch is left out.
     """
@@ -152,7 +163,8 @@ def timeline(frames: RunFrames) -> pd.DataFrame:
         }
     ).dropna()
     first = rows["start"].min()
-    return rows.assign(start=rows["start"] - first, end=rows["end"] - first).sort_values("start", ignore_index=True)
+    rows = rows.assign(start=rows["start"] - first, end=rows["end"] - first).sort_values("start", ignore_index=True)
+    return rows.assign(process=[f"worker {number + 1}" for number in pd.factorize(rows["worker"])[0]])
 
 
 def cost(frames: RunFrames) -> dict[str, float]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from tune_resnet.hpo.ranking import best_trials, held_out_images
+from tune_resnet.hpo.ranking import best_trials
 from tune_resnet.runs.load import RunFrames, accuracy_column, once_per_run
 from tune_resnet.runs.tables import REFERENCE_TRIAL
 
@@ -60,7 +60,7 @@ def compare_to_reference(frames: RunFrames) -> Comparison:
     best = finished[0] if finished else None
     reference = next((row for row in finished if row["reference"]), None)
     states = frames.trials.set_index("trial")["state"]
-    images = held_out_images(frames)
+    images = _held_out_images(frames)
     gain = estimated_gain = error = None
     if best is not None and reference is not None:
         gain = 100 * (best[column] - reference[column])
@@ -78,6 +78,12 @@ def compare_to_reference(frames: RunFrames) -> Comparison:
         estimated_gain=estimated_gain,
         standard_error=error,
     )
+
+
+def _held_out_images(frames: RunFrames) -> int | None:
+    """How many images the run's trials are judged on; None where env.json, which may hold anything, does not say."""
+    images = frames.env.get("held_out_images")
+    return images if type(images) is int and images > 0 else None
 
 
 def _standard_error(first: float, second: float, images: int) -> float:

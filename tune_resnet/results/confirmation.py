@@ -8,8 +8,8 @@ from itertools import count
 from typing import Any
 
 import pandas as pd
-from rich.table import Table
 
+from tune_resnet._table import FittingTable
 from tune_resnet._text import percent, printable
 from tune_resnet.config.sections import MIN_SEEDS
 from tune_resnet.hpo.ranking import winner
@@ -30,7 +30,7 @@ from tune_resnet.runs.tables import REFERENCE, SEQUENTIAL, SIZE, WINNER
 SEED_OFFSET = 1000  # seeds are the search's seed + this + 0, 1, 2 ...: other searches rarely have come near them
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class Confirmation:
     """One configuration that was trained again beside the reference, with fresh paired seeds, judged on the test set.
 
@@ -48,6 +48,9 @@ class Confirmation:
     result: PairedResult | None  # differences in percentage points; None: too few complete pairs
     images: int | None  # of the test set
 
+    def __repr__(self) -> str:
+        return f"<{confirmation_sentence(self)}>"
+
     @property
     def name(self) -> str:
         """The configuration, for a person."""
@@ -58,9 +61,7 @@ class Confirmation:
 def confirmations(frames: RunFrames) -> list[Confirmation]:
     """Each configuration of confirm.csv beside the reference, at each size; first the winner at the search's own."""
     rows, columns = frames.confirm, [*frames.spec.hyperparameters, *SIZE]
-    reference = rows[
-        (rows["configuration"] == REFERENCE) & _is(rows, vars(frames.spec.train), frames.spec.hyperparameters)
-    ]
+    reference = rows[(rows["configuration"] == REFERENCE) & _is(rows, frames.spec.values, frames.spec.hyperparameters)]
     found = []
     for values, own in rows[rows["configuration"] == WINNER].groupby(columns, sort=False):
         configuration = dict(zip(columns, values, strict=True))
@@ -141,11 +142,9 @@ def complete_pairs(rows: pd.DataFrame) -> pd.DataFrame:
     return accuracies.reindex(columns=[WINNER, REFERENCE]).dropna()
 
 
-def pairs_table(rows: pd.DataFrame) -> Table:
+def pairs_table(rows: pd.DataFrame) -> FittingTable:
     """Both accuracies and their difference in percentage points, one row per seed; a failed training says why."""
-    table = Table(box=None, pad_edge=False, collapse_padding=True, header_style="bold")
-    for name in ("seed", WINNER, REFERENCE, "difference"):
-        table.add_column(name)
+    table = FittingTable("seed", WINNER, REFERENCE, "difference")
     for seed, pair in rows.groupby("seed"):
         by_name = pair.set_index("configuration")
         cells = [_cell(by_name, WINNER), _cell(by_name, REFERENCE)]
@@ -180,24 +179,24 @@ def confirmation_sentence(confirmation: Confirmation) -> str:
     )
     images = "the test images" if confirmation.images is None else f"{confirmation.images:,} test images"
     return (
-        f"{answer}: {result.mean:+.2f} percentage points on {images} ({_interval(result)}), "
-        f"over {result.n} paired seeds; {_how_sure(result)}.{_needed(confirmation, result)}"
+        f"{answer}: {result.mean:+.2f} percentage points on {images} ({interval_words(result)}), "
+        f"over {result.n} paired seeds; {how_sure(result)}.{_needed(confirmation, result)}"
     )
 
 
 def look_line(result: PairedResult) -> str:
     """What is said after a look."""
     clear = "clear" if result.is_clear else "not clear"
-    return f"after {result.n} pairs {result.mean:+.2f} percentage points, {_interval(result)}: {clear}"
+    return f"after {result.n} pairs {result.mean:+.2f} percentage points, {interval_words(result)}: {clear}"
 
 
-def _interval(result: PairedResult) -> str:
+def interval_words(result: PairedResult) -> str:
     if result.low is None or result.high is None:
         return "no interval, since all pairs differ by the same"
     return f"95% interval {result.low:+.2f} to {result.high:+.2f}"
 
 
-def _how_sure(result: PairedResult) -> str:
+def how_sure(result: PairedResult) -> str:
     return "looked at after each pair, which the interval allows for" if result.sequential else _permutation(result)
 
 

@@ -1,13 +1,14 @@
-"""What early stopping did at each rung."""
+"""What early stopping did at each rung, and to whom."""
 
 from __future__ import annotations
 
 import math
 
+import numpy as np
 import pandas as pd
 
-from tune_resnet.hpo.stopping import Signal, in_unit, rung_epochs, window
-from tune_resnet.runs.load import RunFrames, accuracy_column
+from tune_resnet.hpo.stopping import Asha, Signal, in_unit, rung_epochs, stopping_rule, window
+from tune_resnet.runs.load import RunFrames, accuracy_column, once_per_run
 from tune_resnet.runs.tables import FINISHED, REFERENCE_TRIAL, STOPPED
 
 MIN_FOR_AGREEMENT = 3  # finished trials
@@ -71,3 +72,56 @@ def _rank_correlation(first: pd.Series, second: pd.Series) -> float:
     if len(both) < MIN_FOR_AGREEMENT or both.nunique().min() < 2:
         return math.nan
     return float(both["first"].corr(both["second"]))
+
+
+def judged(frames: RunFrames) -> pd.DataFrame:
+    """Who was judged at which rung, and how close it was: columns trial, epoch, signal, fate and short_by.
+
+    `fate`: `stopped` there, or `went on`; `short_by`: how much better the signal of a stopped trial had to be to go on,
+    as things stood when it was judged, on the scale of `stopping.quality`; NaN for those that went on, and for those
+    that the spec as it is now would have let go on. The reference, which is never stopped, is left out.
+    """
+    signal = frames.spec.scheduler.signal
+    trials = frames.trials.set_index("trial")
+    ended_here = trials["epochs"].where(trials["state"] == STOPPED)
+    rungs = rung_epochs(frames.spec.scheduler, frames.spec.train.epochs)
+    found = {epoch: judged_signal(frames, signal, epoch) for epoch in rungs}
+    rows = frames.epochs[["trial", "epoch"]]
+    rows = rows[rows["epoch"].isin(list(found)) & (rows["trial"] != REFERENCE_TRIAL)]
+    rows = rows.assign(signal=[found[epoch][trial] for trial, epoch in rows.to_numpy()])
+    last = frames.epochs.groupby("trial")["epoch"].max()
+    stopped = rows["trial"].map(ended_here) == rows["epoch"]
+    went_on = rows["trial"].map(last) > rows["epoch"]
+    rows = rows.assign(fate=np.where(stopped, "stopped", "went on"))[stopped | went_on]
+    short = pd.Series(_judged_again(frames)[0], dtype="float64").reindex(
+        pd.MultiIndex.from_frame(rows[["trial", "epoch"]])
+    )
+    return rows.assign(short_by=short.where(rows["fate"].to_numpy() == "stopped").to_numpy()).reset_index(drop=True)
+
+
+@once_per_run
+def _judged_again(frames: RunFrames) -> tuple[dict[tuple[int, int], float], dict[int, float]]:
+    """What ASHA says of all trials, told of their epochs again in their order: by how much each one that ends missed
+    the cut, by trial and epoch, and the last cut of each rung, on the scale of `stopping.quality`."""
+    rule, signal = stopping_rule(frames.spec), Signal(frames.spec.scheduler.signal)
+    short: dict[tuple[int, int], float] = {}
+    cuts: dict[int, float] = {}
+    if not isinstance(rule, Asha):
+        return short, cuts
+    for row in frames.epochs.sort_values("ended_at", kind="stable").to_dict("records"):
+        trial, epoch = row["trial"], row["epoch"]
+        value = signal.quality(trial, row)
+        stops = rule.should_stop(trial, epoch, value)
+        if math.isfinite(value) and epoch in rule.values:
+            by = rule.short_by(trial, epoch)
+            cuts[epoch] = value + by
+            if stops:
+                short[trial, epoch] = by
+    return short, cuts
+
+
+def cuts(frames: RunFrames) -> pd.Series:
+    """What a trial would need now to go on from each rung, in the signal's unit, indexed by epoch; margin included."""
+    signal = frames.spec.scheduler.signal
+    found = {epoch: in_unit(signal, cut) for epoch, cut in _judged_again(frames)[1].items()}
+    return pd.Series(found, dtype="float64")

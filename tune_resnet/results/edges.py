@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
+from typing import Any
 
 import pandas as pd
 
 from tune_resnet._text import printable, to_run
-from tune_resnet.config.hyperparameters import kind_of
 from tune_resnet.config.sections import MAX_TRIALS, TrainSpec
 from tune_resnet.config.space import Domain
 from tune_resnet.hpo.ranking import best_trials
@@ -63,7 +63,7 @@ def edges(frames: RunFrames) -> list[Edge]:
 def _intervals(frames: RunFrames) -> dict[str, Domain]:
     """The hyperparameters with bounds that may be anywhere: not choices, not whole numbers."""
     space = frames.spec.space.items()
-    return {name: domain for name, domain in space if isinstance(domain, Domain) and kind_of(name) is float}
+    return {name: domain for name, domain in space if isinstance(domain, Domain) and frames.spec.kind(name) is float}
 
 
 def _most_at(values: pd.Series, domain: Domain, side: str) -> bool:
@@ -75,11 +75,12 @@ def _most_at(values: pd.Series, domain: Domain, side: str) -> bool:
 
 
 def _movable(name: str, domain: Domain) -> list[tuple[str, float, float]]:
-    """The sides of a domain that can be moved outwards: side, bound, and where to; within the limits of `TrainSpec`."""
-    limits = next(item.metadata for item in fields(TrainSpec) if item.name == name)
+    """The sides of a domain that can be moved outwards: side, bound, and where to; within the limits of `TrainSpec`,
+    which knows none of an argument's."""
+    limits: Mapping[str, Any] = next((item.metadata for item in fields(TrainSpec) if item.name == name), {})
     least = _AS_GOOD_AS_ZERO.get(name, 0.0) if domain.log else 0.0
     low, high = domain.wider_bounds()
-    low, high = max(low, least), min(high, limits["le"])
+    low, high = max(low, least), min(high, limits.get("le", math.inf))
     sides = [(LOWER, domain.low, low)] if low < domain.low and low > limits.get("gt", -math.inf) else []
     return [*sides, (UPPER, domain.high, high)] if high > domain.high else sides
 

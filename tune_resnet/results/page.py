@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import jinja2
@@ -15,28 +15,36 @@ from tune_resnet._text import duration, hyperparameter, percent, printable
 from tune_resnet.errors import RecordError
 from tune_resnet.hpo.ranking import winner
 from tune_resnet.results import chart_data, charts
-from tune_resnet.results.comparison import EQUAL, LOST, WON, Comparison, compare_to_reference
-from tune_resnet.results.confirmation import confirmations
+from tune_resnet.results.comparison import compare_to_reference
 from tune_resnet.results.edges import widening_commands
-from tune_resnet.results.page_sections import PARTS, Section, Table, commands_of, plot_of
-from tune_resnet.results.paired_test import BETTER, WORSE
-from tune_resnet.results.sentences import run_sentences
+from tune_resnet.results.next_steps import next_steps, winner_toml
+from tune_resnet.results.page_details import commands_of
+from tune_resnet.results.page_parts import Section, Table, plot_of
+from tune_resnet.results.page_sections import PARTS
+from tune_resnet.results.sentences import progress_words, run_sentences
+from tune_resnet.results.side_by_side import differing_settings, leader
 from tune_resnet.results.tables import winner_beside_reference
+from tune_resnet.results.verdict import EVIDENCE, OPEN, Verdict, evidence, verdict
+from tune_resnet.runs.directory import SEARCH
 from tune_resnet.runs.find import find_run
 from tune_resnet.runs.load import RunFrames, load_run
 from tune_resnet.runs.merge import all_hyperparameters, run_labels
-from tune_resnet.runs.tables import REFERENCE_TRIAL
+from tune_resnet.runs.tables import REFERENCE_TRIAL, RUNNING, WINNER
+
+RELOAD_SECONDS = 30  # between two looks at a run that goes on
 
 
 @dataclass(frozen=True)
 class Answer:
     """What a run has found, in short."""
 
-    headline: str
-    gain: str
-    sentences: list[str]
-    commands: list[str]  # that the last sentence leads to
-    facts: list[tuple[str, str]]
+    verdict: Verdict
+    winner: str = ""  # whose it is, and its accuracy
+    evidence: Table | None = None  # the figures behind the verdict
+    sentences: Sequence[str] = ()
+    values: str = ""  # of the winner, as TOML
+    commands: Mapping[str, str] = field(default_factory=dict)  # what can be done next, by a few words about it
+    facts: Sequence[tuple[str, str]] = ()
 
 
 def write_report(paths: Sequence[Path], out: Path | None = None) -> Path:
@@ -61,34 +69,56 @@ def write_report(paths: Sequence[Path], out: Path | None = None) -> Path:
 def run_page(run: RunFrames) -> str:
     """The page about one run."""
     sections = [section for section in (part(run) for part in PARTS) if section]
-    return _rendered(run.name, [_answer(run)], sections)
+    unfinished = run.active or (run.trials["state"] == RUNNING).any()
+    live = f"When this page was written, the run was {progress_words(run)}." if unfinished else ""
+    return _rendered(run.name, _answer(run), sections, live, RELOAD_SECONDS if run.active else 0)
 
 
 def comparison_page(runs: Sequence[RunFrames]) -> str:
     """The page about several runs."""
     by_label = dict(zip(run_labels(runs), runs, strict=True))
-    progress = chart_data.runs_side_by_side(by_label)
-    names = all_hyperparameters(runs)
-    columns = ["run", "trials", "epochs", "winner", "accuracy", "judged on", "reference", "gain", *names]
+    best, names = leader(runs), all_hyperparameters(runs)
+    columns = ["run", "trials", "epochs", "winner", "accuracy", "judged on", "reference", "gain", "verdict", *names]
     rows = [
-        [label, f"{len(run.trials):,}", f"{len(run.epochs):,}", *winner_beside_reference(run, names)]
-        for label, run in by_label.items()
+        [label, f"{len(run.trials):,}", f"{len(run.epochs):,}", *_beside(run, names)] for label, run in by_label.items()
     ]
-    sections = [Section("Runs side by side", table=Table(columns, rows))]
+    marks = [WINNER if run is best else "" for run in runs]
+    sections = [Section("Runs side by side", table=Table(columns, rows, marks, sortable=True))]
+    settings = differing_settings(runs)
+    if settings:
+        table = Table(["setting", *by_label], settings)
+        sections.append(Section("Settings that differ", "All others are the same in all of the runs.", table=table))
+    progress = chart_data.runs_side_by_side(by_label)
     if len(progress):
         plot = plot_of("Best accuracy of each run by epochs trained", charts.runs_chart(progress))
         sections.append(Section("The best accuracy so far, by epochs trained", plots=[plot]))
     for label, run in by_label.items():
         commands = [*widening_commands(run), *commands_of(run)]
         sections.append(Section(label, note=" ".join(run_sentences(run)), commands=commands))
-    return _rendered(f"{len(runs)} runs", [], sections)
+    return _rendered(f"{len(runs)} runs", _comparison_answer(by_label, best), sections)
 
 
-def _rendered(name: str, answers: list[Answer], sections: list[Section]) -> str:
+def _beside(run: RunFrames, names: Sequence[str]) -> list[str]:
+    """What `winner_beside_reference` has, with the verdict after its five figures."""
+    cells = winner_beside_reference(run, names)
+    return [*cells[:5], verdict(run).headline, *cells[5:]]
+
+
+def _comparison_answer(by_label: Mapping[str, RunFrames], best: RunFrames | None) -> Answer:
+    if best is None:
+        return Answer(Verdict(OPEN, "No trial has finished yet in any of the runs"))
+    found, label = compare_to_reference(best), next(name for name, run in by_label.items() if run is best)
+    reached = f"{percent(found.winner_accuracy)} {found.judged_on} accuracy"
+    return Answer(Verdict(verdict(best).tone, f"{label} has the best winner: {reached}"), verdict(best).headline)
+
+
+def _rendered(name: str, answer: Answer, sections: list[Section], live: str = "", reload: int = 0) -> str:
+    """`live`: what is said of a run that has not ended; `reload`: seconds after which the browser loads the page again,
+    0: never."""
     loader = jinja2.FileSystemLoader(Path(__file__).parent)
     template = jinja2.Environment(loader=loader, autoescape=True).get_template("page.html.jinja")
     plotly = Markup(get_plotlyjs()) if any(section.plots for section in sections) else ""
-    return template.render(name=name, answers=answers, sections=sections, plotly=plotly)
+    return template.render(name=name, answer=answer, sections=sections, plotly=plotly, live=live, reload_seconds=reload)
 
 
 def _answer(run: RunFrames) -> Answer:
@@ -102,28 +132,15 @@ def _answer(run: RunFrames) -> Answer:
     ]
     if run.env.get("wall_seconds"):
         facts.insert(-1, ("whole command", duration(run.env["wall_seconds"])))
-    return Answer(_headline(found), _gain(run, found), run_sentences(run), widening_commands(run), facts)
-
-
-def _headline(found: Comparison) -> str:
-    if found.winner is None:
-        return "No trial has finished yet"
     reached = f"{percent(found.winner_accuracy)} {found.judged_on} accuracy"
-    return f"The reference: {reached}" if found.winner == REFERENCE_TRIAL else f"Trial {found.winner}: {reached}"
-
-
-def _gain(run: RunFrames, found: Comparison) -> str:
-    """What the winner is beside the reference: as confirmed where it has been, else as measured."""
-    confirmed = next((one for one in confirmations(run) if one.of_winner and one.result), None)
-    if confirmed is not None and (result := confirmed.result):
-        said = {
-            BETTER: f"{result.mean:+.2f} points over the reference, confirmed",
-            WORSE: "worse than the reference on fresh seeds",
-        }.get(result.verdict, "not distinguishable from the reference on fresh seeds")
-        return f"{said}{confirmed.place}"
-    measured = {
-        WON: f"{found.gain or 0:+.2f} points over the reference, not confirmed",
-        EQUAL: "level with the reference, not confirmed",
-        LOST: "measured below the reference, not confirmed",
-    }
-    return measured.get(found.case, "")
+    whose = "The reference" if found.winner == REFERENCE_TRIAL else f"Trial {found.winner}"
+    rows = evidence(run)
+    return Answer(
+        verdict(run),
+        f"{whose}: {reached}" if found.winner is not None and run.kind == SEARCH else "",
+        Table(list(EVIDENCE), rows) if rows else None,
+        run_sentences(run, figures=not rows),
+        winner_toml(run),
+        next_steps(run),
+        facts,
+    )

@@ -26,12 +26,16 @@ from tune_resnet.runs.load import RunFrames
 from tune_resnet.runs.tables import FINISHED, REFERENCE_TRIAL, RUNNING
 
 
-def run_sentences(frames: RunFrames) -> list[str]:
+def run_sentences(frames: RunFrames, figures: bool = True) -> list[str]:
     """All that a run has found: what its final training has reached, its confirmations, winner beside reference, and
-    whether its space is too narrow (then `widening_commands` has what to do)."""
+    whether its space is too narrow (then `widening_commands` has what to do). Without `figures`, not what `evidence`
+    has in a table."""
     final = final_run(frames)
     told = [comparison_sentence(final)] if final else []
-    found = [*map(confirmation_sentence, confirmations(frames)), comparison_sentence(frames)]
+    found = [
+        confirmation_sentence(one) for one in confirmations(frames) if figures or not (one.of_winner and one.result)
+    ]
+    found += [comparison_sentence(frames)] if figures else []
     return [*told, *found, *edge_sentences(edges(frames))]
 
 

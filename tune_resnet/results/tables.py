@@ -7,9 +7,9 @@ from collections.abc import Sequence
 
 import pandas as pd
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
+from tune_resnet._table import STYLES, FittingTable, row_style
 from tune_resnet._text import counted, hyperparameter, percent, printable, say
 from tune_resnet.hpo.ranking import ranked_trials, winner
 from tune_resnet.results.comparison import compare_to_reference
@@ -35,27 +35,28 @@ what it got right.
 """
 
 
-def ranked_table(frames: RunFrames, top: int) -> Table:
+def ranked_table(frames: RunFrames, top: int) -> FittingTable:
     """The `top` trials as `ranked_trials` has them, and below them the reference where it is not among them.
-
-    It fits 80 columns as long as no trial has an error to show. `estimate`: see `ranking.estimates`.
-    """
+    `estimate`: see `ranking.estimates`."""
     ranked, column, is_search = ranked_trials(frames), accuracy_column(frames), frames.kind == SEARCH
     shown = ranked[(ranked.index < top) | ranked["reference"]]
     errors = ["error"] if shown["error"].any() else []
     accuracy_name = column.replace("accuracy", "acc")
     names = frames.spec.hyperparameters
-    table = _table("trial", "state", "epochs", accuracy_name, "estimate", *names, *errors)
+    least = ("epochs", "state", accuracy_name)
+    columns = ("trial", "state", "epochs", accuracy_name, "estimate", *names, *errors)
+    table = FittingTable(*columns, least=least, notes=errors)
     values = shown[list(names)].to_dict("records")
     for row, accuracy, tried in zip(shown.itertuples(), shown[column], values, strict=True):
         table.add_row(
             f"{'reference' if row.reference else row.trial}{' *' * (row.winner and is_search)}",
-            row.state,
+            Text(row.state, STYLES[row.state]),
             f"{row.epochs}/{frames.spec.train.epochs}",
             percent(accuracy),
             percent(row.estimate),
             *(hyperparameter(name, tried[name]) for name in names),
             *([Text(_shortened(row.error))] if errors else []),
+            style=row_style(winner=row.winner and is_search, reference=row.reference),
         )
     notes = (
         ["* the winner: the finished trial with the highest estimate"] if ranked["winner"].any() and is_search else []
@@ -80,7 +81,7 @@ def print_run(console: Console, run: RunFrames, label: str, top: int) -> None:
     if len(rungs) and len(run.trials) > 1:
         _print_section(console, f"Early stopping on {run.spec.scheduler.signal}", _rungs(rungs))
     if len(shares):
-        rows = _table("hyperparameter", "importance")
+        rows = FittingTable("hyperparameter", "importance")
         for name, share in shares.items():
             rows.add_row(str(name), f"{share:.2f}")
         _print_section(console, f"Importance among the {compare_to_reference(run).finished:,} finished trials", rows)
@@ -94,8 +95,8 @@ def _headline(run: RunFrames, label: str) -> str:
     return f"{label}: {run.spec.data.dataset} on {device}, {trials}, {progress_words(run)}"
 
 
-def _rungs(rungs: pd.DataFrame) -> Table:
-    table = _table(*RUNG_DTYPES)
+def _rungs(rungs: pd.DataFrame) -> FittingTable:
+    table = FittingTable(*RUNG_DTYPES)
     for row in rungs.itertuples(index=False):
         table.add_row(
             *(f"{value:,}" for value in row[:4]),
@@ -112,7 +113,7 @@ def print_fidelity(console: Console, run: RunFrames, label: str) -> None:
     if found.empty:
         say(console, f"{title}: this needs at least {MIN_FOR_FIDELITY} finished trials of several epochs.\n")
         return
-    table = _table("signal", "epoch", "n", "spearman", "top_kept", "regret")
+    table = FittingTable("signal", "epoch", "n", "spearman", "top_kept", "regret")
     for _, row in found.iterrows():
         table.add_row(
             row["signal"],
@@ -134,7 +135,7 @@ def _with_interval(row: pd.Series, name: str, form: str) -> str:
 def print_overview(console: Console, runs: Sequence[RunFrames]) -> None:
     """One row per run: its best trial beside its reference."""
     names = all_hyperparameters(runs)
-    table = _table("run", "trials", "finished", "winner", "accuracy", "judged_on", "reference", "gain", *names)
+    table = FittingTable("run", "trials", "finished", "winner", "accuracy", "judged_on", "reference", "gain", *names)
     for run, label in zip(runs, run_labels(runs), strict=True):
         finished = compare_to_reference(run).finished
         table.add_row(Text(label), f"{len(run.trials):,}", f"{finished:,}", *winner_beside_reference(run, names))
@@ -151,19 +152,11 @@ def winner_beside_reference(run: RunFrames, names: Sequence[str]) -> list[str]:
         found.judged_on,
         percent(found.reference_accuracy),
         "-" if found.gain is None else f"{found.gain:+.2f}",
-        *(hyperparameter(name, best.get(name, getattr(run.spec.train, name))) if best else "-" for name in names),
+        *(hyperparameter(name, best.get(name, run.spec.value(name))) if best else "-" for name in names),
     ]
 
 
-def _table(*columns: str) -> Table:
-    """An empty table without lines, so that it reads as plain text; on a narrow terminal cells break, none is cut."""
-    table = Table(box=None, pad_edge=False, collapse_padding=True, header_style="bold", caption_justify="left")
-    for name in columns:
-        table.add_column(name, overflow="fold")
-    return table
-
-
-def _print_section(console: Console, title: str, table: Table) -> None:
+def _print_section(console: Console, title: str, table: FittingTable) -> None:
     if title:
         say(console, title, style="bold")
     console.print(table)

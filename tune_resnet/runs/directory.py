@@ -37,7 +37,7 @@ from tune_resnet._text import as_json, one_line, shown_path, to_run
 from tune_resnet.config.sections import TUNABLE, ModelSpec
 from tune_resnet.config.spec import SearchSpec
 from tune_resnet.errors import RecordError, SearchError
-from tune_resnet.runs.tables import EPOCH_DTYPES, cell, csv_lines, trial_dtypes
+from tune_resnet.runs.tables import EPOCH_DTYPES, cell, csv_lines, trial_columns
 
 SEARCH, BASELINE, FINAL = "search", "baseline", "final"  # the kinds of run, in env.json
 
@@ -172,7 +172,7 @@ class RunDirectory:
 
     def write_trials(self, lines: Iterable[str], hyperparameters: tuple[str, ...] = TUNABLE) -> None:
         """Writes trials.csv whole, of lines that `TrialRow.line` made."""
-        write_whole(self.trials_csv, "".join([csv_lines([trial_dtypes(hyperparameters)]), *lines]))
+        write_whole(self.trials_csv, "".join([csv_lines([trial_columns(hyperparameters)]), *lines]))
 
     def append_epoch(self, row: Mapping[str, Any]) -> None:
         """Adds one complete line to epochs.csv, or none where that fails; columns that `row` lacks stay empty."""

@@ -31,25 +31,25 @@ def find_run(named: Path | str, runs_dir: Path = RUNS) -> Path:
     if found:
         return found[0]
     said = ", nor ".join(map(str, places if len(Path(named).parts) == 1 else places[:1]))
-    known = [run.path.name for run in _runs_in(runs_dir)]
+    known = [run.path.name for run in runs_in(runs_dir)]
     raise RecordError(f"there is no run {said}{nearest(Path(named).name, [*known, LATEST])}")
 
 
 def _latest_run(runs_dir: Path) -> Path:
-    runs = _runs_in(runs_dir)
+    runs = runs_in(runs_dir)
     if not runs:
         raise RecordError(f"there is no {LATEST} run: {runs_dir} holds none")
-    return max(runs, key=_started_at).path
+    return max(runs, key=started_at).path
 
 
-def _runs_in(folder: Path) -> list[RunDirectory]:
+def runs_in(folder: Path) -> list[RunDirectory]:
     """The runs in a folder, by name; none where it cannot be read."""
     names = sorted(os.listdir(folder)) if os.path.isdir(folder) else []
     runs = [RunDirectory(folder / name) for name in names if not name.startswith(".")]
     return [run for run in runs if os.path.isfile(run.spec_toml)]
 
 
-def _started_at(run: RunDirectory) -> float:
+def started_at(run: RunDirectory) -> float:
     """When a run was started, Unix time in seconds; 0 where it does not say."""
     try:
         started: Any = json.loads(read_regular(run.env_json))["started_at"]

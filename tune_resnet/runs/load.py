@@ -18,7 +18,7 @@ from weakref import WeakKeyDictionary
 
 import pandas as pd
 
-from tune_resnet._text import printable
+from tune_resnet._text import counted, printable
 from tune_resnet.config.sections import TUNABLE
 from tune_resnet.config.spec import SearchSpec
 from tune_resnet.config.toml import load_spec
@@ -29,13 +29,14 @@ from tune_resnet.runs.find import find_run
 from tune_resnet.runs.reading import read_table, read_text
 from tune_resnet.runs.tables import (
     EPOCH_DTYPES,
+    FINISHED,
     REFERENCE,
     RUNNING,
     SIZE,
     STATES,
     WINNER,
     confirm_dtypes,
-    train_spec_of,
+    spec_of,
     trial_dtypes,
 )
 
@@ -51,7 +52,7 @@ Answer = TypeVar("Answer")
 _LEVELS = 10  # of nesting; what comes near the interpreter's limit could not be written back
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class RunFrames:
     """One run. `name` is the directory's, printable; `env` is empty while there is no env.json, `confirm` while nothing
     has been confirmed; `active`: a command was at work in it while it was read, so that `running` trials do run."""
@@ -65,6 +66,10 @@ class RunFrames:
     confirm: pd.DataFrame
     active: bool
 
+    def __repr__(self) -> str:
+        finished = int((self.trials["state"] == FINISHED).sum())
+        return f"<{self.kind} {self.name}: {counted(len(self.trials), 'trial')}, {finished:,} finished>"
+
     @property
     def kind(self) -> str:
         """`search`, `baseline` or `final`."""
@@ -75,9 +80,7 @@ class RunFrames:
         """The whole configuration of a trial: what it trained is the reference of this spec, which `--baseline` trains
         again. KeyError where there is no such trial."""
         row = self.trials.set_index("trial").loc[trial].to_dict()
-        return replace(
-            self.spec, train=train_spec_of(row, self.spec.train), search=replace(self.spec.search, name=None)
-        )
+        return replace(spec_of(row, self.spec), search=replace(self.spec.search, name=None))
 
 
 def once_per_run(answer: Callable[[RunFrames], Answer]) -> Callable[[RunFrames], Answer]:
@@ -152,7 +155,7 @@ def accuracy_column(frames: RunFrames) -> str:
 
 
 def _read_trials(path: Path, spec: SearchSpec) -> pd.DataFrame:
-    trials = read_table(path, trial_dtypes(spec.hyperparameters), added=_reference(spec))
+    trials = read_table(path, trial_dtypes(spec.kinds), added=_reference(spec))
     wrong = ~trials["state"].isin(STATES) | trials["trial"].duplicated()
     if wrong.any():
         row = int(wrong.argmax())
@@ -164,13 +167,13 @@ def _read_trials(path: Path, spec: SearchSpec) -> pd.DataFrame:
 
 def _reference(spec: SearchSpec) -> dict[str, Any]:
     """What a search has begun to vary since a table was begun was the reference's in all of it."""
-    return {name: getattr(spec.train, name) for name in spec.hyperparameters if name not in TUNABLE}
+    return {name: value for name, value in spec.values.items() if name not in TUNABLE}
 
 
 def _read_confirm(path: Path, spec: SearchSpec, size: dict[str, int]) -> pd.DataFrame:
     """The trainings of all confirmations; no rows where there is no file. Before there were others, all had the `size`
     of their search, and a number of pairs."""
-    dtypes = confirm_dtypes(spec.hyperparameters)
+    dtypes = confirm_dtypes(spec.kinds)
     if not os.path.exists(path):
         return pd.DataFrame(columns=list(dtypes)).astype(dtypes)
     rows = read_table(path, dtypes, added={**_reference(spec), **size, "rule": ""})

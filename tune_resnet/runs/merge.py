@@ -15,7 +15,7 @@ from tune_resnet._text import printable
 from tune_resnet.errors import RecordError
 from tune_resnet.runs.directory import RunDirectory
 from tune_resnet.runs.load import RunFrames
-from tune_resnet.runs.tables import EPOCH_DTYPES, trial_dtypes
+from tune_resnet.runs.tables import EPOCH_DTYPES, trial_columns
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -40,17 +40,17 @@ def all_hyperparameters(runs: Sequence[RunFrames]) -> tuple[str, ...]:
 def merge_runs(runs: Sequence[RunFrames]) -> MergedFrames:
     """One or more runs, each from another directory, as one pair of tables. What a run did not vary has the value of
     its reference."""
-    labels, dtypes = run_labels(runs), trial_dtypes(all_hyperparameters(runs))
+    labels, trial_names = run_labels(runs), trial_columns(all_hyperparameters(runs))
 
     def merged(tables: list[pd.DataFrame], columns: Iterable[str]) -> pd.DataFrame:
         labelled = [table.assign(run=label) for label, table in zip(labels, tables, strict=True)]
         return pd.concat(labelled, ignore_index=True)[["run", *columns]].astype({"run": "str"})
 
     trials = [
-        run.trials.assign(**{name: getattr(run.spec.train, name) for name in dtypes if name not in run.trials})
+        run.trials.assign(**{name: run.spec.value(name) for name in trial_names if name not in run.trials})
         for run in runs
     ]
-    return MergedFrames(trials=merged(trials, dtypes), epochs=merged([run.epochs for run in runs], EPOCH_DTYPES))
+    return MergedFrames(trials=merged(trials, trial_names), epochs=merged([run.epochs for run in runs], EPOCH_DTYPES))
 
 
 def export_csv(merged: MergedFrames, directory: Path) -> list[Path]:

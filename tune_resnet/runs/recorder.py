@@ -32,17 +32,19 @@ class Recorder:
         self._lines: dict[int, str] = {}  # of trials.csv; made anew for `_changed` trials only, however many there are
         self._changed = set(self.trials)
         self._top_accuracy: dict[int, float] = {}
+        self.last_loss: dict[int, float] = {}  # on the validation images, by trial
         for epoch in epochs:
+            self.last_loss[epoch["trial"]] = epoch.get("val_loss", math.nan)
             self._is_top(epoch["trial"], accuracy_of(epoch))
 
     def start(self, trial: int, params: Mapping[str, Any]) -> None:
         """A trial begins; `params` holds the hyperparameters that differ from the reference."""
-        train = dataclasses.replace(self.spec.train, **params)
+        spec = self.spec.configured(params)
         self.trials[trial] = TrialRow(
             trial=trial,
             state=RUNNING,
-            values={name: getattr(train, name) for name in self.spec.hyperparameters},
-            seed=train.seed,
+            values=spec.values,
+            seed=spec.train.seed,
             started_at=time.time(),
         )
         self._changed.add(trial)
@@ -69,6 +71,7 @@ class Recorder:
         row.seconds += metrics["seconds"]
         row.worker = worker
         row.val_accuracy = metrics.get("val_accuracy", math.nan)
+        self.last_loss[trial] = metrics.get("val_loss", math.nan)
         row.test_accuracy = metrics.get("test_accuracy", math.nan)
         if self._is_top(trial, accuracy_of(vars(row))):
             row.best_epoch = row.epochs

@@ -71,7 +71,7 @@ def _check_trials(path: Path, frames: RunFrames) -> None:
     train, space, trials = frames.spec.train, frames.spec.space, frames.trials
     _check_between(path, trials, "seed", train.seed, train.seed)
     for name in frames.spec.hyperparameters:
-        known, domain = getattr(train, name), space.get(name)
+        known, domain = frames.spec.value(name), space.get(name)
         if isinstance(domain, Domain):
             _check_between(path, trials, name, domain.low, domain.high)
         else:

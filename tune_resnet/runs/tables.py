@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import dataclasses
 import functools
 import io
 import math
@@ -11,8 +10,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypedDict, get_type_hints
 
-from tune_resnet.config.hyperparameters import HYPERPARAMETERS, kind_of
-from tune_resnet.config.sections import TUNABLE, TrainSpec
+from tune_resnet.config.sections import TUNABLE
+from tune_resnet.config.spec import SearchSpec
 
 RUNNING, FINISHED, STOPPED, FAILED, INTERRUPTED = "running", "finished", "stopped", "failed", "interrupted"
 ENDED = (FINISHED, STOPPED, FAILED)  # for good: nothing continues such a trial
@@ -98,33 +97,40 @@ class ConfirmRow(TypedDict):
 _PANDAS = {int: "int64", float: "float64", str: "str", bool: "bool"}
 
 
-def _dtypes(row: type, hyperparameters: Sequence[str] = ()) -> dict[str, str]:
+_TUNABLE = dict.fromkeys(TUNABLE, float)
+
+
+def _dtypes(row: type, hyperparameters: Mapping[str, type]) -> dict[str, str]:
     """The columns of a table and their types in pandas."""
     found: dict[str, str] = {}
     for name, kind in get_type_hints(row).items():
-        columns = {one: kind_of(one) for one in hyperparameters} if name == "values" else {name: kind}
+        columns = hyperparameters if name == "values" else {name: kind}
         found |= {column: _PANDAS[type_of] for column, type_of in columns.items()}
     return found
 
 
+def trial_dtypes(kinds: Mapping[str, type] = _TUNABLE) -> dict[str, str]:
+    """The columns of trials.csv, where the hyperparameters are of these kinds."""
+    return _dtypes(TrialRow, kinds)
+
+
 @functools.cache  # asked at each write
-def trial_dtypes(hyperparameters: tuple[str, ...] = TUNABLE) -> dict[str, str]:
-    """The columns of trials.csv."""
-    return _dtypes(TrialRow, hyperparameters)
+def trial_columns(hyperparameters: tuple[str, ...]) -> tuple[str, ...]:
+    """The names of the columns of trials.csv."""
+    return tuple(trial_dtypes(dict.fromkeys(hyperparameters, float)))
 
 
-def confirm_dtypes(hyperparameters: tuple[str, ...] = TUNABLE) -> dict[str, str]:
-    """The columns of confirm.csv."""
-    return _dtypes(ConfirmRow, hyperparameters)
+def confirm_dtypes(kinds: Mapping[str, type] = _TUNABLE) -> dict[str, str]:
+    """The columns of confirm.csv, where the hyperparameters are of these kinds."""
+    return _dtypes(ConfirmRow, kinds)
 
 
-TRIAL_DTYPES, EPOCH_DTYPES, CONFIRM_DTYPES = trial_dtypes(), _dtypes(EpochRow), confirm_dtypes()
+TRIAL_DTYPES, EPOCH_DTYPES, CONFIRM_DTYPES = trial_dtypes(), _dtypes(EpochRow, {}), confirm_dtypes()
 
 
-def train_spec_of(trial: Mapping[Any, Any], train: TrainSpec) -> TrainSpec:
-    """What a trial trains, as a row of trials.csv has it, where `train` is the reference."""
-    known = {name: trial[name] for name in (*HYPERPARAMETERS, "seed") if name in trial}
-    return dataclasses.replace(train, **known)
+def spec_of(trial: Mapping[Any, Any], spec: SearchSpec) -> SearchSpec:
+    """The spec with what a trial trains, as a row of trials.csv has it, for reference."""
+    return spec.configured({name: trial[name] for name in (*spec.hyperparameters, "seed") if name in trial})
 
 
 def ending(epochs_done: int, epochs: int, failure: str | None) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import threading
 import time
@@ -14,7 +13,7 @@ from typing import Any
 import torch
 
 from tune_resnet._files import replacing
-from tune_resnet.config.sections import TrainSpec
+from tune_resnet.config.hyperparameters import Configuration
 from tune_resnet.training.loop import TrainingRun
 from tune_resnet.training.metrics import EpochMetrics
 
@@ -92,10 +91,10 @@ class ResumableRun:
         self.training = training
         self._attach(path)
 
-    def restart(self, spec: TrainSpec, path: Path) -> None:
+    def restart(self, configuration: Configuration, path: Path) -> None:
         """Goes over to another configuration and its checkpoint."""
         self.checkpoint.wait()
-        self.training.reset(spec)
+        self.training.reset(configuration.train, configuration.model, flip=configuration.data.flip)
         self._attach(path)
 
     @property
@@ -130,7 +129,8 @@ def continue_training(training: TrainingRun, checkpoint: Checkpoint) -> bool:
         return False
     try:
         last = EpochMetrics.from_file(state.get("last"))
-        if state.get("spec") != dataclasses.asdict(spec) or last is None or not 0 < last.epoch < spec.epochs:
+        same = training.identity().items() <= state.items()
+        if not same or last is None or not 0 < last.epoch < spec.epochs:
             return False
         training.load_state_dict(state)
     except Exception:  # damaged, as above

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -16,10 +16,10 @@ from tune_resnet.config.sections import ModelSpec, TrainSpec
 from tune_resnet.data.types import Split
 from tune_resnet.training.augmentation import Normalise, augmented, draw_crops, to_device
 from tune_resnet.training.cuda_graph import RecordedStep
-from tune_resnet.training.device import choose_precision, epoch_seed, full_fp32, keep_freed_memory, seeded
+from tune_resnet.training.device import choose_precision, epoch_seed, full_fp32, keep_freed_memory, on_stream, seeded
 from tune_resnet.training.evaluation import evaluate
-from tune_resnet.training.metrics import EpochMetrics, NonFiniteLoss
-from tune_resnet.training.model import ResNet9, build_network
+from tune_resnet.training.metrics import BrokenRun, EpochMetrics, NonFiniteLoss
+from tune_resnet.training.model import ResNet9, averaged, fresh_network
 from tune_resnet.training.optimizer import OPTIMIZERS
 from tune_resnet.training.schedule import momentum_at, rate_at
 
@@ -29,10 +29,6 @@ _IN_THE_STEP = (
     "precision", "batch_size", "optimizer", "momentum", "momentum_at_peak", "decoupled_decay", "label_smoothing",
     "dropout",
 )  # fmt: skip
-
-
-class BrokenRun(RuntimeError):
-    """A run whose last epoch was broken off by an error was asked to go on, or for its state."""
 
 
 class TrainingRun:
@@ -72,21 +68,25 @@ class TrainingRun:
         self.normalise = Normalise(data.mean, data.std, self.device)
         self.blank = self.normalise.mean[0].round().to(torch.uint8)
         self.model_spec, self.classes = model or ModelSpec(), len(data.classes)
-        self.model = self._fresh_network(spec.seed)
         # Tensors, so that a recorded step sees a new value.
         self.lr, self.weight_decay, self.grad_clip = (torch.zeros((), device=self.device) for _ in range(3))
         self.stream = torch.cuda.Stream(self.device) if self.device.type == "cuda" else None
         self.reset(spec)
 
-    def reset(self, spec: TrainSpec) -> None:
-        """Starts another configuration: new weights from its seed, a new optimizer; data, buffers, recording stay."""
+    def reset(self, spec: TrainSpec, model: ModelSpec | None = None, *, flip: bool | None = None) -> None:
+        """Starts another configuration, of the same network where no other `model` is given: new weights from its seed,
+        a new optimizer; data and, of the same network, buffers and recording stay."""
         self.is_broken = True  # until all of it is as it should be
         before = getattr(self, "spec", None)
         self.spec = spec
+        self.flip = self.flip if flip is None else flip
         self.epochs_done = 0
         self.last: EpochMetrics | None = None
-        if before is not None:  # in place: a recorded step knows the weights by their address
-            self.model.load_state_dict(self._fresh_network(spec.seed).state_dict())
+        network = fresh_network(model or self.model_spec, self.classes, spec.seed, self.device)
+        if before is None or model not in (None, self.model_spec):
+            self.model, self.model_spec, before = network, model or self.model_spec, None
+        else:  # in place: a recorded step knows the weights by their address
+            self.model.load_state_dict(network.state_dict())
         if isinstance(self.model, ResNet9):
             self.model.dropout.p = spec.dropout
         self.weight_decay.fill_(spec.weight_decay)
@@ -96,14 +96,13 @@ class TrainingRun:
         # Any: it is declared to want PyTorch's own optimizers, but takes any that has what it looks at.
         self.scaler: Any = torch.amp.GradScaler(self.device.type, enabled=self.precision == "fp16")
         self.optimizer.reset()
+        self.average = averaged(self.model, spec.ema_decay)
         self.is_broken = False
 
-    def _fresh_network(self, seed: int) -> nn.Module:
-        """The network with the first weights of a seed, which are drawn on the CPU: the same on every device."""
-        with seeded(seed, torch.device("cpu")):
-            network = build_network(self.model_spec, self.classes)
-        network.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        return network
+    @property
+    def judged(self) -> nn.Module:
+        """The network that is judged and kept: with the average of the weights, where one is asked for."""
+        return self.average.module if self.average else self.model
 
     def _prepare_step(self) -> None:
         """Makes the optimizer for the model's parameters, and room for a recording of the step that updates them."""
@@ -132,7 +131,7 @@ class TrainingRun:
         judged = len(self.held_out) if self.judge_each or epoch == self.spec.epochs else 0
         self.is_broken = True  # until the epoch is whole
         started = time.perf_counter()
-        with self._on_stream(), full_fp32() if self.precision == "fp32" else nullcontext():
+        with on_stream(self.stream), full_fp32() if self.precision == "fp32" else nullcontext():
             train_loss_sum = self._train(epoch)
             loss_sum, correct_sum = self._evaluate() if judged else (torch.zeros_like(train_loss_sum),) * 2
             # The epoch's one transfer that waits for the device.
@@ -162,6 +161,10 @@ class TrainingRun:
         """The learning rate of an optimizer step, counted from 0 over the whole run."""
         return rate_at(self.spec, step, self.spec.epochs * self.steps_per_epoch)
 
+    def identity(self) -> dict[str, Any]:
+        """What is trained, as plain values: the part of a state that says whose it is."""
+        return {"spec": dataclasses.asdict(self.spec), "network": self.model_spec.to_table(), "flip": self.flip}
+
     def state_dict(self) -> dict[str, Any]:
         """Everything needed to continue after the last finished epoch; tensors and plain values only.
 
@@ -170,11 +173,12 @@ class TrainingRun:
         """
         self._check_whole()
         return {
-            "spec": dataclasses.asdict(self.spec),
+            **self.identity(),
             "last": None if self.last is None else dataclasses.asdict(self.last),
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
+            "average": self.average and self.average.state_dict(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -189,19 +193,14 @@ class TrainingRun:
             self.model.load_state_dict(state["model"])
             self.optimizer.load_state_dict(state["optimizer"])
             self.scaler.load_state_dict(state["scaler"])
+            if self.average:
+                self.average.load_state_dict(state["average"])
         except Exception:
             self.reset(self.spec)
             raise
         if last is not None:
             self.last, self.epochs_done = last, last.epoch
         self.is_broken = False
-
-    def _on_stream(self) -> AbstractContextManager[None]:
-        """On a GPU a stream of this run's own: the default one cannot be recorded."""
-        if self.stream is None:
-            return nullcontext()
-        self.stream.wait_stream(torch.cuda.current_stream(self.device))
-        return torch.cuda.stream(self.stream)
 
     def _train(self, epoch: int) -> Tensor:
         """Trains one epoch; the sum of its images' losses, a scalar still on the device."""
@@ -216,10 +215,11 @@ class TrainingRun:
             for step in range(self.steps_per_epoch):
                 rows = slice(step * size, (step + 1) * size)
                 images = augmented(self.train_images.images, order[rows], crops[rows], self.blank)
-                loss = self._step(
-                    images, self.train_images.labels[order[rows]], (epoch - 1) * self.steps_per_epoch + step
-                )
+                labels = self.train_images.labels[order[rows]]
+                loss = self._step(images, labels, (epoch - 1) * self.steps_per_epoch + step)
                 loss_sum += loss * len(images)
+                if self.average:
+                    self.average.update_parameters(self.model)
         return loss_sum
 
     def _step(self, images: Tensor, labels: Tensor, step: int) -> Tensor:
@@ -233,7 +233,7 @@ class TrainingRun:
     def _descend(self, images: Tensor, labels: Tensor) -> Tensor:
         """An update by gradients clipped by value, with weight decay; the batch's mean loss, detached, of the labels as
         they are: smoothed ones would make losses of different configurations incomparable."""
-        logits = self._logits(images)
+        logits = self._logits(images, self.model)
         loss = functional.cross_entropy(logits, labels, label_smoothing=self.spec.label_smoothing)
         self.optimizer.zero_grad()
         self.scaler.scale(loss).backward()
@@ -249,12 +249,12 @@ class TrainingRun:
         self.scaler.update()
         return functional.cross_entropy(logits.detach(), labels) if self.spec.label_smoothing else loss.detach()
 
-    def _logits(self, images: Tensor) -> Tensor:
+    def _logits(self, images: Tensor, network: nn.Module) -> Tensor:
         with torch.autocast(self.device.type, _DTYPES[self.precision], enabled=self.precision != "fp32"):
-            logits: Tensor = self.model(self.normalise(images))
+            logits: Tensor = network(self.normalise(images))
         return logits.float()
 
     def _evaluate(self) -> tuple[Tensor, Tensor]:
         """Sum of cross-entropies and number of right answers on the held-out images, scalars still on the device."""
-        self.model.eval()
-        return evaluate(self._logits, self.held_out)
+        judged = self.judged.eval()
+        return evaluate(lambda images: self._logits(images, judged), self.held_out)

@@ -41,6 +41,10 @@ class EpochMetrics:
         return cls(**values) if fits else None
 
 
+class BrokenRun(RuntimeError):
+    """A run whose last epoch was broken off by an error was asked to go on, or for its state."""
+
+
 class NonFiniteLoss(ArithmeticError):
     """The loss became infinite or NaN; `last_good` is the last epoch before (None: it was the first)."""
 

@@ -12,10 +12,12 @@ from typing import cast
 
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from tune_resnet._text import one_line, shown_path
 from tune_resnet.config.sections import ModelSpec
 from tune_resnet.errors import UserError
+from tune_resnet.training.device import seeded
 
 
 class ModelError(UserError):
@@ -26,7 +28,8 @@ def build_network(spec: ModelSpec, classes: int) -> nn.Module:
     """A network for images (N, 3, 32, 32), normalised, that gives logits (N, classes); its weights are drawn anew from
     PyTorch's generator.
 
-    The user's own comes from a call of `spec.factory` with `num_classes=classes`, as torchvision's models are made.
+    The user's own comes from a call of `spec.factory` with `num_classes=classes`, as torchvision's models are made,
+    and its arguments.
 
     Raises:
         ModelError: the user's own code cannot be imported, or does not make such a network.
@@ -34,12 +37,26 @@ def build_network(spec: ModelSpec, classes: int) -> nn.Module:
     if spec.factory is None:
         return ResNet9(classes, spec.width)
     try:
-        network = _imported(spec.factory)(num_classes=classes)
+        network = _imported(spec.factory)(num_classes=classes, **spec.args)
     except Exception as error:  # of any kind: it is the user's code
         raise own_error(spec, error) from error
     if not isinstance(network, nn.Module):
-        raise ModelError(f"--model {spec.factory} made no torch.nn.Module, but {type(network).__name__}")
+        raise ModelError(f"--model {spec} made no torch.nn.Module, but {type(network).__name__}")
     return network
+
+
+def fresh_network(spec: ModelSpec, classes: int, seed: int, device: torch.device) -> nn.Module:
+    """The network with the first weights of a seed, which are drawn on the CPU: the same on every device."""
+    with seeded(seed, torch.device("cpu")):
+        network = build_network(spec, classes)
+    network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return network
+
+
+def averaged(network: nn.Module, decay: float) -> AveragedModel | None:
+    """What keeps an exponential average of the network's weights and buffers, from its next update on, weighed down by
+    `decay` with each further one; None without a decay."""
+    return AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True) if decay else None
 
 
 def check_network(spec: ModelSpec, classes: int) -> None:
@@ -51,7 +68,7 @@ def check_network(spec: ModelSpec, classes: int) -> None:
         raise own_error(spec, error, ", on images (2, 3, 32, 32)") from error
     if not isinstance(logits, Tensor) or logits.shape != (2, classes) or not logits.requires_grad:
         found = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-        raise ModelError(f"--model {spec.factory} must give logits (2, {classes}) that depend on weights, gave {found}")
+        raise ModelError(f"--model {spec} must give logits (2, {classes}) that depend on weights, gave {found}")
 
 
 def own_error(spec: ModelSpec, error: Exception, when: str = "") -> ModelError:
@@ -62,7 +79,7 @@ def own_error(spec: ModelSpec, error: Exception, when: str = "") -> ModelError:
         if _is_own(frame, own_package):  # the last is the innermost
             place = f" ({shown_path(Path(frame.f_code.co_filename))}, line {line}, in {frame.f_code.co_name})"
     said = f"{type(error).__name__}: {one_line(error)}" if str(error) else type(error).__name__
-    return ModelError(f"--model {spec.factory}{when}: {said}{place}")
+    return ModelError(f"--model {spec}{when}: {said}{place}")
 
 
 def _is_own(frame: FrameType, own_package: str) -> bool:

@@ -93,10 +93,10 @@ def load_model(path: Path, factory: str | None = None) -> TrainedModel:
             about = json.loads(file.metadata()["tune_resnet"])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
         classes = tuple(printable(name) for name in about["classes"])
-        model = ModelSpec.from_table({name: about[name] for name in ("width", "factory") if name in about})
+        model = ModelSpec.from_table({name: about[name] for name in ("width", "factory", "args") if name in about})
         if model.factory != factory:
             how = f"--model {model.factory} imports it" if model.factory else "it takes no --model"
-            raise ValueError(f"it is {model}: {how}")
+            raise ValueError(f"it is {model.factory or model}: {how}")
         network = _network(len(classes), model, tensors)
         normalise = Normalise(about["mean"], about["std"], torch.device("cpu"))
         if normalise.mean.numel() != 3 or normalise.std.numel() != 3:

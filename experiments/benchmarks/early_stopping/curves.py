@@ -35,7 +35,7 @@ from experiments.benchmarks.this_command import this_command
 from tune_resnet._files import write_whole
 from tune_resnet._text import duration, percent
 from tune_resnet.config.sections import DataSpec, ModelSpec, TrainSpec
-from tune_resnet.config.space import DEFAULT_SPACE
+from tune_resnet.config.space import DEFAULT_SPACE, Choices, Point, Space, Value
 from tune_resnet.config.spec import SearchSpec
 from tune_resnet.data.load import load_dataset
 from tune_resnet.data.split import search_split
@@ -50,7 +50,7 @@ SEEDS = (0, 1, 2)
 SEVERAL_SEEDS = 16  # configurations, the first ones, that are trained with every seed
 CYCLES = (1, 2, 4)  # epochs of a complete one-cycle run
 COMPRESSED = 24  # configurations, the first ones, that are also trained in these cycles
-RowsOf = Callable[[TrainSpec, SearchSpec], Iterator[dict[str, float]]]  # what trains a run, an epoch at a time
+RowsOf = Callable[[SearchSpec], Iterator[dict[str, float]]]  # what trains a run, an epoch at a time
 KEY = ["configuration", "seed", "total_epochs"]  # what a run is known by
 
 
@@ -63,16 +63,29 @@ class Run:
     epochs: int
 
 
-def design(count: int) -> list[dict[str, float]]:
-    """`count` configurations: the reference, then scrambled Sobol points on a log scale over the default space.
+def design(count: int, spec: SearchSpec) -> list[Point]:
+    """`count` configurations: the reference, then scrambled Sobol points over the spec's space, each hyperparameter on
+    its scale; what a condition leaves out has the reference's value.
 
     A larger count only adds to a smaller one's.
     """
-    sobol = qmc.Sobol(len(DEFAULT_SPACE), scramble=True, rng=DESIGN_SEED)
-    points = sobol.random_base2(count.bit_length())[: count - 1]
-    low, high = (np.array([getattr(domain, end) for domain in DEFAULT_SPACE.values()]) for end in ("low", "high"))
-    drawn = low * (high / low) ** points
-    return [SearchSpec().reference, *(dict(zip(DEFAULT_SPACE, row, strict=True)) for row in drawn.tolist())]
+    sobol = qmc.Sobol(len(spec.space), scramble=True, rng=DESIGN_SEED)
+    shares = sobol.random_base2(count.bit_length())[: count - 1]
+    drawn = {name: _values(spec, name, column) for name, column in zip(spec.space, shares.T, strict=True)}
+    points = [dict(zip(drawn, values, strict=True)) for values in zip(*drawn.values(), strict=True)]
+    whole = [{**spec.reference, **{name: point[name] for name in spec.varied(point)}} for point in points]
+    return [spec.reference, *whole]
+
+
+def _values(spec: SearchSpec, name: str, shares: np.ndarray[Any, Any]) -> list[Value]:
+    """A hyperparameter's values at shares in [0, 1) of its domain; each choice, and each whole number, has as much."""
+    domain = spec.space[name]
+    if isinstance(domain, Choices):
+        return [domain.choices[place] for place in (shares * len(domain.choices)).astype(int)]
+    whole = spec.kind(name) is int
+    low, high = (domain.low - 0.5, domain.high + 0.5) if whole else (domain.low, domain.high)
+    values = low * (high / low) ** shares if domain.log else low + (high - low) * shares
+    return [int(value) for value in np.rint(values)] if whole else list(values.tolist())
 
 
 def planned(
@@ -88,23 +101,21 @@ def planned(
     ]
 
 
-def watched_rows(train: TrainSpec, spec: SearchSpec) -> Iterator[dict[str, float]]:
+def watched_rows(spec: SearchSpec) -> Iterator[dict[str, float]]:
     """One run's epochs with every signal."""
-    watched = WatchedRun(train, _split(spec.data), spec.model)
-    return (watched.watched_epoch() for _ in range(train.epochs))
+    watched = WatchedRun(spec.train, _split(spec.data), spec.model)
+    return (watched.watched_epoch() for _ in range(spec.train.epochs))
 
 
-def record(
-    run: Run, hyperparameters: dict[str, float], spec: SearchSpec, parts: Path, rows_of: RowsOf = watched_rows
-) -> float:
+def record(run: Run, hyperparameters: Point, spec: SearchSpec, parts: Path, rows_of: RowsOf = watched_rows) -> float:
     """Trains one run and leaves its rows, one per epoch, as a file of `parts`, whole or not at all.
 
     Returns:
         The last epoch's validation accuracy, in [0, 1]; NaN where the run failed.
     """
-    train = replace(spec.train, **hyperparameters, seed=run.seed, epochs=run.epochs)  # type: ignore[arg-type]
+    spec = spec.configured({**hyperparameters, "seed": run.seed, "epochs": run.epochs})
     known = {"configuration": run.configuration, "seed": run.seed, "total_epochs": run.epochs, **hyperparameters}
-    rows = [known | row for row in _until_failure(rows_of(train, spec))]
+    rows = [known | row for row in _until_failure(rows_of(spec))]
     _write_table(pd.DataFrame(rows), parts / f"{run.configuration}-{run.seed}-{run.epochs}.parquet")
     return float(rows[-1].get("val_accuracy", math.nan))
 
@@ -146,7 +157,7 @@ def _write_table(table: pd.DataFrame, path: Path) -> None:
 
 
 def _train_all(
-    runs: list[Run], spec: SearchSpec, points: list[dict[str, float]], workers: int, out: Path, rows_of: RowsOf
+    runs: list[Run], spec: SearchSpec, points: list[Point], workers: int, out: Path, rows_of: RowsOf
 ) -> Iterator[tuple[Run, float]]:
     """Trains the runs in processes of one thread each; yields each one, with what `record` gives, when it is done."""
     parts = out / "parts"
@@ -206,7 +217,7 @@ def record_all(
     print(f"{len(done)} runs are recorded, {len(runs)} are left", flush=True)
     started = time.perf_counter()
     epochs_left = epochs_in_all = sum(run.epochs for run in runs)
-    for run, accuracy in _train_all(runs, spec, design(configurations), workers, out, rows_of):
+    for run, accuracy in _train_all(runs, spec, design(configurations, spec), workers, out, rows_of):
         elapsed = time.perf_counter() - started
         write_whole(out / "env.json", json.dumps({**env, "wall_seconds": wall_before + elapsed}, indent=2) + "\n")
         epochs_left -= run.epochs
@@ -230,8 +241,13 @@ def _environment(spec: SearchSpec, workers: int) -> dict[str, Any]:
         "data": replace(spec.data, data_dir=None).to_table(),  # another copy of the same images is as good
         "model": spec.model.to_table(),
         "train": spec.train.to_table(),
+        "space": _tables(spec.space),
         "dataset_fingerprint": load_dataset(spec.data).fingerprint,
     }
+
+
+def _tables(space: Space) -> dict[str, Any]:
+    return {name: domain.to_table() for name, domain in space.items()}
 
 
 def _wall_seconds_so_far(out: Path, env: Mapping[str, Any]) -> float:
@@ -240,7 +256,9 @@ def _wall_seconds_so_far(out: Path, env: Mapping[str, Any]) -> float:
     if not file.exists():
         return 0.0
     before = json.loads(file.read_text())
-    for name in ("precision", "data", "model", "train", "dataset_fingerprint"):
+    before.setdefault("space", _tables(DEFAULT_SPACE))  # of all tables before there were others
+    before["train"] = TrainSpec.from_table(before["train"]).to_table()  # without the settings that came later
+    for name in ("precision", "data", "model", "train", "space", "dataset_fingerprint"):
         if before[name] != env[name]:
             raise UserError(f"{file} says that {name} was {before[name]}, not {env[name]}: choose another --out")
     return float(before["wall_seconds"])

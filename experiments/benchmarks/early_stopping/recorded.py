@@ -14,13 +14,6 @@ from experiments.benchmarks.this_command import this_command
 from tune_resnet._files import write_whole
 from tune_resnet.runs.environment import describe_environment
 
-_JUDGED_ON = {"gtsrb": 980, "sign-300": 100}  # validation images; of all other tables 2,000
-
-
-def judged_on(table: str) -> int:
-    """How many validation images the runs of a table were judged on."""
-    return _JUDGED_ON.get(table, 2000)
-
 
 def tables(paths: list[Path]) -> dict[str, pd.DataFrame]:
     """The tables in these files, by the names of their folders."""

@@ -41,7 +41,7 @@ import numpy as np
 import pandas as pd
 
 from experiments.benchmarks.early_stopping.peers import PACKAGES, PEERS
-from experiments.benchmarks.early_stopping.recorded import environment, judged_on, write_environment
+from experiments.benchmarks.early_stopping.recorded import environment, write_environment
 from experiments.benchmarks.early_stopping.replay import simulate
 from experiments.benchmarks.early_stopping.strategies import STRATEGIES, Make, ours
 from experiments.benchmarks.early_stopping.surrogate import Surrogate, comparable_runs, cross_validate
@@ -54,7 +54,7 @@ FIRST_BUDGET, BUDGET_STEP = 2, 1  # epochs spent, in those of a whole trial, whe
 BUDGET = 32  # likewise
 RESAMPLES = 2000
 OURS, RANDOM = "ours", "random"
-ALL = (*ours((), 1), *STRATEGIES, *PEERS)
+ALL = (*ours(()), *STRATEGIES, *PEERS)
 POINTS = Path(__file__).parents[2] / "results/points/points.json"  # made by points.py
 
 
@@ -81,7 +81,7 @@ def searches(
         Each strategy with a table that has a row for each seed, with the settings, and see `_search`.
     """
     table = Path(settings["curves"]).parent.name
-    strategies = ours(points_chosen_without(table), judged_on(table)) | STRATEGIES | PEERS
+    strategies = ours(points_chosen_without(table)) | STRATEGIES | PEERS
     search = functools.partial(
         _search, strategies=strategies, surrogate=surrogate, budget=settings["epochs"], workers=settings["workers"]
     )

@@ -41,8 +41,8 @@ class WatchedRun(TrainingRun):
         self.bench = _Bench(spec, data, model)
         super().__init__(spec, data, model=model)
 
-    def reset(self, spec: TrainSpec) -> None:
-        super().reset(spec)
+    def reset(self, spec: TrainSpec, model: ModelSpec | None = None, *, flip: bool | None = None) -> None:
+        super().reset(spec, model, flip=flip)
         self.seconds = dict.fromkeys(FAMILIES, 0.0)
         self.live = _float_tensors(self.model)
         self.averages = {horizon: _Average(horizon, self.live) for horizon in HORIZONS}
@@ -143,7 +143,7 @@ class _Bench(TrainingRun):
             layer.train()
         with torch.no_grad():
             for images in self.train_images.images[:STATISTICS_IMAGES].split(self.spec.batch_size):
-                self._logits(images)
+                self._logits(images, self.model)
         return self._judge()
 
     def cooled_down(self, run: TrainingRun, lr: float) -> tuple[float, float]:

@@ -127,14 +127,9 @@ class OnRay(Strategy):
 
 
 class Ours(OnRay):
-    """This project's search, as tuning.py sets it up; the winner is chosen as `findings.winner` does.
+    """This project's search, as `execution.tuner` sets it up; the winner is chosen as `ranking.winner` does."""
 
-    Args:
-        images: that trials are judged on.
-    """
-
-    def __init__(self, spec: SearchSpec, images: int, seed: int, epochs: int) -> None:
-        self.images = images
+    def __init__(self, spec: SearchSpec, seed: int, epochs: int) -> None:
         spec = replace(spec, train=TrainSpec(epochs=epochs, seed=seed))
         super().__init__(OptunaSearcher(Study(spec), epochs), EarlyStopping(spec, lambda trial, epoch: True), epochs)
 
@@ -143,7 +138,7 @@ class Ours(OnRay):
 
     def choose(self, finished: Sequence[Finished]) -> Finished:
         accuracies, losses = (np.array([trial.result[name] for trial in finished]) for name in (METRIC, "val_loss"))
-        return finished[int(estimated_accuracy(accuracies, losses, self.images).argmax())]
+        return finished[int(estimated_accuracy(accuracies, losses).argmax())]
 
 
 class IEpoch(OptunaAlone):
@@ -178,18 +173,17 @@ class IEpoch(OptunaAlone):
 Make = Callable[[int, int], Strategy]  # (seed, epochs of a whole trial) -> a fresh search
 
 
-def ours(points: tuple[Point, ...], images: int) -> dict[str, Make]:
-    """This project's search as it is by default, with these points tried first, and with parts of it replaced; for
-    trials that are judged on so many images."""
+def ours(points: tuple[Point, ...]) -> dict[str, Make]:
+    """This project's search as it is by default, with these points tried first, and with parts of it replaced."""
     plain = SearchSpec(points_to_evaluate=())
     replaced: dict[str, Make] = {
         f"ours-{sampler}-{stopping}": partial(
-            Ours, replace(plain, search=BudgetSpec(sampler=sampler), scheduler=scheduler), images
+            Ours, replace(plain, search=BudgetSpec(sampler=sampler), scheduler=scheduler)
         )
         for sampler in SAMPLERS
         for stopping, scheduler in STOPPING.items()
     }
-    return {"ours": partial(Ours, replace(plain, points_to_evaluate=points), images)} | replaced
+    return {"ours": partial(Ours, replace(plain, points_to_evaluate=points))} | replaced
 
 
 def optuna_alone(

@@ -22,7 +22,7 @@ import numpy as np
 import pandas as pd
 
 from experiments.benchmarks.early_stopping.fidelity_table import final_quality
-from experiments.benchmarks.early_stopping.recorded import environment, judged_on, options_of, tables, write_environment
+from experiments.benchmarks.early_stopping.recorded import environment, options_of, tables, write_environment
 from experiments.benchmarks.early_stopping.stopping_rules import RAYS_ASHA, Rule, qualities, replay, rule_of, rule_row
 from tune_resnet._files import write_whole
 from tune_resnet.config.sections import SchedulerSpec
@@ -73,9 +73,7 @@ def choice(name: str, curves: pd.DataFrame) -> pd.DataFrame:
     def mean_gains(configurations: np.ndarray, searches: int) -> pd.Series:
         """Of searches among these configurations, the reference in each."""
         drawn = (np.array([0, *rng.choice(configurations, SEARCH - 1, replace=False)]) for _ in range(searches))
-        return pd.DataFrame(
-            [_gains(replay(rule, table, order)[1], table, measured, truth, name) for order in drawn]
-        ).mean()
+        return pd.DataFrame([_gains(replay(rule, table, order)[1], table, measured, truth) for order in drawn]).mean()
 
     others = np.arange(1, len(table))
     gains = mean_gains(others, SEARCHES)
@@ -84,13 +82,11 @@ def choice(name: str, curves: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame({"table": name, "by": gains.index, "gain": gains.to_numpy(), "low": low, "high": high})
 
 
-def _gains(
-    finished: np.ndarray, table: pd.DataFrame, measured: pd.DataFrame, truth: pd.Series, name: str
-) -> dict[str, float]:
+def _gains(finished: np.ndarray, table: pd.DataFrame, measured: pd.DataFrame, truth: pd.Series) -> dict[str, float]:
     """Percentage points over the reference of what each way chooses among these positions in the table."""
     among = measured.loc[table.index[np.union1d(finished, [0])]].dropna(subset=["val_loss"])
     accuracy, loss = among["val_accuracy"].to_numpy(), among["val_loss"].to_numpy()
-    estimate = estimated_accuracy(accuracy, loss, judged_on(name))
+    estimate = estimated_accuracy(accuracy, loss)
     ways = {"estimate": estimate, "accuracy": accuracy, "loss": -loss, "best": truth[among.index].to_numpy()}
     return {way: truth[among.index[int(by.argmax())]] - truth[0] for way, by in ways.items()}
 

@@ -23,6 +23,9 @@ FLAGS = [
     "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
     "--disable-component-update", "--disable-sync",
 ]  # fmt: skip
+# Plots in what is folded are drawn when it is opened.
+DRAWN = """[...document.querySelectorAll('.plot')].every(
+  plot => plot.closest('details:not([open])') || plot.querySelector('svg'))"""
 SCREENS = {"desktop": (1100, 1150), "phone": (380, 1150)}  # pixels, width and height
 
 
@@ -45,7 +48,7 @@ def main() -> None:
         for name, (width, height) in SCREENS.items():
             page = browser.new_page(viewport={"width": width, "height": height})
             page.goto(file.as_uri())
-            page.wait_for_function("[...document.querySelectorAll('.plot')].every(plot => plot.querySelector('svg'))")
+            page.wait_for_function(DRAWN)
             page.screenshot(path=options.out / f"report-{name}.png")
         browser.close()
 

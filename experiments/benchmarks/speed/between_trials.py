@@ -3,7 +3,7 @@
     python -m experiments.benchmarks.speed.between_trials --out experiments/results/benchmarks
     python -m experiments.benchmarks.speed.between_trials --samples 32 --epochs 8 --pairs 1 --out DIR  # at full length
 
-Trials of quickstart.toml (digits, width 16, batches of 100), two at once with one CPU each. Nothing is stopped early
+Trials of digits.toml (width 16, batches of 100), two at once with one CPU each. Nothing is stopped early
 and both draw at random, so that all searches of a size train the same number of epochs. Each search is a process of its
 own; seconds are those of `fit` alone, from the call to its return: the start of trials' processes counts, that of Ray
 does not. The ideal is the seconds that ours spent inside of epochs, divided by two.
@@ -42,7 +42,7 @@ from tune_resnet.data.split import search_split
 from tune_resnet.execution.cluster import ray_cluster
 from tune_resnet.runs.load import RunFrames, load_run
 
-EXPERIMENT = Path(__file__).parents[2] / "quickstart.toml"
+EXPERIMENT = Path(__file__).with_name("digits.toml")
 CONCURRENCY = 2
 LONGEST = 3600.0  # seconds of one search
 
@@ -200,7 +200,7 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def whole_search(benchmark: Benchmark, folder: Path) -> None:
-    """One search of this project at the size of the quickstart's trials, without the peer, which takes many minutes."""
+    """One search of this project at the size of these trials, without the peer, which takes many minutes."""
     arguments = argparse.Namespace(samples=32, epochs=8)
     ours = fit_seconds("ours", arguments, folder / "whole")
     frames = load_run(folder / "whole")

@@ -62,7 +62,7 @@ class Trial:
 
         batch = self.run.train_images.images[: self.run.spec.batch_size]
         with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-            loss = self.run._logits(batch).sum()  # its graph keeps every one of them until here
+            loss = self.run._logits(batch, self.run.model).sum()  # its graph keeps every one of them until here
         for parameter in self.run.model.parameters():
             kept.pop(parameter.untyped_storage().data_ptr(), None)
         del loss

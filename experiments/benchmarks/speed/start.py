@@ -20,9 +20,9 @@ from pathlib import Path
 
 from experiments.benchmarks.speed.goals import Benchmark, Goal, options, paired
 
-EXPERIMENT = Path(__file__).parents[2] / "quickstart.toml"
+EXPERIMENT = Path(__file__).with_name("digits.toml")
 SEARCH = [sys.executable, "-m", "tune_resnet.search"]
-QUICKSTART = [*SEARCH, "--experiment", str(EXPERIMENT)]
+ON_DIGITS = [*SEARCH, "--experiment", str(EXPERIMENT)]
 BARE = """
 import time
 import torch
@@ -45,7 +45,7 @@ def first_step(runs: Path) -> float:
     """Seconds from the start of the command to its first training step. The search is then ended, in order."""
     name = f"start-{time.time_ns()}"
     started = time.time()
-    command = [*QUICKSTART, "--runs-dir", str(runs), "--name", name]
+    command = [*ON_DIGITS, "--runs-dir", str(runs), "--name", name]
     search = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         while (began := first_epoch_began(runs / name / "epochs.csv")) is None:
@@ -88,7 +88,7 @@ def run(arguments: argparse.Namespace) -> None:
             ready, ended = bare()
             steps.append((ready, first_step(Path(runs))))
             benchmark.sample("first training step", bare=steps[-1][0], ours=steps[-1][1])
-            dry.append((ended, seconds([*QUICKSTART, "--dry-run"])))
+            dry.append((ended, seconds([*ON_DIGITS, "--dry-run"])))
             benchmark.sample("--dry-run", bare=dry[-1][0], ours=dry[-1][1])
             helps.append((seconds([sys.executable, "-c", ""]), seconds([*SEARCH, "--help"])))
             benchmark.sample("--help", bare=helps[-1][0], ours=helps[-1][1])

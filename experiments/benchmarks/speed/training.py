@@ -35,7 +35,7 @@ IMAGES = {64: 2400, 16: 8000}  # for one measurement of ours, by width
 TUTORIAL_IMAGES = {64: 800, 16: 4000}  # its loop is slower
 SPEED_UP = {64: 2.2, 16: 3.0}  # goals
 CPU = torch.device("cpu")
-QUICKSTART = Path(__file__).parents[2] / "quickstart.toml"
+DIGITS = Path(__file__).with_name("digits.toml")
 
 
 def speeds(benchmark: Benchmark, width: int, threads: int, *, peer: bool) -> None:
@@ -101,18 +101,18 @@ def preparation_seconds(run: TrainingRun) -> float:
 
 
 def accuracies(benchmark: Benchmark) -> None:
-    """Whole quickstart trainings, the same seeds: bf16, fp32, the tutorial's loop."""
-    quickstart = load_spec(QUICKSTART)
-    data, model = digits(), quickstart.model
+    """Whole trainings on the digits, the same seeds: bf16, fp32, the tutorial's loop."""
+    spec_of_digits = load_spec(DIGITS)
+    data, model = digits(), spec_of_digits.model
     bf16, fp32, tutorial = [], [], []
     for seed in range(SEEDS):
-        spec = replace(quickstart.train, seed=seed)
+        spec = replace(spec_of_digits.train, seed=seed)
         bf16.append(trained(replace(spec, precision="bf16"), data, model))
         fp32.append(trained(replace(spec, precision="fp32"), data, model))
         tutorial.append(tutored(spec, data, model))
         for name, (losses, accuracy) in {"bf16": bf16[-1], "fp32": fp32[-1], "tutorial": tutorial[-1]}.items():
             shown = " ".join(f"{loss:.4f}" for loss in losses)
-            benchmark.sample(f"quickstart {name}", seed=seed, accuracy=accuracy, losses=shown)
+            benchmark.sample(f"digits {name}", seed=seed, accuracy=accuracy, losses=shown)
     points = [100 * (ours[1] - theirs[1]) for ours, theirs in zip(bf16, fp32, strict=True)]
     benchmark.row(no_difference("final accuracy, bf16 minus fp32, mean and 95% interval", points, unit="points"))
     losses = [float(np.mean(ours[0]) - np.mean(theirs[0])) for ours, theirs in zip(bf16, tutorial, strict=True)]

@@ -1,0 +1,48 @@
+"""What can be done with a run's winner, as text to copy."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import tomli_w
+
+from tune_resnet._text import printable, to_run
+from tune_resnet.hpo.models import final_run, trial_of
+from tune_resnet.results.confirmation import confirmations
+from tune_resnet.results.edges import widening_commands
+from tune_resnet.runs.directory import FINAL, SEARCH, RunDirectory
+from tune_resnet.runs.load import RunFrames
+
+
+def winner_toml(frames: RunFrames) -> str:
+    """The winner's hyperparameters as TOML for --experiment, to the last digit; empty while no trial has finished."""
+    best = trial_of(frames)
+    if best is None:
+        return ""
+    tables: dict[str, Any] = {}
+    for name in frames.spec.space:
+        *sections, own = name.split(".") if "." in name else ("train", name)
+        table = tables
+        for section in sections:
+            table = table.setdefault(section, {})
+        table[own] = best[name]
+    return tomli_w.dumps(tables)
+
+
+def next_steps(frames: RunFrames) -> dict[str, str]:
+    """What can be done next, and has not been done yet: each command, by a few words about it."""
+    run, best, is_search = RunDirectory(frames.path), trial_of(frames), frames.kind == SEARCH
+    path, model = run.shown_path, frames.spec.model.flag
+    wider = widening_commands(frames)
+    steps = {"widen it": wider[0]} if wider else {}
+    if best is None:
+        return steps
+    confirmed = any(one.of_winner and one.result and not one.goes_on for one in confirmations(frames))
+    if is_search and not best["reference"] and not confirmed and frames.env.get("test_set", True):
+        steps["confirm it"] = to_run("search", "--confirm", "--resume", path, *model)
+    final = final_run(frames)
+    if is_search and (final is None or final.trials["trial"].item() != best["trial"]):
+        steps["finalize it"] = to_run("search", "--finalize", path, *model)
+    used = path.parent if frames.kind == FINAL else path
+    steps["use it"] = f"{to_run('predict', used, *model)} IMAGE ..."
+    return {name: printable(command) for name, command in steps.items()}

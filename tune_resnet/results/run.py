@@ -1,0 +1,71 @@
+"""A run as Python has it: `Search(spec).run()` and `load_run` give one."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from tune_resnet.config.spec import SearchSpec
+from tune_resnet.hpo.ranking import ranked_trials, winner
+from tune_resnet.results.confirmation import Confirmation, confirmations
+from tune_resnet.results.sentences import run_sentences
+from tune_resnet.runs import load
+from tune_resnet.runs.load import RunFrames
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Run:
+    """What a run directory holds and what follows from it. `frames`: its tables as they are in the files, which the
+    functions of `tune_resnet.analysis` take."""
+
+    frames: RunFrames
+
+    @property
+    def path(self) -> Path:
+        return self.frames.path
+
+    @property
+    def spec(self) -> SearchSpec:
+        return self.frames.spec
+
+    @property
+    def trials(self) -> pd.DataFrame:
+        """A row for each trial, the best first: the columns of trials.csv, `estimate` (the accuracy in [0, 1] that it
+        is likely to have on other images, NaN where it has not finished), `winner` and `reference` (bool)."""
+        return ranked_trials(self.frames)
+
+    @property
+    def epochs(self) -> pd.DataFrame:
+        """A row for each epoch of each trial: the columns of epochs.csv."""
+        return self.frames.epochs
+
+    @property
+    def winner(self) -> dict[Hashable, Any] | None:
+        """The first of the trials, by column; None: none has finished."""
+        return winner(self.frames)
+
+    @property
+    def confirmation(self) -> Confirmation | None:
+        """The winner's, at the search's own size where there is such a one; None: it has not been confirmed."""
+        return next((one for one in confirmations(self.frames) if one.of_winner), None)
+
+    def config(self, trial: int) -> SearchSpec:
+        """The spec whose reference is what a trial trained; KeyError where there is no such trial."""
+        return self.frames.config(trial)
+
+    def __repr__(self) -> str:
+        return f"{self.frames!r}: {run_sentences(self.frames)[0]}"
+
+
+def load_run(named: Path | str) -> Run:
+    """The run with this path, with this name in runs/, or for `latest` the one there that was started last; also while
+    it goes on.
+
+    Raises:
+        RecordError: there is no such run, or a file in its directory cannot be read or is damaged.
+    """
+    return Run(load.load_run(named))

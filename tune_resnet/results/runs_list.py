@@ -1,0 +1,61 @@
+"""The runs in a folder, each in a line: what `tune-resnet runs` prints."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from pathlib import Path
+
+from rich.text import Text
+
+from tune_resnet._table import STYLES, FittingTable
+from tune_resnet._text import percent, printable
+from tune_resnet.errors import RecordError
+from tune_resnet.hpo.ranking import winner
+from tune_resnet.results.confirmation import Confirmation, confirmations
+from tune_resnet.runs.directory import SEARCH, RunDirectory
+from tune_resnet.runs.find import runs_in, started_at
+from tune_resnet.runs.load import RunFrames, load_run
+from tune_resnet.runs.tables import ENDED, FINISHED, INTERRUPTED, RUNNING
+
+
+def runs_table(folder: Path) -> FittingTable:
+    """A row for each run, the one that was started last first; a damaged one is called that.
+
+    `state`: running while a command is at work in it, finished when all trials have ended, else interrupted. `best`:
+    the winner's estimate. `verdict`: of its confirmation, in percentage points.
+    """
+    runs = sorted(runs_in(folder), key=started_at, reverse=True)
+    table = FittingTable("run", "state", "trials", "best", "verdict", "started", least=("started", "trials"))
+    for run in runs:
+        state, *cells = _cells(run)
+        started = datetime.fromtimestamp(at).strftime("%Y-%m-%d %H:%M") if (at := started_at(run)) else "-"
+        table.add_row(Text(printable(run.path.name)), Text(state, STYLES.get(state, "red")), *cells, started)
+    return table
+
+
+def _cells(run: RunDirectory) -> list[str]:
+    """State, trials, best and verdict."""
+    try:
+        frames = load_run(run.path)
+        best = winner(frames)
+        verdict = _verdict(confirmations(frames))
+    except RecordError:
+        return ["damaged", "-", "-", "-"]  # whatever reads it says how
+    ended = int(frames.trials["state"].isin(ENDED).sum())
+    planned = frames.spec.search.num_samples if frames.kind == SEARCH else 1
+    state = RUNNING if frames.active else FINISHED if ended >= planned else INTERRUPTED
+    return [state, f"{ended}/{planned}", percent(best["estimate"]) if best else "-", verdict or _kind(frames)]
+
+
+def _verdict(found: list[Confirmation]) -> str:
+    """Of the winner, at the search's own size where there is such a one."""
+    for one in found:
+        if one.of_winner and one.result is not None:
+            clear = one.result.verdict if one.result.is_clear else "not clear"
+            return f"{clear}, {one.result.mean:+.2f}"
+    return ""
+
+
+def _kind(frames: RunFrames) -> str:
+    """What stands in place of a verdict."""
+    return "-" if frames.kind == SEARCH else f"a {frames.kind}"

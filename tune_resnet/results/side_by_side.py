@@ -1,0 +1,33 @@
+"""Several runs beside each other: which has the best winner, and what differs between them."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Sequence
+
+from tune_resnet._text import flat, printable
+from tune_resnet.results.comparison import compare_to_reference
+from tune_resnet.runs.load import RunFrames
+
+_OWN = ("search.name", "points_to_evaluate")  # settings that say nothing about what differs
+
+
+def leader(runs: Sequence[RunFrames]) -> RunFrames | None:
+    """The run with the best winner among those that are judged on the same images, in the largest such group; None
+    where no trial has finished."""
+    groups: dict[tuple[str, object], list[RunFrames]] = {}
+    for run in runs:
+        found = compare_to_reference(run)
+        if found.winner is not None:
+            groups.setdefault((found.judged_on, run.env.get("dataset_fingerprint")), []).append(run)
+    largest = max(groups.values(), key=len, default=[])
+    return max(largest, key=lambda run: compare_to_reference(run).winner_accuracy or 0, default=None)
+
+
+def differing_settings(runs: Sequence[RunFrames]) -> list[list[str]]:
+    """Of each setting that is not the same in all runs its dotted name, and its value in each run, `-` where it is not
+    set; without what the runs are called, and the points tried first."""
+    specs = [flat(tomllib.loads(run.spec.to_toml())) for run in runs]
+    names = [name for name in dict.fromkeys(name for spec in specs for name in spec) if name not in _OWN]
+    rows = [[name, *(printable(spec.get(name, "-")) for spec in specs)] for name in names]
+    return [row for row in rows if len(set(row[1:])) > 1]

@@ -1,0 +1,114 @@
+"""A run's answer in a line, and the figures that it rests on: observed, smoothed, confirmed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tune_resnet._text import counted, percent
+from tune_resnet.hpo.models import trial_of
+from tune_resnet.hpo.ranking import best_trials, winner
+from tune_resnet.results.comparison import (
+    EQUAL,
+    LOST,
+    NOTHING,
+    REFERENCE_ALONE,
+    REFERENCE_WINS,
+    UNKNOWN,
+    Comparison,
+    compare_to_reference,
+)
+from tune_resnet.results.confirmation import Confirmation, confirmations, how_sure
+from tune_resnet.results.paired_test import BETTER, WORSE, PairedResult
+from tune_resnet.runs.directory import SEARCH
+from tune_resnet.runs.load import RunFrames
+from tune_resnet.runs.tables import REFERENCE, REFERENCE_TRIAL, RUNNING, WINNER
+
+TONES = GOOD, OPEN, BAD = "good", "open", "bad"
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What is known about winner and reference: `tone`, one of `TONES`, and a headline."""
+
+    tone: str
+    headline: str
+
+
+def verdict(frames: RunFrames) -> Verdict:
+    """What the confirmation of the winner has shown; without one, what was measured, and that it is not confirmed."""
+    found = compare_to_reference(frames)
+    if frames.kind != SEARCH:
+        return Verdict(OPEN, _single(frames, found))
+    confirmed = next((one for one in confirmations(frames) if one.of_winner and one.result), None)
+    if confirmed is not None and confirmed.result:
+        return _confirmed(confirmed, confirmed.result)
+    so_far = " so far" if frames.active and (frames.trials["state"] == RUNNING).any() else ""
+    if found.case == NOTHING:
+        return Verdict(OPEN, "No trial has finished yet")
+    if found.case == UNKNOWN:
+        return Verdict(OPEN, f"The gain is not known: the reference has not finished{so_far and ' yet'}")
+    if found.case == REFERENCE_ALONE:
+        return Verdict(OPEN, "Only the reference has finished")
+    if found.case == REFERENCE_WINS:
+        return Verdict(OPEN, f"No better than the reference{so_far}")
+    how = {EQUAL: "level with the reference", LOST: f"{found.gain:+.2f} points, smoothed {found.estimated_gain:+.2f},"}
+    yet = " yet" if frames.env.get("test_set", True) else ""
+    return Verdict(OPEN, f"Not confirmed{yet}: {how.get(found.case, f'{found.gain:+.2f} points')} as measured{so_far}")
+
+
+def _single(frames: RunFrames, found: Comparison) -> str:
+    """Of a training without a search."""
+    trial = trial_of(frames)
+    if trial is None:
+        return "The training has not finished"
+    whose = "The reference" if trial["trial"] == REFERENCE_TRIAL else f"Trial {trial['trial']}"
+    return whose if found.winner is None else f"{whose}: {percent(found.winner_accuracy)} {found.judged_on} accuracy"
+
+
+def _confirmed(confirmation: Confirmation, result: PairedResult) -> Verdict:
+    tone, words = {BETTER: (GOOD, "Proven"), WORSE: (BAD, "Worse than the reference")}.get(
+        result.verdict, (OPEN, "Not proven yet" if confirmation.goes_on else "Not proven")
+    )
+    interval = "" if result.low is None else f", 95% interval {result.low:.2f} to {result.high:.2f}"
+    return Verdict(tone, f"{words}: {result.mean:+.2f} points{interval}{confirmation.place}")
+
+
+EVIDENCE = ("what", "winner", "reference", "gain in points", "from")
+
+
+def evidence(frames: RunFrames) -> list[list[str]]:
+    """The figures behind the verdict, columns as in `EVIDENCE`: what was observed in the search, what accuracy and loss
+    say together, and each confirmation of the winner, or that there is none. No rows where winner and reference are not
+    both known.
+    """
+    found, best = compare_to_reference(frames), winner(frames)
+    if frames.kind != SEARCH or found.gain is None or best is None or found.winner == REFERENCE_TRIAL:
+        return []
+    finished = best_trials(frames, len(frames.trials))
+    reference = finished.loc[finished["reference"], "estimate"].item()
+    images = "the same images" if found.images is None else f"the same {found.images:,} {found.judged_on} images"
+    error = "" if found.standard_error is None else f", standard error about {found.standard_error:.2f} or less"
+    observed = [percent(found.winner_accuracy), percent(found.reference_accuracy), f"{found.gain:+.2f}"]
+    smoothed = [percent(best["estimate"]), percent(reference), f"{found.estimated_gain:+.2f}"]
+    lucky = f"accuracy and loss together; the best of {found.finished:,} is probably a lucky one: expect less"
+    confirmed = [_confirmed_row(one, one.result) for one in confirmations(frames) if one.of_winner and one.result]
+    can_be = frames.env.get("test_set", True)
+    none = "no verdict yet: see the command to confirm it" if can_be else "nothing: there are no test images"
+    return [
+        ["observed", *observed, f"{images}, one seed each{error}"],
+        ["smoothed", *smoothed, lucky],
+        *(confirmed or [["confirmed", "-", "-", "-", none]]),
+    ]
+
+
+def _confirmed_row(confirmation: Confirmation, result: PairedResult) -> list[str]:
+    means = confirmation.pairs[[WINNER, REFERENCE]].mean()
+    images = "the test images" if confirmation.images is None else f"{confirmation.images:,} test images"
+    interval = "" if result.low is None else f" ({result.low:.2f} to {result.high:.2f})"
+    return [
+        f"confirmed{confirmation.place}",
+        percent(means[WINNER]),
+        percent(means[REFERENCE]),
+        f"{result.mean:+.2f}{interval}",
+        f"{images}, {counted(result.n, 'fresh seed')} that both share; {how_sure(result)}",
+    ]
