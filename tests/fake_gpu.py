@@ -7,6 +7,7 @@ time, memory.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any, cast
@@ -95,20 +96,17 @@ def _check_unscaling(gradients: list[Tensor], found_inf: Tensor, inverse_scale: 
         assert (scalar.device, scalar.dtype, scalar.numel()) == (GPU, torch.float32, 1)
 
 
-class FakeRun(TrainingRun):
-    """A training on the GPU that is not there."""
-
-    def _fresh_network(self, seed: int) -> nn.Module:
-        """PyTorch cannot move such parameters: it makes them where they are to be."""
-        with unset_fake_temporarily():
-            network = build_network(self.model_spec, self.classes)
-            cast(Any, network).to(memory_format=torch.channels_last)
-        for module in network.modules():
-            for name, value in module._parameters.items():
-                module._parameters[name] = None if value is None else nn.Parameter(_on_gpu(value))
-            for name, buffer in module._buffers.items():
-                module._buffers[name] = None if buffer is None else _on_gpu(buffer)
-        return network
+def _fresh_network(spec: ModelSpec, classes: int, seed: int, device: torch.device) -> nn.Module:
+    """PyTorch cannot move such parameters: it makes them where they are to be."""
+    with unset_fake_temporarily():
+        network = build_network(spec, classes)
+        cast(Any, network).to(memory_format=torch.channels_last)
+    for module in network.modules():
+        for name, value in module._parameters.items():
+            module._parameters[name] = None if value is None else nn.Parameter(_on_gpu(value))
+        for name, buffer in module._buffers.items():
+            module._buffers[name] = None if buffer is None else _on_gpu(buffer)
+    return network
 
 
 def _on_gpu(tensor: Tensor) -> Tensor:
@@ -167,19 +165,21 @@ def _accumulate(variable: Tensor, gradient: Tensor) -> None:
 @contextmanager
 def fake_gpu() -> Iterator[None]:
     """Within, `cuda` is a GPU of which tensors have no values."""
-    with pytest.MonkeyPatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Accessing the data pointer of FakeTensor")  # to copy a network
         patch.setattr(torch, "Generator", _Generator)
         patch.setattr(torch.cuda, "Stream", lambda device: None)
         patch.setattr(torch.cuda.amp.common, "amp_definitely_not_available", lambda: False)
         patch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: True)
         patch.setattr(torch.Tensor, "backward", _backward)
+        patch.setattr(loop, "fresh_network", _fresh_network)
         patch.setattr(loop, "seeded", lambda *of: nullcontext())
         with FakeTensorMode(allow_non_fake_inputs=True):
             yield
 
 
-def fake_run(spec: TrainSpec, split: Split, **settings: Any) -> FakeRun:
+def fake_run(spec: TrainSpec, split: Split, **settings: Any) -> TrainingRun:
     """A training whose steps are not recorded."""
-    run = FakeRun(spec, split, GPU, ModelSpec(width=4), **settings)
+    run = TrainingRun(spec, split, GPU, ModelSpec(width=4), **settings)
     run.recording = None
     return run

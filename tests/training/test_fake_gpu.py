@@ -22,11 +22,12 @@ VARIED: list[dict[str, Any]] = [
     {"optimizer": "sgd", "decoupled_decay": True},
     {"cutout": 8, "label_smoothing": 0.1, "dropout": 0.0},
     {"momentum_at_peak": 0.85, "schedule": "cosine"},
+    {"ema_decay": 0.9},
 ]
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
-@pytest.mark.parametrize("varied", VARIED, ids=["default", "sgd", "cutout", "cycled"])
+@pytest.mark.parametrize("varied", VARIED, ids=["default", "sgd", "cutout", "cycled", "averaged"])
 def test_nothing_in_an_epoch_makes_the_gpu_wait(split: Split, precision: str, varied: dict[str, Any]) -> None:
     with fake_gpu():
         run = fake_run(replace(SPEC, precision=precision, **varied), split)
@@ -99,6 +100,6 @@ def test_the_network_keeps_channels_last_throughout(split: Split) -> None:
     for module in run.model.modules():
         if isinstance(module, nn.Conv2d | nn.BatchNorm2d | nn.ReLU | nn.MaxPool2d):
             module.register_forward_hook(check)
-    run._logits(run.train_images.images[:20])
+    run._logits(run.train_images.images[:20], run.model)
     assert len(seen) == 8 * 3 + 3
     assert all(p.is_contiguous(memory_format=torch.channels_last) for p in run.model.parameters() if p.dim() == 4)
