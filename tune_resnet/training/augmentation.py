@@ -88,7 +88,7 @@ def augmented(images: Tensor, chosen: Tensor, crops: Crops, blank: Tensor) -> Te
 def _square(crops: Crops, centres: Tensor, height: int, width: int) -> Tensor:
     """Where each image is blanked, bool (B, 1, H, W): a square around any of its pixels, cut off at its edges (DeVries
     and Taylor, "Improved Regularization of Convolutional Neural Networks with Cutout", 2017)."""
-    top, left = ((centres * torch.tensor([height, width], device=centres.device)).long() - crops.cutout // 2).T
+    top, left = ((centres[:, axis] * size).long() - crops.cutout // 2 for axis, size in enumerate((height, width)))
     row, column = (torch.arange(size, device=top.device) for size in (height, width))
     rows = (row >= top[:, None]) & (row < top[:, None] + crops.cutout)
     columns = (column >= left[:, None]) & (column < left[:, None] + crops.cutout)

@@ -20,7 +20,7 @@ from tune_resnet.training.cuda_graph import RecordedStep
 from tune_resnet.training.device import choose_precision, epoch_seed, full_fp32, keep_freed_memory, on_stream, seeded
 from tune_resnet.training.evaluation import all_logits, evaluate
 from tune_resnet.training.metrics import BrokenRun, EpochMetrics, NonFiniteLoss
-from tune_resnet.training.model import ResNet9, averaged, fresh_network
+from tune_resnet.training.model import Average, ResNet9, fresh_network
 from tune_resnet.training.optimizer import OPTIMIZERS
 from tune_resnet.training.schedule import momentum_at, rate_at
 
@@ -95,7 +95,7 @@ class TrainingRun:
         # Any: it is declared to want PyTorch's own optimizers, but takes any that has what it looks at.
         self.scaler: Any = torch.amp.GradScaler(self.device.type, enabled=self.precision == "fp16")
         self.optimizer.reset()
-        self.average = averaged(self.model, spec.ema_decay)
+        self.average = Average(self.model, spec.ema_decay) if spec.ema_decay else None
         self.is_broken = False
 
     @property
@@ -219,7 +219,7 @@ class TrainingRun:
                 loss = self._step(images, labels, (epoch - 1) * self.steps_per_epoch + step)
                 loss_sum += loss * len(images)
                 if self.average:
-                    self.average.update_parameters(self.model)
+                    self.average.update(self.model)
         return loss_sum
 
     def _step(self, images: Tensor, labels: Tensor, step: int) -> Tensor:

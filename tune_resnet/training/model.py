@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import copy
 import importlib
 import sys
 import traceback
 from collections.abc import Callable
+from itertools import compress
 from pathlib import Path
 from types import FrameType
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from tune_resnet._text import one_line, shown_path
 from tune_resnet.config.sections import ModelSpec
@@ -54,10 +55,36 @@ def fresh_network(spec: ModelSpec, classes: int, seed: int, device: torch.device
     return network
 
 
-def averaged(network: nn.Module, decay: float) -> AveragedModel | None:
-    """What keeps an exponential average of the network's weights and buffers, from its next update on, weighed down by
-    `decay` with each further one; None without a decay."""
-    return AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True) if decay else None
+class Average:
+    """An exponential average of a network's weights and buffers over the steps, in `module`.
+
+    `torch.optim.swa_utils.AveragedModel` does the same, but counts its updates on the CPU and copies the count to the
+    GPU at each of them, which waits for it.
+    """
+
+    def __init__(self, network: nn.Module, decay: float) -> None:
+        self.module, self.decay, self.has_begun = copy.deepcopy(network), decay, False
+
+    @torch.no_grad()
+    def update(self, network: nn.Module) -> None:
+        """Takes in the network of one more step; the first is taken as it is."""
+        ours, theirs = ([*of.parameters(), *of.buffers()] for of in (self.module, network))
+        if not self.has_begun:
+            torch._foreach_copy_(ours, theirs)
+        else:
+            floats = [our.is_floating_point() for our in ours]
+            torch._foreach_lerp_([*compress(ours, floats)], [*compress(theirs, floats)], 1 - self.decay)
+            for our, their, is_float in zip(ours, theirs, floats, strict=True):
+                if not is_float:  # batch norm's count of batches
+                    our.copy_(our * self.decay + their * (1 - self.decay))
+        self.has_begun = True
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"module": self.module.state_dict(), "has_begun": self.has_begun}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.module.load_state_dict(state["module"])
+        self.has_begun = state["has_begun"]
 
 
 def check_network(spec: ModelSpec, classes: int, size: int = SIZE) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, cast
 
 import torch
@@ -117,4 +117,4 @@ class Sgd(Optimizer):
         )
 
 
-OPTIMIZERS = {"adam": Adam, "sgd": Sgd}
+OPTIMIZERS: dict[str, Callable[[Iterable[Tensor], Tensor, float], Optimizer]] = {"adam": Adam, "sgd": Sgd}
