@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import expit, logit
 
 Floats = NDArray[np.float64]
 
@@ -32,12 +31,13 @@ def estimated_accuracy(accuracy: Floats, loss: Floats) -> Floats:
     """
     if len(accuracy) < MIN_FINISHED:
         return accuracy
-    logs, logits = np.log(np.maximum(loss, 1e-12)), logit(np.clip(accuracy, LEAST, 1 - LEAST))
+    inside = np.clip(accuracy, LEAST, 1 - LEAST)
+    logs, logits = np.log(np.maximum(loss, 1e-12)), np.log(inside / (1 - inside))
     away = logs - logs.mean()
     spread = away @ away
     slope = away @ logits / spread if spread > 0 else 0.0
     if not slope < -1e-9:  # a sum of zeros may be a little less
         return accuracy
-    fitted = expit(logits.mean() + slope * away)
+    fitted = (1 + np.tanh((logits.mean() + slope * away) / 2)) / 2  # the logistic function, which does not overflow
     # Rounded, so that equal trials stay equal: a sum's last digits depend on the machine.
     return np.asarray(((accuracy + fitted) / 2).round(9))

@@ -136,7 +136,7 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 
 def report(results: dict[str, dict[str, Any]], measured: bool) -> str:
-    """Every goal as a Markdown table, then how each part ended and all other figures; parts that have not run yet are left out."""
+    """Every goal as a Markdown table, then how each part ended and all other figures; parts not run are left out."""
     lines = ["| part | what | found | goal |", "| --- | --- | --- | --- |"]
     others = []
     for part in CHECKS:
