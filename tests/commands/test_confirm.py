@@ -184,13 +184,13 @@ def test_a_pair_counts_only_when_both_have_an_accuracy() -> None:
 
 
 class Poison:
-    """Raises whatever is done with it."""
+    """Raises whatever is done with it, but that it is counted: the plan says how many images are left to test on."""
 
     def __getattribute__(self, name: str) -> object:
         raise AssertionError(f"the test set was touched: {name}")
 
     def __len__(self) -> int:
-        raise AssertionError("the test set was counted")
+        return 359
 
 
 @pytest.fixture(scope="module")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import warnings
 import weakref
 from collections.abc import Iterator
 from dataclasses import replace
@@ -10,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from fake_gpu import GPU, fake_gpu
 from torch import Tensor
 
 from tune_resnet.config.sections import ModelSpec, TrainSpec
@@ -44,6 +46,43 @@ def test_a_batch_of_another_shape_is_run_directly() -> None:
     for count in (4, 2, 2, 2, 2, 2):
         recorded(step, torch.ones(count), torch.ones(count))
     assert seen == [4, 2, 2, 2, 2, 2]
+
+
+@pytest.mark.parametrize("waits", [False, True])
+def test_a_step_that_waits_for_the_gpu_is_never_recorded(monkeypatch: pytest.MonkeyPatch, waits: bool) -> None:
+    modes: list[object] = []
+    recordings: list[Any] = []
+    monkeypatch.setattr(torch.cuda, "get_sync_debug_mode", lambda: 0)
+    monkeypatch.setattr(torch.cuda, "set_sync_debug_mode", modes.append)
+    monkeypatch.setattr(RecordedStep, "_record", lambda *of: recordings.append(of))
+
+    def step(images: Tensor, labels: Tensor) -> Tensor:
+        if waits and modes == ["warn"]:
+            warnings.warn("called a synchronizing CUDA operation (Triggered internally ...)", stacklevel=1)
+        if modes == ["warn"]:
+            warnings.warn("something else", stacklevel=1)
+        return images
+
+    recorded = RecordedStep()
+    with warnings.catch_warnings(record=True) as caught, fake_gpu():
+        warnings.simplefilter("always")
+        images = torch.empty(4, device=GPU)
+        for _ in range(6):
+            recorded(step, images, images)
+    assert modes == ["warn", 0]
+    said = [str(each.message) for each in caught]
+    assert said == ["something else", *["training without a CUDA graph: a step waits for the GPU"] * waits]
+    assert len(recordings) == (0 if waits else 1)
+
+
+def test_another_batch_size_frees_the_recording(split: Split) -> None:
+    run = TrainingRun(SPEC, split, model=WIDTH)
+    run.recording = RecordedStep()
+    old = weakref.ref(run.recording)
+    run.reset(replace(SPEC, seed=1, max_lr=0.1))
+    assert old() is not None
+    run.reset(replace(SPEC, batch_size=20))
+    assert old() is None
 
 
 @pytest.fixture

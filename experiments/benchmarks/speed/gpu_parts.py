@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -99,7 +100,8 @@ def baseline(note: Notes, data: list[str]) -> None:
 def search(note: Notes, data: list[str]) -> None:
     frames, seconds = _search(data, 1)
     note("search of 32 samples", seconds)
-    note("gap between trials, median", float(torch.tensor(gaps(frames) or [float("nan")]).median()))
+    if between := gaps(frames):
+        note("gap between trials, median", statistics.median(between))
 
 
 def half(note: Notes, data: list[str]) -> None:
