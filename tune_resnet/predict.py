@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tune_resnet._text import as_json, percent, printable
+from tune_resnet._text import as_json, counted, percent, printable
 from tune_resnet.data.image_file import image_files, read_image
 from tune_resnet.errors import exit_code_of
 from tune_resnet.hpo.models import chosen_model
@@ -47,6 +47,23 @@ def _print(options: argparse.Namespace) -> None:
     for path, best in zip(paths, ranked, strict=True):
         shown = ", ".join(f"{printable(name)} {percent(share)}" for name, share in best)
         print(f"{printable(path)}: {shown}")
+    if any(map(Path.is_dir, options.images)) and (line := _accuracy_line(model, paths, rows)):
+        print(line)
+
+
+def _accuracy_line(model: TrainedModel, paths: Sequence[Path], rows: np.ndarray) -> str:
+    """How many of the images are of the class that their folder is named after; empty where no folder is."""
+    places = {name: place for place, name in enumerate(model.classes)}
+    named = [
+        (places[path.parent.name], row) for path, row in zip(paths, rows, strict=True) if path.parent.name in places
+    ]
+    if not named:
+        return ""
+    right = sum(row.argmax() == place for place, row in named)
+    others = len(paths) - len(named)
+    left_out = f"; {counted(others, 'image')} in other folders left out" if others else ""
+    images = counted(len(named), "image")
+    return f"accuracy: {percent(right / len(named))}, {right} of {images} in folders named after a class{left_out}"
 
 
 def _likeliest(model: TrainedModel, row: np.ndarray, count: int) -> list[tuple[str, float]]:

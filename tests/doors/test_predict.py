@@ -128,6 +128,25 @@ def test_a_folder_stands_for_its_images_in_order(
         main([str(run), "--top", "0", str(test_files[0])])
 
 
+def test_folders_named_after_classes_tell_the_accuracy(
+    run: Path, test_files: list[Path], digits: Dataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert digits.test is not None
+    for number, (path, label) in enumerate(zip(test_files, digits.test.labels, strict=False)):
+        folder = tmp_path / "tree" / ("elsewhere" if number < 2 else str(9 - label if number == 2 else label))
+        folder.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, folder)
+    assert main([str(run), *map(str, test_files)]) == 0  # single files say nothing of their class
+    ranked = [line.split(": ")[1].split()[0] for line in capsys.readouterr().out.splitlines()[1:]]
+    right = sum(name == str(label) for name, label in zip(ranked[3:], digits.test.labels[3:30], strict=True))
+    assert main([str(run), str(tmp_path / "tree")]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == (
+        f"accuracy: {right / 28:.2%}, {right} of 28 images in folders named after a class; 2 images in other folders left out"
+    )
+    assert main([str(run), str(tmp_path / "tree" / "elsewhere")]) == 0
+    assert "accuracy" not in capsys.readouterr().out
+
+
 def test_as_json_it_prints_every_class_with_its_letters(
     run: Path, test_files: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -140,10 +140,10 @@ def test_the_colours_follow_when_night_falls(browser: Browser, tmp_path: Path) -
 def test_a_table_is_sorted_by_a_click_and_a_loss_is_chosen(browser: Browser, tmp_path: Path) -> None:
     view = View(browser, write_report([RESULTS / "cifar10-jpeg-search"], tmp_path / "report.html"), 1200, "light")
     head = view.page.get_by_role("button", name="max_lr")
-    cells = "[...document.querySelectorAll('td:nth-child(6)')].map(cell => parseFloat(cell.textContent))"
+    column = head.locator("xpath=ancestor::table").locator("td:nth-child(6)")
     for order in ("descending", "ascending"):
         head.click()
-        values = [value for value in view.page.evaluate(cells) if value is not None]
+        values = [float(text.split()[0]) for text in column.all_text_contents()]
         assert values == sorted(values, reverse=order == "descending")
         assert view.page.locator("th[aria-sort]").get_attribute("aria-sort") == order
     view.page.get_by_label("shown:").select_option("training loss")
