@@ -141,7 +141,8 @@ def test_folders_named_after_classes_tell_the_accuracy(
     right = sum(name == str(label) for name, label in zip(ranked[3:], digits.test.labels[3:30], strict=True))
     assert main([str(run), str(tmp_path / "tree")]) == 0
     assert capsys.readouterr().out.splitlines()[-1] == (
-        f"accuracy: {right / 28:.2%}, {right} of 28 images in folders named after a class; 2 images in other folders left out"
+        f"accuracy: {right / 28:.2%}, {right} of 28 images in folders named after a class; "
+        "2 images in other folders left out"
     )
     assert main([str(run), str(tmp_path / "tree" / "elsewhere")]) == 0
     assert "accuracy" not in capsys.readouterr().out
