@@ -159,6 +159,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"batch_size": {"choices": [400]}}, "space.batch_size: space choices must be two different values or more"),
     ({"batch_size": {"choices": [400, 400]}}, "space.batch_size: space choices must be two different values"),
     ({"batch_size": {"choices": "400"}}, "space.batch_size: choices must be a list of numbers, strings or booleans"),
+    ({"grad_clip": {"low": 0.01, "high": 1, "prior": 2}}, "space.grad_clip: space prior must lie between low and high"),
     ({"batch_size": {"choices": [400, 0]}}, "space.batch_size: train.batch_size must be at least 1, got 0"),
     ({"batch_size": {"choices": [400, 1.5]}}, "space.batch_size: train.batch_size must be a whole number, got 1.5"),
     ({"batch_size": {"choices": [1, 400], "log": True}}, "space.batch_size: log does not go with choices"),

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+import statistics
 import time
 from pathlib import Path
 
 import pytest
+import scipy.stats
 from factories import load_study
 from optuna.trial import TrialState
 
@@ -70,6 +72,33 @@ def test_equal_seeds_propose_equal_configurations_whether_a_file_follows_or_not(
     assert proposals(0, tmp_path / "study.log") == first
     given = len(SPEC.first_points)
     assert proposals(1)[given:] != first[given:]
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_the_first_trials_are_drawn_around_a_prior(sampler: str) -> None:
+    space = {
+        "max_lr": Domain(low=1e-3, high=1e-1, prior=0.05),
+        "batch_size": Domain(low=50, high=800, prior=200),
+        "grad_clip": Domain(low=1e-2, high=1.0),
+    }
+    proposals = []
+    for seed in range(20):
+        train = TrainSpec(seed=seed)
+        spec = SearchSpec(train=train, space=space, search=BudgetSpec(sampler=sampler), points_to_evaluate=())
+        study = Study(spec)
+        proposals += [run_trial(study, 0.5)[1] for _ in range(10)][1:]
+    shares = {name: [domain.share(row[name]) for row in proposals] for name, domain in space.items()}
+    for name, mean, deviation in (("max_lr", 0.74, 0.18), ("batch_size", 0.5, 0.22), ("grad_clip", 0.5, 0.29)):
+        assert statistics.mean(shares[name]) == pytest.approx(mean, abs=0.06)
+        assert statistics.stdev(shares[name]) == pytest.approx(deviation, abs=0.04)
+    assert all(isinstance(row["batch_size"], int) and 50 <= row["batch_size"] <= 800 for row in proposals)
+
+
+def test_what_is_expected_is_a_normal_distribution_cut_off_at_the_bounds() -> None:
+    domain = Domain(low=1, high=100, prior=10)
+    around = scipy.stats.truncnorm(-2, 2, loc=0.5, scale=0.25)
+    for level in (0.01, 0.3, 0.5, 0.99):
+        assert domain.share(domain.expected(level)) == pytest.approx(around.ppf(level))
 
 
 def test_the_sampler_learns_from_what_it_is_told() -> None:

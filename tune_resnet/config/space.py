@@ -6,6 +6,7 @@ import math
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
+from statistics import NormalDist
 from typing import Any
 
 from tune_resnet.config.validation import Section, SpecError, coerced, differences, shown
@@ -21,6 +22,7 @@ class Domain(Section):
     low: float
     high: float
     log: bool = True  # log-uniform; false: uniform
+    prior: float | None = None  # where good values are expected
     when: str | None = None  # "optimizer=sgd": only where another hyperparameter has that value
 
     def __post_init__(self) -> None:
@@ -29,6 +31,8 @@ class Domain(Section):
             raise SpecError(f"space low must be below high, got {self.low} and {self.high}")
         if self.log and self.low <= 0:
             raise SpecError(f"space low must be greater than 0 on a log scale, got {self.low}")
+        if self.prior is not None and not self.holds(self.prior):
+            raise SpecError(f"space prior must lie between low and high, got {self.prior} and {self}")
 
     def holds(self, value: Any) -> bool:
         """Whether a value is one of the domain's."""
@@ -55,6 +59,14 @@ class Domain(Section):
         else:
             found = self.low + share * (self.high - self.low)
         return min(max(found, self.low), self.high)
+
+    def expected(self, level: float) -> float:
+        """The quantile in (0, 1) of what is expected: a normal distribution around the prior, on the domain's scale,
+        whose standard deviation is a quarter of the domain, cut off at its ends."""
+        assert self.prior is not None
+        around = NormalDist(self.share(self.prior), 0.25)
+        low, high = around.cdf(0), around.cdf(1)
+        return self.value(around.inv_cdf(low + level * (high - low)))
 
     def wider_bounds(self) -> tuple[float, float]:
         """Where to move low and high to look beyond them: by a factor of ten, to 1, 2 or 5 times a power of ten; on a
@@ -119,7 +131,7 @@ def with_bounds(space: Mapping[str, Domain | Choices], bounds: Mapping[str, Mapp
     """The tables of a space with other bounds or choices; each scale and condition stays as it is."""
     tables = {name: domain.to_table() for name, domain in space.items()}
     for name, table in bounds.items():
-        kept = ("when",) if "choices" in table else ("log", "when")
+        kept = ("when",) if "choices" in table else ("log", "prior", "when")
         old = {key: value for key, value in tables.get(name, {}).items() if key in kept}
         tables[name] = {**old, **table}
     return tables

@@ -27,6 +27,7 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import BaseJournalBackend
 from optuna.trial import FrozenTrial, TrialState
 
+from tune_resnet.config.space import Domain
 from tune_resnet.config.spec import SearchSpec
 from tune_resnet.hpo.warm_start import WarmStart, distributions, known_trial
 from tune_resnet.runs.resume import History
@@ -35,6 +36,7 @@ from tune_resnet.runs.tables import FAILED, FINISHED, STOPPED, TrialRow
 STUDY_NAME = "tune_resnet"
 
 _SAMPLERS: dict[str, Callable[..., BaseSampler]] = {"tpe": TPESampler, "gp": GPSampler, "random": RandomSampler}
+_RANDOM_TRIALS = 10  # after so many trials, TPE and the Gaussian process propose by what they know: Optuna's default
 _TOLD = {FINISHED: TrialState.COMPLETE, STOPPED: TrialState.PRUNED, FAILED: TrialState.FAIL}
 
 Params = dict[str, Any]
@@ -82,6 +84,8 @@ class Study:
     def _new_trial(self) -> optuna.Trial:
         if self._points:
             self.optuna_study.enqueue_trial(self._points.pop(0))
+        elif expected := _expected(self.spec, self._next):
+            self.optuna_study.enqueue_trial(expected)
         self.optuna_study.sampler = _make_sampler(self.spec, self._next)
         self._next += 1
         if all(domain.when is None for domain in self.spec.space.values()):
@@ -144,6 +148,18 @@ def _known_trial(spec: SearchSpec, row: TrialRow, epochs: Sequence[dict[str, Any
             epoch["epoch"]: epoch["val_accuracy"] for epoch in epochs if math.isfinite(epoch["val_accuracy"])
         },
     )
+
+
+def _expected(spec: SearchSpec, number: int) -> Params:
+    """What a trial draws around the priors of the space, while the sampler draws at random; the rest is Optuna's."""
+    if number >= _RANDOM_TRIALS and spec.search.sampler != "random":
+        return {}
+    draw, found = np.random.default_rng([spec.train.seed, number]), {}
+    for name, domain in spec.space.items():
+        if isinstance(domain, Domain) and domain.prior is not None:
+            value = domain.expected(draw.uniform())
+            found[name] = round(value) if spec.kind(name) is int else value
+    return found
 
 
 def _make_sampler(spec: SearchSpec, number: int) -> BaseSampler:
