@@ -36,6 +36,12 @@ def split(digits: Dataset) -> Split:
 
 
 @pytest.fixture(scope="session")
+def few(digits: Dataset) -> Split:
+    """36 training and 4 validation images, for half precision, which a CPU is slow at."""
+    return search_split(digits, DataSpec(dataset="digits", limit_train=40))
+
+
+@pytest.fixture(scope="session")
 def cluster() -> Iterator[list[str]]:
     """The flags with which a command joins a Ray with 2 CPUs: half as long as one that starts a Ray of its own."""
     set_ray_up("")

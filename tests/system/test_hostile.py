@@ -426,14 +426,14 @@ def other_content(name: str, content: bytes) -> st.SearchStrategy[bytes]:
 
 # Cases of each file; one takes 5 to 50 ms.
 CASES = {
-    "spec.toml": 60,
-    "env.json": 60,
-    "trials.csv": 100,
-    "epochs.csv": 80,
-    "warm_start.json": 60,
-    "confirm.csv": 100,
+    "spec.toml": 40,
+    "env.json": 40,
+    "trials.csv": 60,
+    "epochs.csv": 60,
+    "warm_start.json": 40,
+    "confirm.csv": 50,
     CHECKPOINT: 80,
-    MODEL: 200,
+    MODEL: 80,
 }
 
 

@@ -36,18 +36,21 @@ from tune_resnet.training.saved_model import load_model
 
 SMALL = ["--dataset", "digits", "--limit-train", "200", "--width", "4", "--device", "cpu"]
 
-# Half precision overflows at the highest rates, so that some trials end with a loss that is not finite.
+# At high rates decay makes the weights larger at each step, so that some trials end with a loss that is not finite.
 WILD = (
-    TINY
+    "points_to_evaluate = [{ max_lr = 50.0 }, { max_lr = 90.0 }]\n"
+    + TINY
     + """\
 epochs = 3
 batch_size = 20
-precision = "fp16"
+precision = "fp32"
+optimizer = "sgd"
+weight_decay = 1.0
 seed = 2
 [space]
 max_lr = { low = 1e-3, high = 100.0 }
 [search]
-num_samples = 12
+num_samples = 8
 sampler = "random"
 [scheduler]
 signal = "train_loss"
@@ -246,13 +249,12 @@ def start(arguments: list[str], runs: Path) -> Running:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_ends_a_search_in_order(number: signal.Signals, tmp_path: Path) -> None:
+def test_ctrl_c_ends_a_search_in_order(tmp_path: Path) -> None:
     search = start([*SMALL, "--epochs", "2000", "--num-samples", "3"], tmp_path)
     search.wait_for(lambda: search.epochs() >= 3)
-    search.process.send_signal(number)
+    search.process.send_signal(signal.SIGINT)
     output, errors = search.process.communicate(timeout=60)
-    assert search.process.returncode == 128 + number
+    assert search.process.returncode == 128 + signal.SIGINT
     assert errors == ""
     assert "Ending the search" in output
     assert re.search(r"go on       \S+ -m tune_resnet.search --resume", output)
@@ -307,15 +309,15 @@ def test_photographs_are_searched_from_their_folder(
 
 @pytest.mark.slow
 def test_the_quickstart_searches_confirms_and_ends_with_what_to_do_next(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, cluster: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     """As `make quickstart` runs it, but small."""
     (command,) = re.findall(r"-m tune_resnet\.search (.*quickstart.*)", (ROOT / "Makefile").read_text())
     spec = ROOT / "experiments" / "quickstart.toml"
     assert f"tune_resnet.search {command}" in spec.read_text()
     words = [str(ROOT / word) if word.endswith(".toml") else word for word in command.split()]
-    small = ["--num-samples", "8", "--width", "4", "--device", "cpu", "--precision", "fp32", "--scheduler", "none"]
-    found = in_process([*words, *small], tmp_path, capsys)
+    small = ["--num-samples", "5", "--epochs", "2", "--width", "4", "--scheduler", "none", "--confirm", "2"]
+    found = in_process([*words, *small, "--device", "cpu", *cluster], tmp_path, capsys)
     assert found.code == 0
     verdict = max(found.output.find("fresh seeds:"), found.output.find("The reference itself is the winner"))
     assert 0 < verdict < found.output.index("\nrun  ") < found.output.index("\nuse it ")

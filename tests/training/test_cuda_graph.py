@@ -96,9 +96,9 @@ def no_collector() -> Iterator[None]:
 @pytest.mark.usefixtures("no_collector")
 @pytest.mark.parametrize("recorded", [False, True])
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
-def test_a_run_is_freed_with_its_last_name(split: Split, recorded: bool, precision: str) -> None:
+def test_a_run_is_freed_with_its_last_name(few: Split, recorded: bool, precision: str) -> None:
     """A graph that waits for the collector may be collected while another is recorded, and break that."""
-    run = TrainingRun(replace(SPEC, precision=precision), split, model=WIDTH)
+    run = TrainingRun(replace(SPEC, precision=precision), few, model=WIDTH)
     if recorded:
         run.recording = RecordedStep()
         run.recording.direct_steps = -SPEC.epochs * run.steps_per_epoch  # none is recorded where there is no GPU

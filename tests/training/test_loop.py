@@ -133,8 +133,10 @@ def test_a_continued_run_equals_an_unbroken_one(split: Split, stop_after: int, e
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
-def test_a_reset_run_equals_a_fresh_one(split: Split, precision: str) -> None:
-    first = replace(SPEC, precision=precision)
+def test_a_reset_run_equals_a_fresh_one(precision: str, split: Split, few: Split) -> None:
+    if precision == "fp16":
+        split = few
+    first = replace(SPEC, precision=precision, batch_size=len(split.train.images) // 3)
     other = replace(first, max_lr=0.003, weight_decay=0.0, grad_clip=1.0, seed=3)
     fresh = TrainingRun(other, split, model=WIDTH)
     reused = TrainingRun(first, split, model=WIDTH)
@@ -293,9 +295,10 @@ def test_there_is_no_epoch_after_the_last(split: Split) -> None:
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
-def test_lower_precisions_train_like_fp32(split: Split, precision: str) -> None:
-    full = TrainingRun(SPEC, split, model=WIDTH).run_epoch()
-    lower = TrainingRun(replace(SPEC, precision=precision), split, model=WIDTH).run_epoch()
+def test_lower_precisions_train_like_fp32(few: Split, precision: str) -> None:
+    spec = replace(SPEC, batch_size=12)
+    full = TrainingRun(spec, few, model=WIDTH).run_epoch()
+    lower = TrainingRun(replace(spec, precision=precision), few, model=WIDTH).run_epoch()
     assert lower.train_loss == pytest.approx(full.train_loss, rel=0.05)
 
 
