@@ -14,6 +14,7 @@ import pytest
 from tune_resnet.config.spec import SearchSpec
 from tune_resnet.execution.callbacks import RecordEvents, StopRequest
 from tune_resnet.runs.directory import RunDirectory
+from tune_resnet.runs.load import read_object
 from tune_resnet.runs.recorder import Recorder
 from tune_resnet.runs.tables import FAILED, RUNNING
 
@@ -101,3 +102,17 @@ def test_an_epoch_that_cannot_be_written_ends_the_search(tmp_path: Path, recorde
     events.on_trial_result(0, [trial], trial, result)
     assert end.stop_all()
     assert isinstance(end.error, FileNotFoundError)
+
+
+def test_how_a_gpu_runs_the_steps_is_told_once_for_each_answer(tmp_path: Path, recorder: Recorder) -> None:
+    recorder.run.write_env({"device": "cuda"})
+    events = RecordEvents(recorder, Watcher(), StopRequest(None), no_study, 60)  # type: ignore[arg-type]
+    result = {"seconds": 1.0, "val_accuracy": 0.5, "worker": "host:1", "continued": 0}
+    for trial, epoch, steps in ((0, 1, None), (0, 2, "recorded"), (1, 1, "recorded"), (2, 1, "run directly: it waits")):
+        if trial:
+            recorder.start(trial, {})
+        ray_trial = RayTrial(config={"trial": trial}, trial_id=str(trial))
+        said = {"steps": steps} if steps else {}
+        events.on_trial_result(0, [], ray_trial, {**result, "epoch": epoch, **said})
+    env = read_object(recorder.run.env_json)
+    assert env == {"device": "cuda", "steps": "recorded (trial 0); run directly: it waits (trial 2)"}

@@ -2,30 +2,37 @@
 
 from __future__ import annotations
 
+import copy
 import gc
 import warnings
 import weakref
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import fields, replace
+from itertools import chain
 from typing import Any
 
 import pytest
 import torch
 from fake_gpu import GPU, fake_gpu
+from fake_graph import use_fake_graphs
 from torch import Tensor
 
 from tune_resnet.config.sections import ModelSpec, TrainSpec
 from tune_resnet.data.types import Split
-from tune_resnet.training.cuda_graph import RecordedStep
+from tune_resnet.training.cuda_graph import CONSTANTS, RECORDED, RecordedStep
 from tune_resnet.training.loop import TrainingRun
 
 SPEC = TrainSpec(epochs=3, batch_size=25, precision="fp32")  # 7 batches of 25 and one of 5
 WIDTH = ModelSpec(width=4)
 
 
+@pytest.fixture(autouse=True)
+def one_thread() -> None:
+    torch.set_num_threads(1)
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="recording fails only where there is no GPU")
 def test_where_recording_fails_a_warning_says_so_and_training_goes_on(split: Split) -> None:
-    torch.set_num_threads(1)
     direct, recorded = TrainingRun(SPEC, split, model=WIDTH), TrainingRun(SPEC, split, model=WIDTH)
     recorded.recording = RecordedStep()
     expected = direct.run_epoch()
@@ -75,14 +82,82 @@ def test_a_step_that_waits_for_the_gpu_is_never_recorded(monkeypatch: pytest.Mon
     assert len(recordings) == (0 if waits else 1)
 
 
-def test_another_batch_size_frees_the_recording(split: Split) -> None:
-    run = TrainingRun(SPEC, split, model=WIDTH)
-    run.recording = RecordedStep()
-    old = weakref.ref(run.recording)
-    run.reset(replace(SPEC, seed=1, max_lr=0.1))
-    assert old() is not None
-    run.reset(replace(SPEC, batch_size=20))
-    assert old() is None
+# Another value than in SPEC of all that a configuration says.
+OTHERS: dict[str, Any] = {
+    "max_lr": 0.003, "weight_decay": 0.05, "grad_clip": 0.01, "epochs": 2, "batch_size": 20, "schedule": "cosine",
+    "peak_at": 0.2, "div_factor": 5.0, "final_div_factor": 100.0, "optimizer": "sgd", "momentum": 0.8,
+    "momentum_at_peak": 0.8, "decoupled_decay": True, "label_smoothing": 0.1, "dropout": 0.5, "crop_padding": 2,
+    "cutout": 8, "ema_decay": 0.9, "seed": 3, "precision": "fp16",
+}  # fmt: skip
+
+
+def test_all_that_a_configuration_says_is_tried_below() -> None:
+    assert list(OTHERS) == [field.name for field in fields(TrainSpec)]
+    assert all(getattr(SPEC, name) != value for name, value in OTHERS.items())
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_a_recorded_step_sees_each_new_value(split: Split, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """To the bit: nothing that a configuration says is left in a recording of another's step."""
+    spec = replace(SPEC, **{name: OTHERS[name]})
+    direct = TrainingRun(spec, split, model=WIDTH)
+    expected = direct.run_epoch()
+    use_fake_graphs(monkeypatch)
+    reused = TrainingRun(SPEC, split, model=WIDTH)
+    reused.run_epoch()
+    assert reused.steps == RECORDED
+    graph = weakref.ref(reused.recording.graph)  # type: ignore[union-attr]
+    reused.reset(spec)
+    if graph() is None:
+        assert name in CONSTANTS
+    found = reused.run_epoch()
+    assert reused.steps == ("run directly: the momentum changes" if name == "momentum_at_peak" else RECORDED)
+    assert (found.train_loss, found.loss) == (expected.train_loss, expected.loss)
+    weights = zip(reused.judged.state_dict().values(), direct.judged.state_dict().values(), strict=True)
+    assert all(torch.equal(ours, theirs) for ours, theirs in weights)
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "sgd"])
+def test_the_scale_of_fp16_moves_in_a_recording_as_without(
+    split: Split, monkeypatch: pytest.MonkeyPatch, optimizer: str
+) -> None:
+    spec = replace(SPEC, precision="fp16", optimizer=optimizer)
+
+    def trained() -> tuple[float, Any]:
+        run = TrainingRun(spec, split, model=WIDTH)
+        run.scaler.update(2.0**16)  # too much: steps are left out until it is small enough
+        return run.run_epoch().train_loss, run.scaler.state_dict()
+
+    expected = trained()
+    assert expected[1]["scale"] < 2.0**16
+    use_fake_graphs(monkeypatch)
+    assert trained() == expected
+
+
+def test_what_a_recording_knows_stays_where_it_is(split: Split) -> None:
+    run = TrainingRun(replace(SPEC, precision="fp16"), split, model=WIDTH)
+
+    def places() -> list[int]:
+        state = [*run.model.state_dict().values(), *chain(*run.optimizer.state.values())]
+        scaler = [run.scaler._scale, run.scaler._growth_tracker]
+        return [tensor.data_ptr() for tensor in (*state, *scaler, run.lr, run.weight_decay, run.grad_clip)]
+
+    before = places()
+    run.run_epoch()
+    state = copy.deepcopy(run.state_dict())
+    run.reset(replace(run.spec, seed=1, max_lr=0.1))
+    run.load_state_dict(state)
+    assert places() == before
+
+
+def test_an_error_in_a_step_is_forgotten_by_a_reset(split: Split, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = TrainingRun(replace(SPEC, precision="fp16"), split, model=WIDTH)
+    with monkeypatch.context() as patch:
+        patch.setattr(run.optimizer, "step", lambda: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            run.run_epoch()
+    run.reset(run.spec)
+    run._train(1)
 
 
 @pytest.fixture

@@ -60,7 +60,7 @@ def test_a_reset_and_a_state_stay_on_their_devices(split: Split, precision: str)
             state = _copied(run.state_dict())
             assert {tensor.device.type for tensor in _tensors(state)} == {"cpu"}
             run.load_state_dict(state)
-        assert {tensor.device for tensor in _tensors(run.state_dict())} == {GPU}
+            assert {tensor.device for tensor in _tensors(run.state_dict())} == {GPU}
         with OnGpu():
             run._train(2)
 

@@ -124,6 +124,7 @@ def train_single(
 
 def _train(plan: Plan, resumable: ResumableRun, recorder: Recorder, console: Console) -> EpochMetrics:
     """The epochs that are left; the metrics of the last."""
+    assert plan.single is not None
     epochs, seconds_per_epoch = plan.spec.train.epochs, plan.seconds_per_epoch
     worker = f"{platform.node()}:{os.getpid()}"
     if resumable.saved:
@@ -134,6 +135,7 @@ def _train(plan: Plan, resumable: ResumableRun, recorder: Recorder, console: Con
         with busy(console, f"epoch {done + 1}, about {duration((epochs - done) * seconds_per_epoch)} left"):
             metrics = resumable.run_epoch()
         _record(plan, recorder, metrics, worker)
+        recorder.steps(plan.single, resumable.training.steps)
         seconds_per_epoch = metrics.seconds
         console.print(_line(plan, metrics), soft_wrap=True)
     assert resumable.training.last is not None

@@ -13,6 +13,7 @@ from ray import cloudpickle, tune
 from ray.exceptions import RayActorError
 
 from tune_resnet._text import duration, one_line
+from tune_resnet.errors import RecordError
 from tune_resnet.execution.progress import Progress
 from tune_resnet.hpo.models import drop_outrun_models
 from tune_resnet.runs.recorder import Recorder
@@ -85,6 +86,7 @@ class RecordEvents(tune.Callback):  # type: ignore[misc]
             row = {column: result[column] for column in EPOCH_DTYPES if column in result}
             with self._storage():
                 self.recorder.epoch(number, row, result["worker"])
+                self.recorder.steps(number, result.get("steps", ""))
                 self.learn(trial.trial_id, row)
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
@@ -121,10 +123,10 @@ class RecordEvents(tune.Callback):  # type: ignore[misc]
 
     @contextmanager
     def _storage(self) -> Iterator[None]:
-        """What cannot be written ends the search."""
+        """What cannot be written, or be added to, ends the search."""
         try:
             yield
-        except OSError as error:
+        except (OSError, RecordError) as error:
             self.end.error = self.end.error or error
 
     def _failure(self, trial: Any) -> str | None:

@@ -25,8 +25,9 @@ class TrialTrainable(tune.Trainable):  # type: ignore[misc]
 
     A trial goes on after its checkpoint, if it has one: then its first step reports the saved epoch, which may not have
     been heard of, without training. A result has the columns of epochs.csv, `worker` (host:process), `continued` (the
-    saved epoch, 0: none) and `done`. Where the loss is not finite, it repeats the last good epoch and says why in
-    `failure`: no exception, so that the process stays usable.
+    saved epoch, 0: none) and `done`; on a GPU also `steps`, how these are run, once that is known. Where the loss is
+    not finite, it repeats the last good epoch and says why in `failure`: no exception, so that the process stays
+    usable.
     """
 
     to_repeat: EpochMetrics | None
@@ -77,4 +78,5 @@ class TrialTrainable(tune.Trainable):  # type: ignore[misc]
         return {**last, **self._about(), "failure": str(error), "done": True}
 
     def _about(self) -> dict[str, Any]:
-        return {"worker": self.worker, "continued": self.resumable.saved.epoch if self.resumable.saved else 0}
+        saved, steps = self.resumable.saved, self.resumable.training.steps
+        return {"worker": self.worker, "continued": saved.epoch if saved else 0, **({"steps": steps} if steps else {})}

@@ -10,6 +10,7 @@ from typing import Any
 
 from tune_resnet.config.spec import SearchSpec
 from tune_resnet.runs.directory import RunDirectory
+from tune_resnet.runs.load import read_object
 from tune_resnet.runs.tables import ENDED, FINISHED, INTERRUPTED, RUNNING, TrialRow
 
 
@@ -31,6 +32,7 @@ class Recorder:
         self.trials = {row.trial: dataclasses.replace(row) for row in trials}
         self._lines: dict[int, str] = {}  # of trials.csv; made anew for `_changed` trials only, however many there are
         self._changed = set(self.trials)
+        self._steps: set[str] = set()  # that env.json has
         self._top_accuracy: dict[int, float] = {}
         self.last_loss: dict[int, float] = {}  # on the validation images, by trial
         for epoch in epochs:
@@ -75,6 +77,17 @@ class Recorder:
         row.test_accuracy = metrics.get("test_accuracy", math.nan)
         if self._is_top(trial, accuracy_of(vars(row))):
             row.best_epoch = row.epochs
+
+    def steps(self, trial: int, how: str) -> None:
+        """How a GPU runs the steps of a trial (empty: nothing to say). env.json has each answer once, with the first
+        trial that gave it."""
+        if how and how not in self._steps:
+            self._steps.add(how)
+            env = read_object(self.run.env_json)
+            before = str(env.get("steps", ""))
+            if how not in before:
+                said = f"{how} (trial {trial})"
+                self.run.write_env({**env, "steps": f"{before}; {said}" if before else said})
 
     def end(self, trial: int, state: str, error: str = "") -> None:
         """A trial has ended in one of the four final states."""

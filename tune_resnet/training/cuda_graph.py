@@ -10,10 +10,32 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
+from tune_resnet._text import one_line
+from tune_resnet.config.sections import TrainSpec
+
 Step = Callable[[Tensor, Tensor], Tensor]
 
+RECORDED = "recorded as a CUDA graph"
 _DIRECT_STEPS = 3  # before recording: kernels are chosen, workspaces and optimizer state allocated
 _WAITS = "called a synchronizing CUDA operation"  # how PyTorch's warning begins
+
+# What a recording of a training step has in it as constants; all else that a configuration says is in tensors, or
+# outside of the step.
+CONSTANTS = (
+    "precision", "batch_size", "optimizer", "momentum", "momentum_at_peak", "decoupled_decay", "label_smoothing",
+    "dropout",
+)  # fmt: skip
+
+
+def same_step(first: TrainSpec, second: TrainSpec) -> bool:
+    """Whether a recording of a step of the first configuration is one of the second's."""
+    return all(getattr(first, name) == getattr(second, name) for name in CONSTANTS)
+
+
+def room_for_recording(spec: TrainSpec, device: torch.device) -> RecordedStep | None:
+    """What runs the steps of a configuration on a GPU; None: the device is none."""
+    never = "the momentum changes" if spec.momentum_at_peak is not None else ""
+    return RecordedStep(never) if device.type == "cuda" else None
 
 
 class RecordedStep:
@@ -25,13 +47,19 @@ class RecordedStep:
     weights, optimizer state and hyperparameters do: new values in them count, nothing else of a step may change.
     Batches of another shape than the first, as an epoch's last may have, are run directly. A step whose last direct run
     made the CPU wait for the GPU is never recorded: that would fail, and leave PyTorch's generator in a state of which
-    nothing is known. Then, and where recording fails, a warning says why, and every step is run directly.
+    nothing is known. Then, and where recording fails, a warning and `how` say why, and every step is run directly.
 
     What Python's own random numbers decide in a step is decided once, in the recording, and cannot be noticed: a
     network is to draw with PyTorch. All calls must be made on one stream, not the default one.
+
+    Args:
+        never: why the step is not to be recorded at all, if it is not.
     """
 
-    def __init__(self) -> None:
+    how: str  # the steps are run, in words; empty while that is open
+
+    def __init__(self, never: str = "") -> None:
+        self.how = never and _directly(never)
         self.shape: torch.Size | None = None
         self.direct_steps = 0
         self.graph: torch.cuda.CUDAGraph | None = None
@@ -42,11 +70,12 @@ class RecordedStep:
             self.shape = images.shape
         if images.shape != self.shape:
             return step(images, labels)
-        if self.graph is None and self.direct_steps == _DIRECT_STEPS:
+        if not self.how and self.direct_steps == _DIRECT_STEPS:
             self._record(step, images, labels)
         if self.graph is None:
             self.direct_steps += 1
-            return self._watched(step, images, labels) if self.direct_steps == _DIRECT_STEPS else step(images, labels)
+            is_last = not self.how and self.direct_steps == _DIRECT_STEPS
+            return self._watched(step, images, labels) if is_last else step(images, labels)
         self.images.copy_(images)
         self.labels.copy_(labels)
         self.graph.replay()
@@ -72,8 +101,7 @@ class RecordedStep:
             else:
                 warnings.warn_explicit(each.message, each.category, each.filename, each.lineno)
         if waits:
-            self.direct_steps += 1  # past the one at which it would be recorded
-            warnings.warn("training without a CUDA graph: a step waits for the GPU", stacklevel=2)
+            self._give_up("a step waits for the GPU")
         return loss
 
     def _record(self, step: Step, images: Tensor, labels: Tensor) -> None:
@@ -84,9 +112,17 @@ class RecordedStep:
             with _no_collector(), torch.cuda.graph(graph, stream=torch.cuda.current_stream()):
                 self.loss = step(self.images, self.labels)
         except RuntimeError as error:
-            warnings.warn(f"training without a CUDA graph: {error}", stacklevel=2)
+            self._give_up(one_line(error))
             return
-        self.graph = graph
+        self.graph, self.how = graph, RECORDED
+
+    def _give_up(self, reason: str) -> None:
+        self.how = _directly(reason)
+        warnings.warn(f"training without a CUDA graph: {reason}", stacklevel=3)
+
+
+def _directly(reason: str) -> str:
+    return f"run directly: {reason}"
 
 
 @contextmanager

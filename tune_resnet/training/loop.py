@@ -16,20 +16,15 @@ from torch.nn import functional
 from tune_resnet.config.sections import ModelSpec, TrainSpec
 from tune_resnet.data.types import Split
 from tune_resnet.training.augmentation import Normalise, augmented, draw_crops, to_device
-from tune_resnet.training.cuda_graph import RecordedStep
+from tune_resnet.training.cuda_graph import room_for_recording, same_step
 from tune_resnet.training.device import choose_precision, epoch_seed, full_fp32, keep_freed_memory, on_stream, seeded
 from tune_resnet.training.evaluation import all_logits, evaluate
 from tune_resnet.training.metrics import BrokenRun, EpochMetrics, NonFiniteLoss
 from tune_resnet.training.model import Average, ResNet9, fresh_network
-from tune_resnet.training.optimizer import OPTIMIZERS
+from tune_resnet.training.optimizer import OPTIMIZERS, clip_and_decay, gradient_scaler, reset_scaler
 from tune_resnet.training.schedule import momentum_at, rate_at
 
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-# What a recorded step has in it, so that another value of one needs another recording.
-_IN_THE_STEP = (
-    "precision", "batch_size", "optimizer", "momentum", "momentum_at_peak", "decoupled_decay", "label_smoothing",
-    "dropout",
-)  # fmt: skip
 
 
 class TrainingRun:
@@ -90,11 +85,10 @@ class TrainingRun:
             self.model.dropout.p = spec.dropout
         self.weight_decay.fill_(spec.weight_decay)
         self.grad_clip.fill_(spec.grad_clip)
-        if before is None or any(getattr(before, name) != getattr(spec, name) for name in _IN_THE_STEP):
+        if before is None or not same_step(before, spec):
             self._prepare_step()
-        # Any: it is declared to want PyTorch's own optimizers, but takes any that has what it looks at.
-        self.scaler: Any = torch.amp.GradScaler(self.device.type, enabled=self.precision == "fp16")
         self.optimizer.reset()
+        reset_scaler(self.scaler)
         self.average = Average(self.model, spec.ema_decay) if spec.ema_decay else None
         self.is_broken = False
 
@@ -103,13 +97,17 @@ class TrainingRun:
         """The network that is judged and kept: with the average of the weights, where one is asked for."""
         return self.average.module if self.average else self.model
 
+    @property
+    def steps(self) -> str:
+        """How a GPU runs the steps of this configuration, in words; empty while that is open, and on a CPU."""
+        return self.recording.how if self.recording else ""
+
     def _prepare_step(self) -> None:
-        """Makes the optimizer for the model's parameters, and room for a recording of the step that updates them."""
+        """Makes what updates the model's parameters, and room for a recording of the step that does."""
         self.precision = choose_precision(self.spec.precision, self.device)
         self.optimizer = OPTIMIZERS[self.spec.optimizer](self.model.parameters(), self.lr, self.spec.momentum)
-        # The gradient scaler and a momentum that cycles decide on the CPU, which a recording does not replay.
-        decides = self.precision == "fp16" or self.spec.momentum_at_peak is not None
-        self.recording = RecordedStep() if self.device.type == "cuda" and not decides else None
+        self.scaler = gradient_scaler(self.precision, self.device)
+        self.recording = room_for_recording(self.spec, self.device)
 
     @property
     def steps_per_epoch(self) -> int:
@@ -238,13 +236,7 @@ class TrainingRun:
         self.optimizer.zero_grad()
         self.scaler.scale(loss).backward()
         self.scaler.unscale_(self.optimizer)
-        with torch.no_grad():
-            for parameter, gradient in zip(self.optimizer.parameters, self.optimizer.gradients, strict=True):
-                gradient.clamp_(-self.grad_clip, self.grad_clip)
-                if self.spec.decoupled_decay:  # Loshchilov and Hutter, 2019
-                    parameter.mul_(1 - self.lr * self.weight_decay)
-                else:
-                    gradient.addcmul_(parameter, self.weight_decay)
+        clip_and_decay(self.optimizer, self.grad_clip, self.weight_decay, decoupled=self.spec.decoupled_decay)
         self.scaler.step(self.optimizer)
         self.scaler.update()
         return functional.cross_entropy(logits.detach(), labels) if self.spec.label_smoothing else loss.detach()

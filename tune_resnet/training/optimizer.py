@@ -118,3 +118,52 @@ class Sgd(Optimizer):
 
 
 OPTIMIZERS: dict[str, Callable[[Iterable[Tensor], Tensor, float], Optimizer]] = {"adam": Adam, "sgd": Sgd}
+
+
+@torch.no_grad()
+def clip_and_decay(optimizer: Optimizer, clip: Tensor, decay: Tensor, *, decoupled: bool) -> None:
+    """Clips the gradients by value, to [-`clip`, `clip`], then decays the weights: as L2 in the gradient or `decoupled`
+    from it (Loshchilov and Hutter, 2019). Both numbers are scalars on the parameters' device."""
+    parameters, gradients = optimizer.parameters, optimizer.gradients
+    if clip.is_cuda:
+        _clip_and_decay_together(parameters, gradients, clip, decay, 1 - optimizer.lr * decay if decoupled else None)
+        return
+    for parameter, gradient in zip(parameters, gradients, strict=True):
+        gradient.clamp_(-clip, clip)
+        if decoupled:
+            parameter.mul_(1 - optimizer.lr * decay)
+        else:
+            gradient.addcmul_(parameter, decay)
+
+
+def _clip_and_decay_together(
+    parameters: list[Tensor], gradients: list[Tensor], clip: Tensor, decay: Tensor, kept: Tensor | None
+) -> None:
+    """The same with a few kernels for all tensors in place of three for each. They take bounds from the CPU only: hence
+    gradients in units of `clip`. `kept`: the share of the weights that decoupled decay leaves."""
+    torch._foreach_div_(gradients, clip)
+    torch._foreach_clamp_min_(gradients, -1.0)
+    torch._foreach_clamp_max_(gradients, 1.0)
+    torch._foreach_mul_(gradients, clip)
+    if kept is None:
+        torch._foreach_add_(gradients, torch._foreach_mul(parameters, decay))
+    else:
+        torch._foreach_mul_(parameters, kept)
+
+
+def gradient_scaler(precision: str, device: torch.device) -> Any:
+    """PyTorch's, which does nothing but in fp16.
+
+    Any: it is declared to want PyTorch's own optimizers, but takes any that has what it looks at.
+    """
+    scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
+    scaler.scale(torch.zeros((), device=device))  # makes its tensors, which a recorded step must not
+    return scaler
+
+
+def reset_scaler(scaler: Any) -> None:
+    """Lets a scaler begin anew, in place: a recorded step knows its tensors by their address."""
+    first = torch.amp.GradScaler("cpu", enabled=scaler.is_enabled()).state_dict()
+    scaler.load_state_dict(first)
+    if first:
+        scaler.update(first["scale"])  # forgets a step that an error has broken off

@@ -68,7 +68,7 @@ CHECKS = (
         goals={"search of 32 samples": _FIT, "gap between trials, median": (Goal(at_most=0.15), "s")},
     ),
     Part(name="budget", limit=90, goals={"search with a time budget, over the budget": (Goal(at_most=10), "s")}),
-    Part(name="fp16", limit=45, goals={"fp16 trains": _YES}),
+    Part(name="fp16", limit=45, goals={"fp16 trains": _YES, "fp16 step recorded as a CUDA graph": _YES}),
     Part(name="unrecordable", limit=45, goals={"a step that waits is trained directly": _YES}),
     Part(name="out_of_memory", limit=45, goals={"training goes on after running out of memory": _YES}),
     Part(name="half", limit=110, goals={"search of 32 samples, half a GPU each": _FIT}),

@@ -26,6 +26,7 @@ from experiments.benchmarks.speed.measures import digits, flops_per_image, matmu
 from tune_resnet._files import write_whole
 from tune_resnet.config.sections import ModelSpec, TrainSpec
 from tune_resnet.runs.load import load_run
+from tune_resnet.training.cuda_graph import RECORDED
 from tune_resnet.training.device import device_name
 from tune_resnet.training.loop import TrainingRun
 
@@ -37,6 +38,7 @@ BUDGET = 30  # seconds of the search that has one
 # A whole search or reference, or a small one.
 SIZE = [] if ON_GPU else ["--limit-train", "300", "--width", "4", "--epochs", "2", "--batch-size", "25"]
 SAMPLES = ["--num-samples", "32" if ON_GPU else "2"]
+UNKNOWN = "not on record"  # as on a CPU
 FOREVER = "1000000" if ON_GPU else "1000"  # samples that no budget reaches
 
 
@@ -73,7 +75,7 @@ def epochs(note: Notes, data: list[str]) -> None:
     """Whole epochs beside the product; steps recorded and not."""
     run = _training(SPEC)
     run.run_epoch()  # warms up, and records the step
-    note("step recorded as a CUDA graph", float(run.recording is not None and run.recording.graph is not None))
+    note("step recorded as a CUDA graph", float(run.steps == RECORDED))
     seconds = [run.run_epoch().seconds for _ in range(8)]
     note("8 epochs of the reference", sum(seconds))
     work = flops_per_image(MODEL.width) * (TRAIN + HELD_OUT / 3)  # forward only: a third
@@ -93,6 +95,7 @@ def baseline(note: Notes, data: list[str]) -> None:
     judged = "test" if last.get("test_accuracy", float("nan")) > 0 else "val"
     note("accuracy of the reference, of 1", float(last[f"{judged}_accuracy"]))
     note("judged by", "test images" if judged == "test" else "validation images")
+    note("steps", frames.env.get("steps", UNKNOWN))
     note("seconds of training", float(frames.epochs["seconds"].sum()))
     note("wall time, s", seconds)
 
@@ -100,6 +103,7 @@ def baseline(note: Notes, data: list[str]) -> None:
 def search(note: Notes, data: list[str]) -> None:
     frames, seconds = _search(data, 1)
     note("search of 32 samples", seconds)
+    note("steps", frames.env.get("steps", UNKNOWN))
     if between := gaps(frames):
         note("gap between trials, median", statistics.median(between))
 
@@ -122,6 +126,7 @@ def fp16(note: Notes, data: list[str]) -> None:
     losses = [run.run_epoch().train_loss for _ in range(3)]
     note("losses", " ".join(f"{loss:.4f}" for loss in losses))
     note("fp16 trains", float(losses[-1] < losses[0]))
+    note("fp16 step recorded as a CUDA graph", float(run.steps == RECORDED))
 
 
 class Waits(nn.Module):
@@ -142,8 +147,8 @@ def unrecordable(note: Notes, data: list[str]) -> None:
     factory = ModelSpec(factory="experiments.benchmarks.speed.gpu_parts:Waits")
     run = TrainingRun(SPEC, digits(TRAIN // 10, HELD_OUT // 10), DEVICE, factory)
     losses = [run.run_epoch().train_loss for _ in range(3)]
-    direct = run.recording is None or run.recording.graph is None
-    note("a step that waits is trained directly", float(direct and losses[-1] < losses[0]))
+    note("steps", run.steps)
+    note("a step that waits is trained directly", float(run.steps != RECORDED and losses[-1] < losses[0]))
 
 
 def out_of_memory(note: Notes, data: list[str]) -> None:
