@@ -104,9 +104,10 @@ class TrainingRun:
         return self.average.module if self.average else self.model
 
     def _prepare_step(self) -> None:
-        """Makes the optimizer for the model's parameters, and room for a recording of the step that updates them."""
+        """Makes the optimizer for the parameters that are not frozen, and room for a recording of the step."""
         self.precision = choose_precision(self.spec.precision, self.device)
-        self.optimizer = OPTIMIZERS[self.spec.optimizer](self.model.parameters(), self.lr, self.spec.momentum)
+        trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+        self.optimizer = OPTIMIZERS[self.spec.optimizer](trained, self.lr, self.spec.momentum)
         # The gradient scaler and a momentum that cycles decide on the CPU, which a recording does not replay.
         decides = self.precision == "fp16" or self.spec.momentum_at_peak is not None
         self.recording = RecordedStep() if self.device.type == "cuda" and not decides else None
