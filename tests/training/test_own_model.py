@@ -63,6 +63,9 @@ def for_others(num_classes):
 def no_weights(num_classes):
     return nn.Sequential(nn.AvgPool2d(32), nn.Flatten(), nn.ZeroPad1d((0, num_classes - 3)))
 
+def frozen(num_classes):
+    return linear(num_classes).requires_grad_(False)
+
 def linear(num_classes):
     return nn.Sequential(nn.Dropout(0.5), nn.Flatten(), nn.Linear(3072, num_classes), nn.BatchNorm1d(num_classes))
 
@@ -208,10 +211,11 @@ def test_an_import_string_is_of_names_only(name: str) -> None:
         ("other_nets:not_a_function", "TypeError: 'int' object is not callable"),
         ("other_nets:broken", "RuntimeError: not today"),
         ("other_nets:no_module", "made no torch.nn.Module, but int"),
-        ("other_nets:nine", r"must give logits \(2, 10\) that depend on weights, gave \(2, 9\)"),
+        ("other_nets:nine", r"must give logits \(2, 10\), gave \(2, 9\)"),
         ("other_nets:two_kinds", r"on images \(2, 3, 32, 32\): "),
         ("other_nets:for_others", r"on images \(2, 3, 32, 32\): RuntimeError: mat1 and mat2 shapes"),
-        ("other_nets:no_weights", r"must give logits \(2, 10\) that depend on weights, gave \(2, 10\)"),
+        ("other_nets:frozen", "has nothing to train: no parameter with requires_grad on"),
+        ("other_nets:no_weights", "has nothing to train: no parameter with requires_grad on"),
     ],
 )  # fmt: skip
 def test_a_network_that_would_not_train_is_a_clear_error(factory: str, message: str) -> None:

@@ -103,9 +103,10 @@ class TrainingRun:
         return self.recording.how if self.recording else ""
 
     def _prepare_step(self) -> None:
-        """Makes what updates the model's parameters, and room for a recording of the step that does."""
+        """Makes what updates the parameters that are not frozen, and room for a recording of the step that does."""
         self.precision = choose_precision(self.spec.precision, self.device)
-        self.optimizer = OPTIMIZERS[self.spec.optimizer](self.model.parameters(), self.lr, self.spec.momentum)
+        trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+        self.optimizer = OPTIMIZERS[self.spec.optimizer](trained, self.lr, self.spec.momentum)
         self.scaler = gradient_scaler(self.precision, self.device)
         self.recording = room_for_recording(self.spec, self.device)
 

@@ -59,7 +59,8 @@ class Average:
     """An exponential average of a network's weights and buffers over the steps, in `module`.
 
     `torch.optim.swa_utils.AveragedModel` does the same, but counts its updates on the CPU and copies the count to the
-    GPU at each of them, which waits for it.
+    GPU at each of them, which waits for it. Whole numbers are rounded here, where it cuts off their fractions: those
+    of a frozen layer stay.
     """
 
     def __init__(self, network: nn.Module, decay: float) -> None:
@@ -76,7 +77,7 @@ class Average:
             torch._foreach_lerp_([*compress(ours, floats)], [*compress(theirs, floats)], 1 - self.decay)
             for our, their, is_float in zip(ours, theirs, floats, strict=True):
                 if not is_float:  # batch norm's count of batches
-                    our.copy_(our * self.decay + their * (1 - self.decay))
+                    our.copy_((our * self.decay + their * (1 - self.decay)).round_())
         self.has_begun = True
 
     def state_dict(self) -> dict[str, Any]:
@@ -94,9 +95,11 @@ def check_network(spec: ModelSpec, classes: int, size: int = SIZE) -> None:
         logits = network(torch.zeros(2, 3, size, size))
     except Exception as error:
         raise own_error(spec, error, f", on images (2, 3, {size}, {size})") from error
-    if not isinstance(logits, Tensor) or logits.shape != (2, classes) or not logits.requires_grad:
+    if not isinstance(logits, Tensor) or logits.shape != (2, classes):
         found = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-        raise ModelError(f"--model {spec} must give logits (2, {classes}) that depend on weights, gave {found}")
+        raise ModelError(f"--model {spec} must give logits (2, {classes}), gave {found}")
+    if not logits.requires_grad:
+        raise ModelError(f"--model {spec} has nothing to train: no parameter with requires_grad on leads to its logits")
 
 
 def own_error(spec: ModelSpec, error: Exception, when: str = "") -> ModelError:
