@@ -20,7 +20,7 @@ PRECISIONS = ["fp32", "bf16", "fp16"]
 VARIED: list[dict[str, Any]] = [
     {},
     {"optimizer": "sgd", "decoupled_decay": True},
-    {"cutout": 8, "label_smoothing": 0.1, "dropout": 0.0},
+    {"cutout": 8, "label_smoothing": 0.1, "class_weights": "balanced", "dropout": 0.0},
     {"momentum_at_peak": 0.85, "schedule": "cosine"},
     {"ema_decay": 0.9},
 ]

@@ -8,12 +8,15 @@ import pickle
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from sklearn.utils.class_weight import compute_class_weight
 from torch.nn.functional import cross_entropy
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from tune_resnet.config.sections import ModelSpec, TrainSpec
+from tune_resnet.data.split import select
 from tune_resnet.data.types import Split
 from tune_resnet.training.device import epoch_seed
 from tune_resnet.training.evaluation import evaluate
@@ -208,11 +211,24 @@ VARIANTS = {
         "schedule": "cosine", "momentum": 0.95, "momentum_at_peak": 0.85, "decoupled_decay": True, "weight_decay": 0.1,
     },
     "SGD, linear, smoothed labels": {"optimizer": "sgd", "schedule": "linear", "label_smoothing": 0.2, "peak_at": 0.25},
+    "weighted classes": {"class_weights": "balanced"},
+    "weighted classes, smoothed labels": {"class_weights": "balanced", "label_smoothing": 0.2},
 }  # fmt: skip
 
 
+@pytest.fixture
+def uneven(split: Split) -> Split:
+    """With a fifth of the images of half the classes."""
+    rare = split.train.labels < 5
+    return replace(split, train=select(split.train, ~rare | (np.arange(len(rare)) % 5 == 0)))
+
+
 @pytest.mark.parametrize("changes", VARIANTS.values(), ids=VARIANTS)
-def test_it_does_what_a_plain_loop_does_with_pytorchs_optimizers(split: Split, changes: dict[str, Any]) -> None:
+def test_it_does_what_a_plain_loop_does_with_pytorchs_optimizers(uneven: Split, changes: dict[str, Any]) -> None:
+    split = uneven
+    balanced = compute_class_weight("balanced", classes=np.arange(10), y=split.train.labels)
+    assert balanced.max() > 3 * balanced.min()
+    class_weights = torch.from_numpy(balanced).float() if "class_weights" in changes else None
     spec = replace(SPEC, epochs=2, max_lr=0.01, dropout=0.0, crop_padding=0, **changes)
     run = TrainingRun(spec, split, model=WIDTH, flip=False)
     network = fresh_network(WIDTH, len(split.classes), spec.seed, run.device)
@@ -240,7 +256,8 @@ def test_it_does_what_a_plain_loop_does_with_pytorchs_optimizers(split: Split, c
             group.update({"momentum": momentum} if spec.optimizer == "sgd" else {"betas": (momentum, 0.999)})
             logits = network(run.normalise(run.train_images.images[rows]))
             theirs.zero_grad()
-            cross_entropy(logits, run.train_images.labels[rows], label_smoothing=spec.label_smoothing).backward()
+            labels, smoothing = run.train_images.labels[rows], spec.label_smoothing
+            cross_entropy(logits, labels, weight=class_weights, label_smoothing=smoothing).backward()
             torch.nn.utils.clip_grad_value_(network.parameters(), spec.grad_clip)
             theirs.step()
         run.run_epoch()
@@ -248,17 +265,19 @@ def test_it_does_what_a_plain_loop_does_with_pytorchs_optimizers(split: Split, c
         torch.testing.assert_close(run.model.state_dict()[name], tensor, rtol=1e-3, atol=1e-4)
 
 
-def test_the_training_loss_is_of_the_labels_as_they_are(split: Split) -> None:
-    """A search compares it over configurations, smoothed or not."""
-    spec = replace(SPEC, max_lr=1e-12, epochs=1, dropout=0.0, batch_size=len(split.train))
-    plain, smooth = (
-        TrainingRun(replace(spec, label_smoothing=share), split, model=WIDTH, flip=False) for share in (0.0, 0.5)
-    )
-    assert trained(plain, 1) == trained(smooth, 1)
+@pytest.mark.parametrize("change", [{"label_smoothing": 0.5}, {"class_weights": "balanced"}])
+def test_the_training_loss_is_of_the_labels_and_classes_as_they_are(uneven: Split, change: dict[str, Any]) -> None:
+    """A search compares it over configurations, smoothed or weighted or not."""
+    spec = replace(SPEC, max_lr=1e-12, epochs=1, dropout=0.0, batch_size=len(uneven.train))
+    plain, other = (TrainingRun(each, uneven, model=WIDTH, flip=False) for each in (spec, replace(spec, **change)))
+    assert trained(plain, 1) == trained(other, 1)
 
 
 def test_a_reused_run_takes_every_setting_of_the_next_configuration(split: Split) -> None:
-    second = replace(SPEC, optimizer="sgd", momentum=0.8, label_smoothing=0.1, dropout=0.5, crop_padding=2, cutout=8)
+    second = replace(
+        SPEC, optimizer="sgd", momentum=0.8, label_smoothing=0.1, class_weights="balanced", dropout=0.5, crop_padding=2,
+        cutout=8,
+    )  # fmt: skip
     reused = TrainingRun(SPEC, split, model=WIDTH)
     reused.run_epoch()
     reused.reset(second)

@@ -22,7 +22,7 @@ _ENOUGH_STEPS = 10  # of the optimizer in an epoch
 _MIN_TIMEOUT = 600.0  # seconds: a trial's process takes some to start
 _TIMEOUT_EPOCHS = 20  # so much longer than expected may an epoch take on a busy machine
 _SIMULATIONS = 200  # of the stopping rule; the mean's standard error is then about 1% of it
-_REGULARISERS = ("label_smoothing", "dropout", "crop_padding", "cutout")
+_REGULARISERS = ("label_smoothing", "class_weights", "dropout", "crop_padding", "cutout")
 _MEAN_SHORTFALL = 0.04  # of trials from the best, as a share of the loss, such that recorded searches come out right
 
 

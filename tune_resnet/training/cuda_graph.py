@@ -23,7 +23,7 @@ _WAITS = "called a synchronizing CUDA operation"  # how PyTorch's warning begins
 # outside of the step.
 CONSTANTS = (
     "precision", "batch_size", "optimizer", "momentum", "momentum_at_peak", "decoupled_decay", "label_smoothing",
-    "dropout",
+    "class_weights", "dropout",
 )  # fmt: skip
 
 

@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from tune_resnet.config.sections import ModelSpec, TrainSpec
 from tune_resnet.data.types import Split
@@ -19,6 +18,7 @@ from tune_resnet.training.augmentation import Normalise, augmented, draw_crops, 
 from tune_resnet.training.cuda_graph import room_for_recording, same_step
 from tune_resnet.training.device import choose_precision, epoch_seed, full_fp32, keep_freed_memory, on_stream, seeded
 from tune_resnet.training.evaluation import all_logits, evaluate
+from tune_resnet.training.loss import balanced_weights, losses
 from tune_resnet.training.metrics import BrokenRun, EpochMetrics, NonFiniteLoss
 from tune_resnet.training.model import Average, ResNet9, fresh_network
 from tune_resnet.training.optimizer import OPTIMIZERS, clip_and_decay, gradient_scaler, reset_scaler
@@ -63,6 +63,7 @@ class TrainingRun:
         self.normalise = Normalise(data.mean, data.std, self.device)
         self.blank = self.normalise.mean[0].round().to(torch.uint8)
         self.model_spec, self.classes = model or ModelSpec(), len(data.classes)
+        self.balanced = balanced_weights(data.train.labels, self.classes).to(self.device)
         # Tensors, so that a recorded step sees a new value.
         self.lr, self.weight_decay, self.grad_clip = (torch.zeros((), device=self.device) for _ in range(3))
         self.stream = torch.cuda.Stream(self.device) if self.device.type == "cuda" else None
@@ -230,17 +231,15 @@ class TrainingRun:
         return self.recording(self._descend, images, labels)
 
     def _descend(self, images: Tensor, labels: Tensor) -> Tensor:
-        """An update by gradients clipped by value, with weight decay; the batch's mean loss, detached, of the labels as
-        they are: smoothed ones would make losses of different configurations incomparable."""
-        logits = self._logits(images, self.model)
-        loss = functional.cross_entropy(logits, labels, label_smoothing=self.spec.label_smoothing)
+        """An update by gradients clipped by value, with weight decay; the loss that is reported, see `losses`."""
+        loss, reported = losses(self._logits(images, self.model), labels, self.spec, self.balanced)
         self.optimizer.zero_grad()
         self.scaler.scale(loss).backward()
         self.scaler.unscale_(self.optimizer)
         clip_and_decay(self.optimizer, self.grad_clip, self.weight_decay, decoupled=self.spec.decoupled_decay)
         self.scaler.step(self.optimizer)
         self.scaler.update()
-        return functional.cross_entropy(logits.detach(), labels) if self.spec.label_smoothing else loss.detach()
+        return reported
 
     def _logits(self, images: Tensor, network: nn.Module) -> Tensor:
         with torch.autocast(self.device.type, _DTYPES[self.precision], enabled=self.precision != "fp32"):
