@@ -86,8 +86,8 @@ def test_a_step_that_waits_for_the_gpu_is_never_recorded(monkeypatch: pytest.Mon
 OTHERS: dict[str, Any] = {
     "max_lr": 0.003, "weight_decay": 0.05, "grad_clip": 0.01, "epochs": 2, "batch_size": 20, "schedule": "cosine",
     "peak_at": 0.2, "div_factor": 5.0, "final_div_factor": 100.0, "optimizer": "sgd", "momentum": 0.8,
-    "momentum_at_peak": 0.8, "decoupled_decay": True, "label_smoothing": 0.1, "dropout": 0.5, "crop_padding": 2,
-    "cutout": 8, "ema_decay": 0.9, "seed": 3, "precision": "fp16",
+    "momentum_at_peak": 0.8, "decoupled_decay": True, "label_smoothing": 0.1, "class_weights": "balanced",
+    "dropout": 0.5, "crop_padding": 2, "cutout": 8, "ema_decay": 0.9, "seed": 3, "precision": "fp16",
 }  # fmt: skip
 
 
