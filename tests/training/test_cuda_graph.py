@@ -160,6 +160,25 @@ def test_an_error_in_a_step_is_forgotten_by_a_reset(split: Split, monkeypatch: p
     run._train(1)
 
 
+def test_memory_that_runs_out_while_a_step_is_recorded_is_no_reason_to_go_on_without(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    use_fake_graphs(monkeypatch)
+    room = [1, 2, 3]  # for so many steps
+
+    def step(images: Tensor, labels: Tensor) -> Tensor:
+        if not room:
+            raise torch.OutOfMemoryError
+        room.pop()
+        return images
+
+    recorded = RecordedStep()
+    for _ in range(3):
+        recorded(step, torch.ones(4), torch.ones(4))
+    with pytest.raises(torch.OutOfMemoryError):
+        recorded(step, torch.ones(4), torch.ones(4))
+
+
 @pytest.fixture
 def no_collector() -> Iterator[None]:
     gc.collect()

@@ -111,6 +111,8 @@ class RecordedStep:
             graph = torch.cuda.CUDAGraph()
             with _no_collector(), torch.cuda.graph(graph, stream=torch.cuda.current_stream()):
                 self.loss = step(self.images, self.labels)
+        except torch.OutOfMemoryError:
+            raise  # there is none to go on with either
         except RuntimeError as error:
             self._give_up(one_line(error))
             return
