@@ -42,17 +42,18 @@ def test_where_recording_fails_a_warning_says_so_and_training_goes_on(split: Spl
     assert recorded.run_epoch().train_loss == direct.run_epoch().train_loss  # it does not try again
 
 
-def test_a_batch_of_another_shape_is_run_directly() -> None:
-    seen: list[int] = []
+def test_a_batch_of_another_shape_is_run_directly_without_a_search_for_kernels() -> None:
+    seen: list[tuple[int, bool]] = []
 
     def step(images: Tensor, labels: Tensor) -> Tensor:
-        seen.append(len(images))
+        seen.append((len(images), torch.backends.cudnn.benchmark))
         return images.sum()
 
     recorded = RecordedStep()
     for count in (4, 2, 2, 2, 2, 2):
         recorded(step, torch.ones(count), torch.ones(count))
-    assert seen == [4, 2, 2, 2, 2, 2]
+    assert seen == [(4, True), *[(2, False)] * 5]
+    assert not torch.backends.cudnn.benchmark
 
 
 @pytest.mark.parametrize("waits", [False, True])

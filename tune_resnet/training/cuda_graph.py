@@ -12,6 +12,7 @@ from torch import Tensor
 
 from tune_resnet._text import one_line
 from tune_resnet.config.sections import TrainSpec
+from tune_resnet.training.device import timed_kernels
 
 Step = Callable[[Tensor, Tensor], Tensor]
 
@@ -70,12 +71,14 @@ class RecordedStep:
             self.shape = images.shape
         if images.shape != self.shape:
             return step(images, labels)
-        if not self.how and self.direct_steps == _DIRECT_STEPS:
-            self._record(step, images, labels)
         if self.graph is None:
-            self.direct_steps += 1
-            is_last = not self.how and self.direct_steps == _DIRECT_STEPS
-            return self._watched(step, images, labels) if is_last else step(images, labels)
+            with timed_kernels():
+                if not self.how and self.direct_steps == _DIRECT_STEPS:
+                    self._record(step, images, labels)
+                if self.graph is None:
+                    self.direct_steps += 1
+                    is_last = not self.how and self.direct_steps == _DIRECT_STEPS
+                    return self._watched(step, images, labels) if is_last else step(images, labels)
         self.images.copy_(images)
         self.labels.copy_(labels)
         self.graph.replay()

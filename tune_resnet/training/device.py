@@ -111,6 +111,19 @@ def full_fp32() -> Iterator[None]:
             part.fp32_precision = precision
 
 
+@contextmanager
+def timed_kernels() -> Iterator[None]:
+    """Within, cuDNN times its kernels for each convolution that it has not met before, and takes the fastest. It pays
+    for shapes that come again and again.
+    """
+    cudnn = torch.backends.cudnn
+    before, cudnn.benchmark = cudnn.benchmark, True
+    try:
+        yield
+    finally:
+        cudnn.benchmark = before
+
+
 def keep_freed_memory() -> None:
     """From now on this process reuses the memory that it frees, instead of returning it to the system.
 
