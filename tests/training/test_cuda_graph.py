@@ -42,17 +42,18 @@ def test_where_recording_fails_a_warning_says_so_and_training_goes_on(split: Spl
     assert recorded.run_epoch().train_loss == direct.run_epoch().train_loss  # it does not try again
 
 
-def test_a_batch_of_another_shape_is_run_directly() -> None:
-    seen: list[int] = []
+def test_a_batch_of_another_shape_is_run_directly_without_a_search_for_kernels() -> None:
+    seen: list[tuple[int, bool]] = []
 
     def step(images: Tensor, labels: Tensor) -> Tensor:
-        seen.append(len(images))
+        seen.append((len(images), torch.backends.cudnn.benchmark))
         return images.sum()
 
     recorded = RecordedStep()
     for count in (4, 2, 2, 2, 2, 2):
         recorded(step, torch.ones(count), torch.ones(count))
-    assert seen == [4, 2, 2, 2, 2, 2]
+    assert seen == [(4, True), *[(2, False)] * 5]
+    assert not torch.backends.cudnn.benchmark
 
 
 @pytest.mark.parametrize("waits", [False, True])
@@ -108,8 +109,7 @@ def test_a_recorded_step_sees_each_new_value(split: Split, monkeypatch: pytest.M
     assert reused.steps == RECORDED
     graph = weakref.ref(reused.recording.graph)  # type: ignore[union-attr]
     reused.reset(spec)
-    if graph() is None:
-        assert name in CONSTANTS
+    assert (graph() is None) == (name in CONSTANTS)  # freed at once, or used again
     found = reused.run_epoch()
     assert reused.steps == ("run directly: the momentum changes" if name == "momentum_at_peak" else RECORDED)
     assert (found.train_loss, found.loss) == (expected.train_loss, expected.loss)
@@ -158,6 +158,25 @@ def test_an_error_in_a_step_is_forgotten_by_a_reset(split: Split, monkeypatch: p
             run.run_epoch()
     run.reset(run.spec)
     run._train(1)
+
+
+def test_memory_that_runs_out_while_a_step_is_recorded_is_no_reason_to_go_on_without(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    use_fake_graphs(monkeypatch)
+    room = [1, 2, 3]  # for so many steps
+
+    def step(images: Tensor, labels: Tensor) -> Tensor:
+        if not room:
+            raise torch.OutOfMemoryError
+        room.pop()
+        return images
+
+    recorded = RecordedStep()
+    for _ in range(3):
+        recorded(step, torch.ones(4), torch.ones(4))
+    with pytest.raises(torch.OutOfMemoryError):
+        recorded(step, torch.ones(4), torch.ones(4))
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tune_resnet.training.optimizer import Adam, Sgd
+from tune_resnet.training.optimizer import Adam, Sgd, _clip_and_decay_together, clip_and_decay
 
 
 def parameters() -> list[Tensor]:
@@ -67,6 +67,23 @@ def test_a_state_goes_on_where_it_was_taken_and_reset_begins_anew() -> None:
     descend(Adam(second, lr), second, 2)
     descend(other, second, 2)
     assert all(torch.equal(mine, theirs) for mine, theirs in zip(first, second, strict=True))
+
+
+@pytest.mark.parametrize("decoupled", [False, True])
+def test_all_tensors_together_are_clipped_and_decayed_as_one_by_one(decoupled: bool) -> None:
+    """What a GPU does and what a CPU does, both on the CPU here; the last digit may differ."""
+    clip, decay, lr = torch.tensor(0.1), torch.tensor(0.02), torch.tensor(0.5)
+    ours, theirs = Adam(parameters(), lr), Adam(parameters(), lr)
+    for optimizer in (ours, theirs):
+        for weight in optimizer.parameters:
+            weight.grad = 0.3 * weight.detach().clone()
+        optimizer.gradients[1][:3] = torch.tensor([torch.inf, -torch.inf, torch.nan])
+    clip_and_decay(ours, clip, decay, decoupled=decoupled)
+    with torch.no_grad():
+        kept = 1 - lr * decay if decoupled else None
+        _clip_and_decay_together(theirs.parameters, theirs.gradients, clip, decay, kept)
+    for mine, other in zip(ours.parameters + ours.gradients, theirs.parameters + theirs.gradients, strict=True):
+        torch.testing.assert_close(mine, other, equal_nan=True)
 
 
 @pytest.mark.parametrize(

@@ -10,11 +10,10 @@ from typing import Any
 import torch
 from ray import tune
 
-from tune_resnet.config.spec import SearchSpec
 from tune_resnet.data.types import Split
 from tune_resnet.runs.directory import RunDirectory
 from tune_resnet.training.checkpoint import ResumableRun
-from tune_resnet.training.device import ResolvedSpec
+from tune_resnet.training.device import OUT_OF_MEMORY, ResolvedSpec, limit_gpu_memory
 from tune_resnet.training.loop import TrainingRun
 from tune_resnet.training.metrics import EpochMetrics, NonFiniteLoss
 from tune_resnet.training.saved_model import Outcome, save_model
@@ -26,57 +25,71 @@ class TrialTrainable(tune.Trainable):  # type: ignore[misc]
     A trial goes on after its checkpoint, if it has one: then its first step reports the saved epoch, which may not have
     been heard of, without training. A result has the columns of epochs.csv, `worker` (host:process), `continued` (the
     saved epoch, 0: none) and `done`; on a GPU also `steps`, how these are run, once that is known. Where the loss is
-    not finite, it repeats the last good epoch and says why in `failure`: no exception, so that the process stays
-    usable.
+    not finite or the GPU's memory runs out, it repeats the last good epoch and says why in `failure`: no exception, so
+    that it is not tried again, and the process stays usable.
     """
 
+    resumable: ResumableRun | None  # None: it has no room in the GPU's memory
     to_repeat: EpochMetrics | None
 
     def setup(self, config: dict[str, Any], spec: ResolvedSpec, data: Split, run_path: Path) -> None:
         """`data` comes out of Ray's object store, one copy per node."""
         torch.set_num_threads(max(1, int(spec.resources.cpus_per_trial)))
+        limit_gpu_memory(spec.resources)
         self.spec, self.data = spec, data
         self.directory = RunDirectory(run_path)
         self.worker = f"{platform.node()}:{os.getpid()}"
-        trial = self._trial_spec(config)
-        training = TrainingRun(trial.train, data, spec.resources.device, trial.model, flip=trial.data.flip)
-        self.resumable = ResumableRun(training, self.directory.checkpoint_of(config["trial"]))
-        self.to_repeat = self.resumable.saved
+        self.resumable = None
+        self.reset_config(config)
 
     def step(self) -> dict[str, Any]:
+        if self.resumable is None:
+            return self._failure(OUT_OF_MEMORY, None)
         if self.to_repeat is not None:
             saved, self.to_repeat = self.to_repeat, None
-            return self._result(saved)
+            return self._result(saved, self.resumable)
         try:
             metrics = self.resumable.run_epoch()
         except NonFiniteLoss as error:
-            return self._failure(error)
+            return self._failure(str(error), error.last_good)
+        except torch.OutOfMemoryError:
+            self.cleanup()
+            last, self.resumable = self.resumable.training.last, None
+            return self._failure(OUT_OF_MEMORY, last)
         if self.resumable.is_done:
             training, trial = self.resumable.training, self.config["trial"]
             outcome = Outcome(trial=trial, train=training.spec, last=metrics)
             save_model(self.directory.model_of(trial), training.judged, self.data, training.model_spec, outcome)
-        return self._result(metrics)
+        return self._result(metrics, self.resumable)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
-        self.resumable.restart(self._trial_spec(new_config), self.directory.checkpoint_of(new_config["trial"]))
-        self.to_repeat = self.resumable.saved
+        configured = self.spec.configured({name: new_config[name] for name in self.spec.space})
+        path = self.directory.checkpoint_of(new_config["trial"])
+        try:
+            if self.resumable is None:
+                train, device = configured.train, self.spec.resources.device
+                training = TrainingRun(train, self.data, device, configured.model, flip=configured.data.flip)
+                self.resumable = ResumableRun(training, path)
+            else:
+                self.resumable.restart(configured, path)
+            self.to_repeat = self.resumable.saved
+        except torch.OutOfMemoryError:
+            self.resumable = None
         return True
 
     def cleanup(self) -> None:
         """Saves a trial that the end of the search cuts off. Ray also calls it after an exception in `step`."""
-        self.resumable.save()
+        if self.resumable is not None:
+            self.resumable.save()
 
-    def _trial_spec(self, config: dict[str, Any]) -> SearchSpec:
-        return self.spec.configured({name: config[name] for name in self.spec.space})
+    def _result(self, metrics: EpochMetrics, resumable: ResumableRun) -> dict[str, Any]:
+        return {**metrics.columns("val"), **self._about(), "done": resumable.is_done}
 
-    def _result(self, metrics: EpochMetrics) -> dict[str, Any]:
-        return {**metrics.columns("val"), **self._about(), "done": self.resumable.is_done}
-
-    def _failure(self, error: NonFiniteLoss) -> dict[str, Any]:
+    def _failure(self, reason: str, last: EpochMetrics | None) -> dict[str, Any]:
         nothing = {"epoch": 0, "val_accuracy": float("nan"), "val_loss": float("nan"), "train_loss": float("nan")}
-        last = error.last_good.columns("val") if error.last_good else nothing
-        return {**last, **self._about(), "failure": str(error), "done": True}
+        return {**(last.columns("val") if last else nothing), **self._about(), "failure": reason, "done": True}
 
     def _about(self) -> dict[str, Any]:
-        saved, steps = self.resumable.saved, self.resumable.training.steps
+        saved = self.resumable.saved if self.resumable else None
+        steps = self.resumable.training.steps if self.resumable else ""
         return {"worker": self.worker, "continued": saved.epoch if saved else 0, **({"steps": steps} if steps else {})}

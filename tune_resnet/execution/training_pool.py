@@ -18,7 +18,7 @@ from tune_resnet._text import duration, one_line
 from tune_resnet.config.spec import SearchSpec
 from tune_resnet.data.types import Split
 from tune_resnet.training.checkpoint import ResumableRun
-from tune_resnet.training.device import ResolvedSpec
+from tune_resnet.training.device import OUT_OF_MEMORY, ResolvedSpec, limit_gpu_memory
 from tune_resnet.training.loop import TrainingRun
 from tune_resnet.training.metrics import NonFiniteLoss
 
@@ -131,6 +131,7 @@ class Trainer:
 
     def __init__(self, spec: ResolvedSpec, data: Split) -> None:
         torch.set_num_threads(max(1, int(spec.resources.cpus_per_trial)))
+        limit_gpu_memory(spec.resources)
         self.spec, self.data = spec, data
         self.resumable: ResumableRun | None = None
         self.path: Path | None = None  # of the configuration's checkpoint
@@ -145,6 +146,8 @@ class Trainer:
             resumable.run_epoch()
         except NonFiniteLoss as failure:
             error = str(failure)
+        except torch.OutOfMemoryError:  # again it would, as often as it was tried
+            error, self.resumable = OUT_OF_MEMORY, None
         last = None if error else resumable.training.last
         return {
             "seed": spec.train.seed,

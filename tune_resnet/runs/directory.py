@@ -2,8 +2,8 @@
 
     runs/<name>/
       spec.toml     every setting, defaults spelled out
-      env.json      versions, device, precision chosen, data fingerprint, git commit, command line; on a GPU
-                    `steps`: whether they were recorded as a CUDA graph, or why not
+      env.json      versions, device, precision chosen, data fingerprint, git commit, command line; on a GPU `steps`:
+                    whether they were recorded as a CUDA graph, or why not
       epochs.csv    append-only, one row per finished epoch
       trials.csv    one row per trial, from its proposal on; rewritten whole when one is proposed or ends
       study.log     the Optuna study, as a journal that optuna-dashboard opens

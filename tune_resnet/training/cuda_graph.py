@@ -12,6 +12,7 @@ from torch import Tensor
 
 from tune_resnet._text import one_line
 from tune_resnet.config.sections import TrainSpec
+from tune_resnet.training.device import timed_kernels
 
 Step = Callable[[Tensor, Tensor], Tensor]
 
@@ -70,12 +71,14 @@ class RecordedStep:
             self.shape = images.shape
         if images.shape != self.shape:
             return step(images, labels)
-        if not self.how and self.direct_steps == _DIRECT_STEPS:
-            self._record(step, images, labels)
         if self.graph is None:
-            self.direct_steps += 1
-            is_last = not self.how and self.direct_steps == _DIRECT_STEPS
-            return self._watched(step, images, labels) if is_last else step(images, labels)
+            with timed_kernels():
+                if not self.how and self.direct_steps == _DIRECT_STEPS:
+                    self._record(step, images, labels)
+                if self.graph is None:
+                    self.direct_steps += 1
+                    is_last = not self.how and self.direct_steps == _DIRECT_STEPS
+                    return self._watched(step, images, labels) if is_last else step(images, labels)
         self.images.copy_(images)
         self.labels.copy_(labels)
         self.graph.replay()
@@ -111,6 +114,8 @@ class RecordedStep:
             graph = torch.cuda.CUDAGraph()
             with _no_collector(), torch.cuda.graph(graph, stream=torch.cuda.current_stream()):
                 self.loss = step(self.images, self.labels)
+        except torch.OutOfMemoryError:
+            raise  # there is none to go on with either
         except RuntimeError as error:
             self._give_up(one_line(error))
             return

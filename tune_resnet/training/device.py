@@ -21,6 +21,10 @@ from tune_resnet.errors import UserError
 _M_MMAP_MAX = -4  # mappings for large blocks: none
 _M_TRIM_THRESHOLD = -1  # free bytes from which the heap shrinks; -1: never
 
+OUT_OF_MEMORY = (
+    "the GPU's memory ran out: a smaller --batch-size needs less of it, a larger --gpus-per-trial gives a trial more"
+)
+
 
 class DeviceError(UserError):
     """A device that was asked for and is not there."""
@@ -107,6 +111,19 @@ def full_fp32() -> Iterator[None]:
             part.fp32_precision = precision
 
 
+@contextmanager
+def timed_kernels() -> Iterator[None]:
+    """Within, cuDNN times its kernels for each convolution that it has not met before, and takes the fastest. It pays
+    for shapes that come again and again.
+    """
+    cudnn = torch.backends.cudnn
+    before, cudnn.benchmark = cudnn.benchmark, True
+    try:
+        yield
+    finally:
+        cudnn.benchmark = before
+
+
 def keep_freed_memory() -> None:
     """From now on this process reuses the memory that it frees, instead of returning it to the system.
 
@@ -129,6 +146,15 @@ def gpus_per_trial(resources: ResourceSpec, device: str) -> float:
     if device == "cpu":
         return 0.0
     return 1.0 if resources.gpus_per_trial is None else resources.gpus_per_trial
+
+
+def limit_gpu_memory(resources: ResourceSpec) -> None:
+    """From now on this process, which has a trial's share of a GPU, takes no more than that share of its memory: a
+    trial that needs more fails itself, and not whichever other asks next. To be called before anything is on the GPU.
+    """
+    share = resources.gpus_per_trial or 1.0
+    if resources.device == "cuda" and share < 1:
+        torch.cuda.set_per_process_memory_fraction(share)
 
 
 def device_name(device: torch.device) -> str:

@@ -14,7 +14,7 @@ from tune_resnet.config.sections import ModelSpec, TrainSpec
 from tune_resnet.config.spec import SearchSpec
 from tune_resnet.data.types import ImageSet, Split, with_pixels_of
 from tune_resnet.errors import UserError
-from tune_resnet.training.device import choose_device, choose_precision, device_name
+from tune_resnet.training.device import OUT_OF_MEMORY, choose_device, choose_precision, device_name, limit_gpu_memory
 from tune_resnet.training.loop import TrainingRun
 from tune_resnet.training.metrics import NonFiniteLoss
 from tune_resnet.training.model import own_error
@@ -49,6 +49,8 @@ def measure_speed(spec: TrainSpec, data: Split, device: torch.device, model: Mod
         rate = _images_per_second(replace(spec, precision=precision, epochs=2), data, device, model)
     except UserError:
         raise
+    except torch.OutOfMemoryError as error:
+        raise TimingError(f"timing a few steps: {OUT_OF_MEMORY}") from error
     except Exception as error:
         if model.factory is not None:
             raise own_error(model, error, ", while a few steps were timed") from error
@@ -86,6 +88,7 @@ def _epoch_seconds(run: TrainingRun) -> float:
 
 def measure_here(spec: SearchSpec, data: Split) -> Speed:
     """The pace of a trial of `spec` in this process, with as many threads as a trial has."""
+    limit_gpu_memory(spec.resources)
     cores = os.cpu_count() or 1  # a trial that is to have more is refused later
     torch.set_num_threads(max(1, min(int(spec.resources.cpus_per_trial), cores)))
     return measure_speed(spec.train, data, choose_device(spec.resources.device), spec.model)
