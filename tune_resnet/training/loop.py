@@ -15,10 +15,11 @@ from torch.nn import functional
 
 from tune_resnet.config.sections import ModelSpec, TrainSpec
 from tune_resnet.data.types import Split
-from tune_resnet.training.augmentation import Normalise, augmented, draw_crops, to_device
+from tune_resnet.training.augmentation import Normalise, augmented, draw_crops
 from tune_resnet.training.cuda_graph import RecordedStep
 from tune_resnet.training.device import choose_precision, epoch_seed, full_fp32, keep_freed_memory, on_stream, seeded
 from tune_resnet.training.evaluation import all_logits, evaluate
+from tune_resnet.training.images import to_device
 from tune_resnet.training.metrics import BrokenRun, EpochMetrics, NonFiniteLoss
 from tune_resnet.training.model import Average, ResNet9, fresh_network
 from tune_resnet.training.optimizer import OPTIMIZERS
@@ -33,7 +34,7 @@ _IN_THE_STEP = (
 
 
 class TrainingRun:
-    """Trains one configuration, epoch by epoch, on a split that is moved to the device once.
+    """Trains one configuration, epoch by epoch, on a split that is moved to the device once where it fits.
 
     Everything random in an epoch (order, crops, flips, dropout) derives from the seed and the epoch's number, so that a
     run continued from its state gives the numbers of an unbroken one: bit for bit on the CPU at an equal thread count.
@@ -213,10 +214,8 @@ class TrainingRun:
         crops = draw_crops(count, self.flip, generator, self.spec.crop_padding, self.spec.cutout, self.size)
         loss_sum = torch.zeros((), device=self.device)
         with seeded(seed, self.device):
-            for step in range(self.steps_per_epoch):
-                rows = slice(step * size, (step + 1) * size)
-                images = augmented(self.train_images.images, order[rows], crops[rows], self.blank)
-                labels = self.train_images.labels[order[rows]]
+            for step, (source, chosen, labels) in enumerate(self.train_images.batches(order, size)):
+                images = augmented(source, chosen, crops[step * size : (step + 1) * size], self.blank)
                 loss = self._step(images, labels, (epoch - 1) * self.steps_per_epoch + step)
                 loss_sum += loss * len(images)
                 if self.average:
