@@ -169,6 +169,7 @@ def fake_gpu() -> Iterator[None]:
         warnings.filterwarnings("ignore", message="Accessing the data pointer of FakeTensor")  # to copy a network
         patch.setattr(torch, "Generator", _Generator)
         patch.setattr(torch.cuda, "Stream", lambda device: None)
+        patch.setattr(torch.cuda, "mem_get_info", lambda device: (1 << 33, 1 << 33))
         patch.setattr(torch.cuda.amp.common, "amp_definitely_not_available", lambda: False)
         patch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: True)
         patch.setattr(torch.Tensor, "backward", _backward)

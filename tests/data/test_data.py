@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import io
 import json
@@ -19,6 +20,7 @@ from dataclasses import replace
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -27,12 +29,13 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from tune_resnet.config.sections import DataSpec
+from tune_resnet.data import cache as store
 from tune_resnet.data import cifar10
 from tune_resnet.data.folder import load_folder
 from tune_resnet.data.image_file import read_image, read_image_and_shape
 from tune_resnet.data.load import load_dataset
 from tune_resnet.data.split import baseline_split, final_split, search_split
-from tune_resnet.data.types import DataError, Dataset, ImageSet, Split, content_fingerprint
+from tune_resnet.data.types import DataError, Dataset, ImageSet, MappedImages, Split, content_fingerprint
 
 
 @pytest.fixture(autouse=True)
@@ -664,6 +667,92 @@ def test_losing_the_race_is_no_warning(tree: Path, cache: Path, monkeypatch: pyt
     monkeypatch.setattr(Path, "rename", late)
     load_folder(tree)
     assert list((cache / "folders").iterdir()) == [entry]
+
+
+# --- images larger than memory ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def no_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Even the images of a small tree are to stay in their file."""
+    monkeypatch.setattr(store, "available_memory", lambda: 0)
+
+
+@pytest.mark.parametrize("spec", [DataSpec(), DataSpec(limit_train=6)])
+def test_images_that_stay_in_their_file_are_the_same(
+    spec: DataSpec, tree: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(3):
+        write_image(tree / "val" / ("cat", "dog")[number % 2] / f"{number}.png", 90 + number)
+    whole = load_folder(tree)
+    shutil.rmtree(cache)
+    monkeypatch.setattr(store, "available_memory", lambda: 0)
+    for _ in range(2):  # decoded, then from the cache
+        found = load_folder(tree)
+        assert found.fingerprint == whole.fingerprint
+        assert found.fingerprint == content_fingerprint(*(found.train, found.test, found.classes, found.val))
+        assert found.shapes == whole.shapes + "; 0.0 GB, read from the cache as they are needed"
+        for make in (search_split, baseline_split, final_split):
+            one, other = make(found, spec), make(whole, spec)
+            assert isinstance(one.train.source, MappedImages)
+            assert isinstance(one.held_out.source, MappedImages)
+            assert same(one.train, other.train)
+            assert same(one.held_out, other.held_out)
+            assert np.array_equal([one.mean, one.std], [other.mean, other.std])
+            assert len(pickle.dumps(one)) < 3000
+            assert same(pickle.loads(pickle.dumps(one)).train, other.train)
+    monkeypatch.undo()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(cache.parent))
+    damage(tree / "train" / "cat" / "0.png")
+    assert isinstance(load_folder(tree).train.source, np.ndarray)  # of the same cache entry, where there is room
+
+
+@pytest.mark.usefixtures("no_memory")
+@pytest.mark.parametrize("full", [(os, "posix_fallocate"), (np, "save")])
+def test_where_a_disk_has_no_room_for_them_nothing_is_left(
+    full: tuple[Any, str], tree: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_args: object, **_options: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(*full, fail)
+    with pytest.raises(DataError, match=r"^no room for 11 decoded images, 0.0 GB, in .*: No space left on device$"):
+        load_folder(tree)
+    assert list((cache / "folders").iterdir()) == []
+
+
+@pytest.mark.usefixtures("no_memory")
+def test_a_file_that_cannot_be_read_costs_no_other_its_decoding(
+    tree: Path, cache: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    right = (tree / "train" / "cat" / "1.png").read_bytes()
+    damage(tree / "train" / "cat" / "1.png")
+    with pytest.raises(DataError, match=r"1\.png: not a known image format"):
+        load_folder(tree)
+    (tree / "train" / "cat" / "1.png").write_bytes(right)
+    capsys.readouterr()
+    assert load_folder(tree).fingerprint == load_folder(tree).fingerprint
+    assert "decoding 1 image " in capsys.readouterr().err
+    assert len(list((cache / "folders").iterdir())) == 1
+
+
+@pytest.mark.usefixtures("no_memory")
+def test_what_a_killed_process_left_is_removed(tree: Path, cache: Path) -> None:
+    for name in ("left", "at-work"):
+        (cache / "folders" / f"mapped-{name}").mkdir(parents=True)
+        (cache / "folders" / f"mapped-{name}" / "images.npy").touch()
+    with (cache / "folders" / "mapped-at-work" / "images.npy").open("rb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        load_folder(tree)
+    assert {path.name for path in (cache / "folders").glob("mapped-*")} == {"mapped-at-work"}
+
+
+@pytest.mark.usefixtures("no_memory")
+def test_images_whose_file_is_gone_are_a_clear_error(tree: Path, cache: Path) -> None:
+    train = pickle.loads(pickle.dumps(load_folder(tree).train))
+    shutil.rmtree(cache)
+    with pytest.raises(DataError, match=r"cannot read decoded images from .*images\.npy, which every machine needs: "):
+        len(train.images)
 
 
 # --- digits -----------------------------------------------------------------------------------------------------------

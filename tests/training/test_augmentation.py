@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tune_resnet.data.types import ImageSet
-from tune_resnet.training.augmentation import Crops, Normalise, augmented, draw_crops, to_device
+from tune_resnet.training.augmentation import Crops, Normalise, augmented, draw_crops
+from tune_resnet.training.images import to_device
 
 MOST = 16  # pixels of padding
 BLANK = torch.tensor([10, 20, 30], dtype=torch.uint8).view(3, 1, 1)

@@ -109,7 +109,7 @@ def train_single(
         save_model(run.model_of(trial), training.judged, data, spec.model, outcome)
         if plan.held_out == "test" and plan.held_out_images:
             found, tested = training.held_out_logits().softmax(1).numpy(), data.held_out
-            write_predictions(run, found, tested.labels, data.classes, tested.images, test_files)
+            write_predictions(run, found, tested.labels, data.classes, tested.source, test_files)
         recorder.end(trial, FINISHED)
     except NonFiniteLoss as error:
         recorder.end(trial, FAILED, str(error))

@@ -27,7 +27,7 @@ from tune_resnet.commands.pairs import Comparison, compared_with_reference, unde
 from tune_resnet.commands.request import Request
 from tune_resnet.commands.summary import say_next
 from tune_resnet.config.spec import SearchSpec
-from tune_resnet.data.types import Dataset, ImageSet
+from tune_resnet.data.types import Dataset
 from tune_resnet.execution.callbacks import StopRequest
 from tune_resnet.execution.cluster import ray_cluster
 from tune_resnet.execution.interrupts import signals_to
@@ -82,9 +82,11 @@ def _plan(compared: Comparison, trainings: int, console: Console) -> Plan:
     spec, data = compared.spec, compared.data
     search, scheduler = replace(spec.search, num_samples=trainings), replace(spec.scheduler, name="none")
     share = max(1, len(data.held_out) // spec.train.epochs)  # of an epoch, as only the last is judged
-    judged = ImageSet(data.held_out.images[:share], data.held_out.labels[:share])
     with busy(console, "timing a few steps"):
-        plan = make_plan(replace(spec, search=search, scheduler=scheduler), replace(data, held_out=judged))
+        plan = make_plan(
+            replace(spec, search=search, scheduler=scheduler),
+            replace(data, held_out=data.held_out.subset(slice(share))),
+        )
     most = "at most " if compared.sequential else ""
     say(
         console,

@@ -6,7 +6,7 @@ from importlib.metadata import distribution
 
 import numpy as np
 
-from tune_resnet.data.split import apportion, draw, select
+from tune_resnet.data.split import apportion, draw
 from tune_resnet.data.types import SIZE, Dataset, ImageSet, content_fingerprint
 
 DIGITS_TEST_FRACTION = 0.2
@@ -27,5 +27,5 @@ def load_digits(size: int = SIZE) -> Dataset:
     take = apportion(counts, round(DIGITS_TEST_FRACTION * len(images)), low=np.ones_like(counts), high=counts - 1)
     held_out = draw(everything.labels, take, np.random.default_rng(0))
     classes = tuple(str(digit) for digit in range(10))
-    train, test = select(everything, ~held_out), select(everything, held_out)
+    train, test = everything.subset(~held_out), everything.subset(held_out)
     return Dataset("digits", train, test, classes, content_fingerprint(train, test, classes))

@@ -23,12 +23,21 @@ import numpy as np
 from platformdirs import user_cache_path
 
 from tune_resnet._text import counted
-from tune_resnet.data.cache import Decoded, empty, read_partial, read_whole, write_cache
+from tune_resnet.data.cache import Decoded, read_partial, read_whole, room_for, write_cache
 from tune_resnet.data.image_file import ImageError, read_image_and_shape
 from tune_resnet.data.image_list import read_list
-from tune_resnet.data.image_tree import ImageFile, scan
-from tune_resnet.data.split import apportion, draw, select
-from tune_resnet.data.types import SIZE, DataError, Dataset, ImageSet, content_fingerprint
+from tune_resnet.data.image_tree import ImageFile, Tree, scan
+from tune_resnet.data.split import apportion, draw
+from tune_resnet.data.types import (
+    SIZE,
+    DataError,
+    Dataset,
+    Images,
+    ImageSet,
+    MappedImages,
+    content_fingerprint,
+    subset,
+)
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -56,20 +65,34 @@ def load_folder(root: Path, size: int = SIZE, split_seed: int = 0) -> Dataset:
     entry = folder / _digest(size, "".join(content))
     kept = folder / f"partial-{_digest(size, os.path.realpath(root))}"
 
-    cached = read_whole(entry, len(files), size)
-    decoded = _decode(root.parent if root.is_file() else root, files, kept, size) if cached is None else cached[0]
-    labels = np.array([file.label for file in files], dtype=np.int64)
-    ends = np.cumsum([len(part) for part in tree.parts.values()])[:-1]
-    train, *others = map(ImageSet, np.split(decoded.images, ends), np.split(labels, ends))
-    test, val = (part if len(part) else None for part in others)
-    fingerprint = content_fingerprint(train, test, tree.classes, val) if cached is None else cached[1]
-    if cached is None:
-        write_cache(entry, decoded, {"fingerprint": fingerprint})
+    found = read_whole(entry, len(files), size)
+    if found is None:
+        with room_for(entry.parent, len(files), size) as decoded:
+            _decode(decoded, root.parent if root.is_file() else root, files, kept)
+            train, test, val = _parts(tree, decoded.images)
+            fingerprint = content_fingerprint(train, test, tree.classes, val)
+            write_cache(entry, decoded, {"fingerprint": fingerprint})
         shutil.rmtree(kept, ignore_errors=True)
+    else:
+        decoded, fingerprint = found
+    train, test, val = _parts(tree, decoded.images_in(entry))
     paths = tuple(file.path for file in tree.parts["train" if tree.whole else "test"])
     shapes = _shapes_line(decoded.shapes, size)
+    if isinstance(train.source, MappedImages):
+        shapes += f"; {decoded.images.nbytes / 1e9:.1f} GB, read from the cache as they are needed"
     dataset = Dataset("folder", train, test, tree.classes, fingerprint, val, paths, shapes)
     return _with_test_set(dataset, split_seed) if tree.whole else dataset
+
+
+def _parts(tree: Tree, images: Images) -> tuple[ImageSet, ImageSet | None, ImageSet | None]:
+    """What trains, tests and validates of all images of a tree."""
+    found, end = [], 0
+    for part in tree.parts.values():
+        begin, end = end, end + len(part)
+        labels = np.array([file.label for file in part], dtype=np.int64)
+        found.append(ImageSet(subset(images, slice(begin, end)), labels))
+    train, test, val = found
+    return train, test if len(test) else None, val if len(val) else None
 
 
 def _with_test_set(dataset: Dataset, seed: int) -> Dataset:
@@ -84,8 +107,8 @@ def _with_test_set(dataset: Dataset, seed: int) -> Dataset:
     held_out = draw(dataset.train.labels, take, np.random.default_rng([seed, TEST_STREAM]))
     return replace(
         dataset,
-        train=select(dataset.train, ~held_out),
-        test=select(dataset.train, held_out),
+        train=dataset.train.subset(~held_out),
+        test=dataset.train.subset(held_out),
         test_files=tuple(compress(dataset.test_files, held_out)),
         fingerprint=hashlib.sha256(f"{dataset.fingerprint}\0{TEST_FRACTION}\0{seed}".encode()).hexdigest(),
         note=f"; {counted(total, 'test image')} drawn, {TEST_FRACTION:.0%} of each class by the split seed",
@@ -108,14 +131,13 @@ def _digest(size: int, text: str) -> str:
     return hashlib.sha256(os.fsencode(f"{CACHE_FORMAT}\0{size}\0{text}")).hexdigest()
 
 
-def _decode(root: Path, files: Sequence[ImageFile], kept: Path, size: int) -> Decoded:
-    """Every file; DataError with all that cannot be read.
+def _decode(decoded: Decoded, root: Path, files: Sequence[ImageFile], kept: Path) -> None:
+    """Every file, into its place; DataError with all that cannot be read.
 
     After such a failure `kept` holds the images that could be read, for the next try.
     """
-    decoded = empty(len(files), size)
     problems = {number: file.problem for number, file in enumerate(files) if file.problem}
-    known, before = read_partial(kept, size)
+    known, before = read_partial(kept, decoded.images.shape[-1])
     left = []
     for number, file in enumerate(files):
         if (place := known.get(file.mark)) is not None:
@@ -127,7 +149,6 @@ def _decode(root: Path, files: Sequence[ImageFile], kept: Path, size: int) -> De
         marks = [None if number in problems else file.mark for number, file in enumerate(files)]
         write_cache(kept, decoded, {"files": marks})
         raise _unreadable(root, files, problems)
-    return decoded
 
 
 def _decode_into(decoded: Decoded, numbers: Sequence[int], paths: Sequence[Path]) -> dict[int, str]:

@@ -10,9 +10,8 @@ import numpy as np
 
 from tune_resnet._text import counted
 from tune_resnet.config.sections import DataSpec
-from tune_resnet.data.types import DataError, Dataset, ImageSet, Split, with_pixels_of
+from tune_resnet.data.types import DataError, Dataset, Images, ImageSet, MappedImages, Split, blocks
 
-STATISTICS_BLOCK = 500  # images of 32x32 converted to float64 at a time: 12 MB, where all of CIFAR-10 would be 1.2 GB
 SUBSET_STREAM, VALIDATION_STREAM = 0, 1  # separate random streams: the subset's size does not move the other draw
 
 
@@ -31,7 +30,7 @@ def search_split(dataset: Dataset, spec: DataSpec) -> Split:
     total = min(max(wanted, len(counts)), len(train) - len(counts))
     take = apportion(counts, total, low=np.ones_like(counts), high=counts - 1)
     held_out = draw(train.labels, take, np.random.default_rng([spec.split_seed, VALIDATION_STREAM]))
-    return _make_split(select(train, ~held_out), select(train, held_out), dataset, _test_note(dataset))
+    return _make_split(train.subset(~held_out), train.subset(held_out), dataset, _test_note(dataset))
 
 
 def _test_note(dataset: Dataset) -> str:
@@ -63,28 +62,25 @@ def final_split(dataset: Dataset, spec: DataSpec) -> Split:
     train = _limited_train(dataset, spec)
     if dataset.val is not None:
         train = _joined(train, dataset.val)
-    return _make_split(train, ImageSet(train.images[:0], train.labels[:0]), dataset)
+    return _make_split(train, train.subset(slice(0)), dataset)
 
 
 def _make_split(train: ImageSet, held_out: ImageSet, dataset: Dataset, note: str = "") -> Split:
-    mean, std = _channel_statistics(train.images)
+    mean, std = _channel_statistics(train.source)
     return Split(train, held_out, dataset.classes, mean, std, dataset.note + note, dataset.shapes)
 
 
-def _channel_statistics(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _channel_statistics(images: Images) -> tuple[np.ndarray, np.ndarray]:
     """Mean and standard deviation per channel, float32 (3,); the deviation of a constant channel is given as 1.
 
     The sums are of whole numbers below 2**53, hence exact in float64 and independent of the order.
     """
     sums, squares = np.zeros(3), np.zeros(3)
-    size = images.shape[-1]
-    step = with_pixels_of(STATISTICS_BLOCK, size)
-    for start in range(0, len(images), step):
-        block = images[start : start + step]
+    for block in blocks(images):
         values = block.transpose(1, 0, 2, 3).reshape(3, -1).astype(np.float64)
         sums += values.sum(axis=1)
         squares += np.einsum("cp,cp->c", values, values)
-    pixels = len(images) * size * size
+    pixels = len(images) * int(images.shape[-1]) ** 2
     mean = sums / pixels
     # n * sum(x^2) - sum(x)^2 in whole numbers of any size: exactly 0 for a constant channel
     spread = [pixels * int(square) - int(total) ** 2 for total, square in zip(sums, squares, strict=True)]
@@ -110,7 +106,7 @@ def _limited_train(dataset: Dataset, spec: DataSpec) -> ImageSet:
         wanted = f"at least {counted(least, 'image')} of each"
         raise DataError(f"limit_train = {limit:,} is too few for {len(counts):,} classes: {wanted}")
     take = apportion(counts, limit, low=np.full_like(counts, least), high=counts)
-    return select(train, draw(train.labels, take, np.random.default_rng([spec.split_seed, SUBSET_STREAM])))
+    return train.subset(draw(train.labels, take, np.random.default_rng([spec.split_seed, SUBSET_STREAM])))
 
 
 def apportion(counts: np.ndarray, total: int, low: np.ndarray, high: np.ndarray) -> np.ndarray:
@@ -132,9 +128,9 @@ def draw(labels: np.ndarray, take: np.ndarray, rng: np.random.Generator) -> np.n
     return chosen
 
 
-def select(images: ImageSet, mask: np.ndarray) -> ImageSet:
-    return ImageSet(images.images[mask], images.labels[mask])
-
-
 def _joined(one: ImageSet, other: ImageSet) -> ImageSet:
-    return ImageSet(np.concatenate([one.images, other.images]), np.concatenate([one.labels, other.labels]))
+    labels = np.concatenate([one.labels, other.labels])
+    first, second = one.source, other.source
+    if isinstance(first, MappedImages) and isinstance(second, MappedImages):  # of one source, so of one file
+        return ImageSet(MappedImages(first.path, np.concatenate([first.rows, second.rows])), labels)
+    return ImageSet(np.concatenate([first[:], second[:]]), labels)

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
 
 import numpy as np
 
 from tune_resnet.errors import UserError
 
 SIZE = 32  # pixels, height and width of an image where nothing else is asked for
+BLOCK = 500  # images of 32x32 looked at together: 12 MB as float64, where all of CIFAR-10 would be 1.2 GB
 
 
 class DataError(UserError):
@@ -19,11 +22,76 @@ class DataError(UserError):
 
 
 @dataclass(frozen=True, eq=False)
-class ImageSet:
-    """`images`: uint8 (N, 3, S, S), C-contiguous, RGB; `labels`: int64 (N,), positions in the class names."""
+class MappedImages:
+    """The `rows`, int64 (N,), of an array uint8 (M, 3, S, S) that stays in its npy file, as it would fill the memory.
 
-    images: np.ndarray
+    Indexed as an array is, by a place, a slice or an array of places, it reads the images that are asked for. Pickled,
+    it is no more than the file's path and the rows: each process opens the file for itself.
+    """
+
+    path: Path
+    rows: np.ndarray
+
+    @cached_property
+    def whole(self) -> np.ndarray:
+        """All of the file, mapped into memory; DataError where it is not there, as on another machine."""
+        try:
+            mapped: np.ndarray = np.lib.format.open_memmap(self.path, mode="r")
+        except (OSError, ValueError) as error:
+            raise DataError(
+                f"cannot read decoded images from {self.path}, which every machine needs: {error}"
+            ) from None
+        return mapped
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return len(self.rows), *self.whole.shape[1:]
+
+    @property
+    def nbytes(self) -> int:
+        return int(np.prod(self.shape))
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, places: int | slice | np.ndarray) -> np.ndarray:
+        found: np.ndarray = self.whole[self.rows[places]]
+        return found
+
+    def __reduce__(self) -> tuple[Callable[..., MappedImages], tuple[Path, np.ndarray]]:
+        return MappedImages, (self.path, self.rows)
+
+
+Images = np.ndarray | MappedImages
+
+
+def subset(images: Images, which: slice | np.ndarray) -> Images:
+    """Those of a slice, a mask or places, where images in a file stay."""
+    return MappedImages(images.path, images.rows[which]) if isinstance(images, MappedImages) else images[which]
+
+
+def blocks(images: Images) -> Iterator[np.ndarray]:
+    """All of them, some at a time."""
+    step = with_pixels_of(BLOCK, int(images.shape[-1]))
+    return (images[start : start + step] for start in range(0, len(images), step))
+
+
+@dataclass(frozen=True, eq=False)
+class ImageSet:
+    """`source`: uint8 (N, 3, S, S), RGB, a C-contiguous array or what stays in a file; `labels`: int64 (N,), positions
+    in the class names."""
+
+    source: Images
     labels: np.ndarray
+
+    @property
+    def images(self) -> np.ndarray:
+        """The images as an array: all of them, in memory."""
+        return self.source[:]
+
+    def subset(self, which: slice | np.ndarray) -> ImageSet:
+        """Those of a slice, a mask or places."""
+        return ImageSet(subset(self.source, which), self.labels[which])
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -31,7 +99,7 @@ class ImageSet:
     @property
     def size(self) -> int:
         """Height and width of each image, in pixels."""
-        return int(self.images.shape[-1])
+        return int(self.source.shape[-1])
 
 
 def with_pixels_of(count: int, size: int) -> int:
@@ -78,7 +146,8 @@ def content_fingerprint(
     digest = hashlib.sha256(json.dumps([list(classes), *counts]).encode())
     for part in (part for part in (train, test, val) if part is not None):
         digest.update(part.labels.astype("<i8").tobytes())
-        digest.update(part.images.data)
+        for block in blocks(part.source):
+            digest.update(np.ascontiguousarray(block).data)
     return digest.hexdigest()
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import pandas as pd
@@ -19,12 +20,18 @@ from tune_resnet.runs.tables import PREDICTION_DTYPES, csv_lines
 SHOWN = 12  # mistakes whose image is kept
 
 
+class ByPlace(Protocol):
+    """Arrays by their place in the test set, as an array of all has them."""
+
+    def __getitem__(self, place: int, /) -> np.ndarray: ...
+
+
 def write_predictions(
     run: RunDirectory,
     probabilities: np.ndarray,
     labels: np.ndarray,
     classes: Sequence[str],
-    images: np.ndarray,
+    images: ByPlace,
     files: Sequence[str] = (),
 ) -> None:
     """Writes what a model says of each test image, the table last: where that is, all of it is.
@@ -34,7 +41,7 @@ def write_predictions(
         probabilities: float (N, classes).
         labels: int (N,), positions in `classes`.
         classes: their names.
-        images: uint8 (N, 3, H, W).
+        images: uint8 (3, H, W) each.
         files: the images' paths, where they come from files.
     """
     names = np.array([printable(name) for name in classes], dtype=object)

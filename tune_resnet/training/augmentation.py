@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,30 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tune_resnet.data.types import SIZE, ImageSet
-
-
-@dataclass(frozen=True)
-class DeviceImages:
-    """A set of images on a device: uint8 (N, C, H, W), labels int64 (N,)."""
-
-    images: Tensor
-    labels: Tensor
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-
-def to_device(images: ImageSet, device: torch.device) -> DeviceImages:
-    """Moves a set to a device, as uint8. On the CPU the tensors share the arrays' memory."""
-    return DeviceImages(_tensor_over(images.images).to(device), _tensor_over(images.labels).to(device))
-
-
-def _tensor_over(array: np.ndarray[Any, Any]) -> Tensor:
-    with warnings.catch_warnings():
-        # Arrays in Ray's object store are read-only; nothing here writes to them.
-        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
-        return torch.from_numpy(array)
+from tune_resnet.data.types import SIZE
 
 
 @dataclass(frozen=True)

@@ -14,10 +14,11 @@ from torch import Tensor, nn
 
 from tune_resnet.config.sections import ModelSpec, TrainSpec
 from tune_resnet.data.types import Split
-from tune_resnet.training.augmentation import Normalise, augmented, draw_crops, to_device
+from tune_resnet.training.augmentation import Normalise, augmented, draw_crops
 from tune_resnet.training.cuda_graph import room_for_recording, same_step
 from tune_resnet.training.device import choose_precision, epoch_seed, full_fp32, keep_freed_memory, on_stream, seeded
 from tune_resnet.training.evaluation import all_logits, evaluate
+from tune_resnet.training.images import to_device
 from tune_resnet.training.loss import balanced_weights, losses
 from tune_resnet.training.metrics import BrokenRun, EpochMetrics, NonFiniteLoss
 from tune_resnet.training.model import Average, ResNet9, fresh_network
@@ -28,7 +29,7 @@ _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class TrainingRun:
-    """Trains one configuration, epoch by epoch, on a split that is moved to the device once.
+    """Trains one configuration, epoch by epoch, on a split that is moved to the device once where it fits.
 
     Everything random in an epoch (order, crops, flips, dropout) derives from the seed and the epoch's number, so that a
     run continued from its state gives the numbers of an unbroken one: bit for bit on the CPU at an equal thread count.
@@ -212,10 +213,8 @@ class TrainingRun:
         crops = draw_crops(count, self.flip, generator, self.spec.crop_padding, self.spec.cutout, self.size)
         loss_sum = torch.zeros((), device=self.device)
         with seeded(seed, self.device):
-            for step in range(self.steps_per_epoch):
-                rows = slice(step * size, (step + 1) * size)
-                images = augmented(self.train_images.images, order[rows], crops[rows], self.blank)
-                labels = self.train_images.labels[order[rows]]
+            for step, (source, chosen, labels) in enumerate(self.train_images.batches(order, size)):
+                images = augmented(source, chosen, crops[step * size : (step + 1) * size], self.blank)
                 loss = self._step(images, labels, (epoch - 1) * self.steps_per_epoch + step)
                 loss_sum += loss * len(images)
                 if self.average:

@@ -12,7 +12,7 @@ import torch
 from tune_resnet._text import one_line
 from tune_resnet.config.sections import ModelSpec, TrainSpec
 from tune_resnet.config.spec import SearchSpec
-from tune_resnet.data.types import ImageSet, Split, with_pixels_of
+from tune_resnet.data.types import Split, with_pixels_of
 from tune_resnet.errors import UserError
 from tune_resnet.training.device import OUT_OF_MEMORY, choose_device, choose_precision, device_name, limit_gpu_memory
 from tune_resnet.training.loop import TrainingRun
@@ -97,8 +97,4 @@ def measure_here(spec: SearchSpec, data: Split) -> Speed:
 def _share(data: Split, count: int) -> Split:
     """The first `count` training images, and of the held-out ones the same share."""
     held_out = max(1, round(len(data.held_out) * count / len(data.train)))
-    return replace(data, train=_first(data.train, count), held_out=_first(data.held_out, held_out))
-
-
-def _first(images: ImageSet, count: int) -> ImageSet:
-    return ImageSet(images.images[:count], images.labels[:count])
+    return replace(data, train=data.train.subset(slice(count)), held_out=data.held_out.subset(slice(held_out)))

@@ -29,7 +29,7 @@ from tune_resnet.data.load import load_dataset
 from tune_resnet.data.split import search_split
 from tune_resnet.data.types import ImageSet, Split
 from tune_resnet.errors import UserError
-from tune_resnet.training.augmentation import to_device
+from tune_resnet.training.images import to_device
 from tune_resnet.training.loop import TrainingRun
 
 REGIMES = Path(__file__).parent / "regimes"

@@ -19,7 +19,7 @@ from experiments.benchmarks.speed.measures import digits
 from tune_resnet.config.sections import TrainSpec
 from tune_resnet.data.types import Split
 from tune_resnet.execution.cluster import ray_cluster
-from tune_resnet.training.augmentation import DeviceImages
+from tune_resnet.training.images import DeviceImages
 from tune_resnet.training.loop import TrainingRun
 
 PAIRS = 3  # of trials that run at once
