@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import platform
 from pathlib import Path
@@ -69,12 +70,15 @@ class TrialTrainable(tune.Trainable):  # type: ignore[misc]
         return self.spec.configured({name: config[name] for name in self.spec.space})
 
     def _result(self, metrics: EpochMetrics) -> dict[str, Any]:
-        return {**metrics.columns("val"), **self._about(), "done": self.resumable.is_done}
+        return {**self._columns(metrics), **self._about(), "done": self.resumable.is_done}
 
     def _failure(self, error: NonFiniteLoss) -> dict[str, Any]:
-        nothing = {"epoch": 0, "val_accuracy": float("nan"), "val_loss": float("nan"), "train_loss": float("nan")}
-        last = error.last_good.columns("val") if error.last_good else nothing
+        nothing = dict.fromkeys(("val_accuracy", self.spec.search.column("val"), "val_loss", "train_loss"), math.nan)
+        last = self._columns(error.last_good) if error.last_good else {"epoch": 0, **nothing}
         return {**last, **self._about(), "failure": str(error), "done": True}
+
+    def _columns(self, metrics: EpochMetrics) -> dict[str, float]:
+        return metrics.columns("val", self.spec.search.objective)
 
     def _about(self) -> dict[str, Any]:
         return {"worker": self.worker, "continued": self.resumable.saved.epoch if self.resumable.saved else 0}
