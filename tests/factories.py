@@ -85,14 +85,17 @@ class Build:
         on: str = "val",
         error: str = "",
         luck: float = 0,
+        scores: Sequence[float] = (),
         **params: Any,
     ) -> int:
         """A trial that showed these accuracies, epoch by epoch, and is now in `state`. `luck`: what its accuracies have
-        more than its losses tell."""
+        more than its losses tell; `scores`: what another objective gives where the run has one."""
         trial = len(self.recorder.trials)
         self.recorder.start(trial, params)
         for epoch, accuracy in enumerate(accuracies, start=1):
             metrics = {"epoch": epoch, "lr": 0.1, "train_loss": 1 - accuracy, "seconds": 0.5, "images_per_second": 9.0}
+            if scores:
+                metrics[self.recorder.spec.search.column(on)] = scores[epoch - 1]
             self.recorder.epoch(
                 trial, metrics | {f"{on}_accuracy": accuracy, f"{on}_loss": 1 - accuracy + luck}, "host:1"
             )

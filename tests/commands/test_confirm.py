@@ -22,7 +22,7 @@ import pytest
 from scipy import stats
 
 import tune_resnet
-from tune_resnet.config.sections import TUNABLE
+from tune_resnet.config.sections import TUNABLE, BudgetSpec
 from tune_resnet.data import load
 from tune_resnet.data.types import Dataset, ImageSet
 from tune_resnet.hpo.ranking import winner
@@ -146,6 +146,7 @@ def sentence(values: list[float], images: int | None = 10_000, of_winner: bool =
             goes_on=False,
             result=result,
             images=images,
+            search=BudgetSpec(),
         )
     )
 
@@ -176,8 +177,8 @@ def test_a_pair_counts_only_when_both_have_an_accuracy() -> None:
          (3, WINNER, 0.7, "")],
         columns=["seed", "configuration", "test_accuracy", "error"],
     )  # fmt: skip
-    assert list(complete_pairs(rows).index) == [1]
-    table = pairs_table(rows)
+    assert list(complete_pairs(rows, "test_accuracy").index) == [1]
+    table = pairs_table(rows, BudgetSpec())
     assert [list(column.cells) for column in table.columns] == [
         ["1", "2", "3"], ["90.00%", "the loss", "70.00%"], ["80.00%", "80.00%", "-"], ["+10.00", "-", "-"],
     ]  # fmt: skip

@@ -63,6 +63,7 @@ class Pool:
                     **{name: getattr(train, name) for name in TUNABLE},
                     "epochs": train.epochs,
                     "accuracy": None if error else accuracy,
+                    "score": None if error else accuracy,
                     "loss": 0.5,
                     "worker": "host:1",
                     "error": error,

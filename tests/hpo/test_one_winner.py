@@ -36,7 +36,7 @@ from tune_resnet.runs.directory import RunDirectory
 from tune_resnet.runs.load import load_run
 from tune_resnet.runs.recorder import Recorder
 from tune_resnet.runs.resume import read_history
-from tune_resnet.runs.tables import ENDED, EPOCH_DTYPES, FAILED, REFERENCE_TRIAL, ending
+from tune_resnet.runs.tables import ENDED, FAILED, REFERENCE_TRIAL, ending, epoch_dtypes
 from tune_resnet.training.device import ResolvedSpec, resolved
 from tune_resnet.training.saved_model import load_model, probabilities
 
@@ -102,7 +102,9 @@ class Search:
         trial = SimpleNamespace(config={"trial": number})
         result["done"] |= scheduler.on_trial_result(None, trial, result) == TrialScheduler.STOP
         if new:
-            recorder.epoch(number, {name: result[name] for name in EPOCH_DTYPES if name in result}, result["worker"])
+            columns = epoch_dtypes(self.spec.search.objective)
+            row = {name: result[name] for name in columns if name in result}
+            recorder.epoch(number, row, result["worker"])
             searcher.learn("it", result)
         if result["done"]:
             state = ending(result["epoch"], EPOCHS, result.get("failure"))

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from factories import Build
 
+from tune_resnet.config.sections import BudgetSpec
 from tune_resnet.hpo.ranking import best_trials, estimates, winner
 from tune_resnet.results import sentences
 from tune_resnet.results.comparison import (
@@ -68,7 +69,8 @@ def test_the_sentence_gives_the_estimated_gain(lucky: Build) -> None:
 
 def compared(**known: Any) -> Comparison:
     images = {"judged_on": "validation", "images": 2000, "standard_error": 1.25}
-    return Comparison(**{**dict.fromkeys(field.name for field in fields(Comparison)), **images, "finished": 9, **known})
+    nothing = dict.fromkeys(field.name for field in fields(Comparison))
+    return Comparison(**{**nothing, **images, "search": BudgetSpec(), "finished": 9, **known})
 
 
 MEASURED = {"winner": 7, "winner_accuracy": 0.76, "reference_state": FINISHED, "reference_accuracy": 0.75}

@@ -444,7 +444,7 @@ def test_trials_that_were_stopped_stand_at_the_bottom_of_a_slice(mixed: Build) -
     assert (whole.sum(), lowest, highest) == (2, 0.8, 0.9)
     trials = configurations(frames).dropna(subset=["accuracy"]).assign(text="")
     trials, domain = trials.assign(complete=comparable(frames, trials)[0]), DEFAULT_SPACE["max_lr"]
-    figure = slice_chart(trials, "max_lr", domain, good_region(frames), lowest, highest)
+    figure = slice_chart(trials, "max_lr", domain, good_region(frames), lowest, highest, "accuracy")
     rows = {trace.name: list(trace.y) for trace in figure.data}
     assert rows["winner"] == [0.9]
     assert max(rows[STOPPED]) < 0.8

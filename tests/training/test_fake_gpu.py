@@ -33,8 +33,8 @@ def test_nothing_in_an_epoch_makes_the_gpu_wait(split: Split, precision: str, va
         run = fake_run(replace(SPEC, precision=precision, **varied), split)
         with OnGpu():
             loss = run._train(1)
-            loss_sum, correct = run._evaluate()
-        assert (loss.device, loss_sum.device, correct.device) == (GPU, GPU, GPU)
+            found = run._evaluate()
+        assert (loss.device, found.device) == (GPU, GPU)
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
@@ -43,7 +43,7 @@ def test_an_epoch_waits_for_the_gpu_once(split: Split, precision: str) -> None:
         run = fake_run(replace(SPEC, precision=precision), split)
         with OnGpu(allowed=True) as seen:
             run.run_epoch()
-    assert seen.to_cpu + seen.waits == 1 or seen.waits == 3  # three numbers of one tensor
+    assert seen.to_cpu + seen.waits == 1 or seen.waits == 5  # five numbers of one tensor
     assert seen.to_gpu == 0
 
 

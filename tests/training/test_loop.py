@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from sklearn.metrics import balanced_accuracy_score, f1_score
 from sklearn.utils.class_weight import compute_class_weight
 from torch.nn.functional import cross_entropy
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from tune_resnet.config.sections import ModelSpec, TrainSpec
-from tune_resnet.data.split import select
 from tune_resnet.data.types import Split
 from tune_resnet.training.device import epoch_seed
 from tune_resnet.training.evaluation import evaluate
@@ -71,9 +71,9 @@ def test_the_average_of_the_weights_is_pytorchs_and_is_what_is_judged(split: Spl
         assert with_average.train_loss == without.train_loss
         assert with_average.loss != without.loss
         theirs.eval()
-        loss_sum, correct = evaluate(lambda images: theirs(plain.normalise(images)), plain.held_out)
-        assert with_average.loss == pytest.approx(loss_sum.item() / len(plain.held_out), abs=1e-6)
-        assert with_average.accuracy == correct.item() / len(plain.held_out)
+        loss, accuracy, *_ = evaluate(lambda images: theirs(plain.normalise(images)), plain.held_out).tolist()
+        assert with_average.loss == pytest.approx(loss, abs=1e-6)
+        assert with_average.accuracy == accuracy
     assert all(
         torch.equal(tensor, run.judged.state_dict()[name])
         for name, tensor in theirs.module.state_dict().items()
@@ -220,7 +220,7 @@ VARIANTS = {
 def uneven(split: Split) -> Split:
     """With a fifth of the images of half the classes."""
     rare = split.train.labels < 5
-    return replace(split, train=select(split.train, ~rare | (np.arange(len(rare)) % 5 == 0)))
+    return replace(split, train=split.train.subset(~rare | (np.arange(len(rare)) % 5 == 0)))
 
 
 @pytest.mark.parametrize("changes", VARIANTS.values(), ids=VARIANTS)
@@ -271,6 +271,17 @@ def test_the_training_loss_is_of_the_labels_and_classes_as_they_are(uneven: Spli
     spec = replace(SPEC, max_lr=1e-12, epochs=1, dropout=0.0, batch_size=len(uneven.train))
     plain, other = (TrainingRun(each, uneven, model=WIDTH, flip=False) for each in (spec, replace(spec, **change)))
     assert trained(plain, 1) == trained(other, 1)
+
+
+def test_an_epoch_has_what_its_last_logits_are_worth(uneven: Split) -> None:
+    run = TrainingRun(replace(SPEC, batch_size=10), uneven, model=WIDTH, flip=False)
+    last = [run.run_epoch() for _ in range(4)][-1]
+    labels, predicted = uneven.held_out.labels, run.held_out_logits().argmax(1).numpy()
+    assert last.accuracy == (labels == predicted).mean()
+    assert last.balanced_accuracy == pytest.approx(balanced_accuracy_score(labels, predicted))
+    assert last.macro_f1 == pytest.approx(f1_score(labels, predicted, average="macro"))
+    assert {"val_loss", "val_accuracy", "val_macro_f1"} <= last.columns("val", "macro_f1").keys()
+    assert "val_balanced_accuracy" not in last.columns("val", "macro_f1")
 
 
 def test_a_reused_run_takes_every_setting_of_the_next_configuration(split: Split) -> None:

@@ -16,6 +16,7 @@ from rich.console import Console
 from tune_resnet._text import busy, duration, percent, say
 from tune_resnet.commands.job import End, Job, images_of
 from tune_resnet.commands.summary import conclude
+from tune_resnet.config.sections import ACCURACY
 from tune_resnet.config.spec import SearchSpec
 from tune_resnet.data.split import baseline_split, final_split
 from tune_resnet.data.types import Dataset, Split
@@ -145,13 +146,17 @@ def _train(plan: Plan, resumable: ResumableRun, recorder: Recorder, console: Con
 def _record(plan: Plan, recorder: Recorder, metrics: EpochMetrics, worker: str) -> None:
     assert plan.single is not None
     if recorder.is_new(plan.single, metrics.epoch):
-        recorder.epoch(plan.single, metrics.columns("test" if plan.held_out == "test" else "val"), worker)
+        row = metrics.columns("test" if plan.held_out == "test" else "val", plan.spec.search.objective)
+        recorder.epoch(plan.single, row, worker)
 
 
 def _line(plan: Plan, metrics: EpochMetrics) -> str:
     """What an epoch gave, for a person."""
     epochs = plan.spec.train.epochs
+    search = plan.spec.search
     judged = f"{plan.held_out} loss {metrics.loss:.4f}, accuracy {percent(metrics.accuracy)}, "
+    if search.objective != ACCURACY:
+        judged += f"{search.judged_by} {percent(getattr(metrics, search.objective))}, "
     if not plan.held_out_images:
         judged = ""
     return (

@@ -109,7 +109,7 @@ def _train(
     that are `known` as its training ends. Returns the signal that ended it early, or None."""
     end = StopRequest(None)
     rows: list[Any] = known.to_dict("records")
-    columns = list(confirm_dtypes(compared.spec.kinds))
+    columns = list(confirm_dtypes(compared.spec.kinds, compared.spec.search.objective))
     jobs = [Job(compared.trained(*pair), compared.checkpoint(*pair)) for pair in missing]
     _forget_others(compared, jobs)
     progress = TrainingsProgress(jobs, plan, console, "at most " if compared.sequential else "about ")
@@ -129,7 +129,7 @@ def _train(
             if isinstance(outcome, str):
                 said, done = f"no result, {outcome}", compared.sequential  # no look beyond a pair that is missing
             else:
-                said = outcome["error"] or percent(outcome["accuracy"])
+                said = outcome["error"] or percent(outcome["score"])
                 rows.append(compared.row(configuration, outcome, job.seconds))
                 compared.write(pd.DataFrame(rows, columns=columns))
                 job.checkpoint.unlink(missing_ok=True)
@@ -138,7 +138,7 @@ def _train(
             say(console, f"[{ended}/{len(jobs)}] seed {seed}, {configuration}: {said}; {left}")
             latest = compared.look(pd.DataFrame(rows, columns=columns))
             if latest is not None and latest != seen:
-                say(console, look_line(latest))
+                say(console, look_line(latest, compared.spec.search.of_what))
                 seen, done = latest, done or latest.is_clear
     return end.signal
 
@@ -164,7 +164,7 @@ def _conclude(compared: Comparison, about: dict[str, Any] | None, console: Conso
     images = len(compared.data.held_out)
     found = replace(found, images=images)
     console.print()
-    console.print(pairs_table(found.rows))
+    console.print(pairs_table(found.rows, compared.spec.search))
     asked = () if compared.sequential else compared.seeds
     idle = sorted({*asked, *found.rows["seed"]} - set(found.pairs.index))
     if idle and found.result is not None:
@@ -178,6 +178,7 @@ def _conclude(compared: Comparison, about: dict[str, Any] | None, console: Conso
         summary = {
             "sentence": sentence,
             **asdict(found.result),
+            "objective": compared.spec.search.objective,
             "winner_accuracy": float(found.pairs[WINNER].mean()),
             "reference_accuracy": float(found.pairs[REFERENCE].mean()),
             "winner_trial": compared.trial,

@@ -66,7 +66,8 @@ class Comparison:
         """The last look of a sequential confirmation, None before the first."""
         if not self.sequential:
             return None
-        return look(pd.concat([self.rows(table, name) for name in (WINNER, REFERENCE)]), self.seeds[0])
+        rows = pd.concat([self.rows(table, name) for name in (WINNER, REFERENCE)])
+        return look(rows, self.seeds[0], self.spec.search.column("test"))
 
     def is_clear(self, table: pd.DataFrame) -> bool:
         found = self.look(table)
@@ -78,6 +79,7 @@ class Comparison:
             **outcome,
             "configuration": configuration,
             "test_accuracy": outcome["accuracy"],
+            self.spec.search.column("test"): outcome["score"],
             "test_loss": outcome["loss"],
             "seconds": seconds,
             **self.size,

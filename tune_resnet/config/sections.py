@@ -20,7 +20,10 @@ DEVICES = ("auto", "cpu", "cuda")
 SAMPLERS = ("tpe", "gp", "random")
 PAST_SAMPLERS = ("multifidelity",)
 SCHEDULERS = ("asha", "median", "none")
-SIGNALS = ("val_accuracy", "val_loss", "train_loss")
+ACCURACY = "accuracy"
+OBJECTIVES = {ACCURACY: "accuracy", "balanced_accuracy": "balanced accuracy", "macro_f1": "macro F1"}  # and in words
+VAL_ACCURACY = "val_accuracy"
+SIGNALS = (VAL_ACCURACY, "val_loss", "train_loss")
 CIFAR10_FILES = ("cifar-10-batches-py", "cifar-10-python.tar.gz")  # one of them is in a folder that holds CIFAR-10
 TUNABLE = ("max_lr", "weight_decay", "grad_clip")
 MAX_TRIALS, MAX_EPOCHS, MAX_SEED = 1_000_000, 10_000, 2**32 - 1  # also in a run's tables
@@ -133,6 +136,7 @@ class BudgetSpec(Section):
     section = "search"
     num_samples: int = setting(32, "trials, the reference included", ge=1, le=MAX_TRIALS)
     sampler: str = setting("tpe", "who proposes: all are Optuna's", choices=SAMPLERS, past=PAST_SAMPLERS)
+    objective: str = setting(ACCURACY, "what judges; the others count each class the same", choices=tuple(OBJECTIVES))
     time_budget: float | None = setting(None, "end in order after 90s, 30m or 1.5h", seconds=True, gt=0)
     max_retries: int = setting(2, "of a trial whose process died or raised", ge=0, le=1000)
     epoch_timeout: float | None = setting(
@@ -144,6 +148,20 @@ class BudgetSpec(Section):
         super().__post_init__()
         if self.name is not None and (self.name in (".", "..") or "/" in self.name or "\\" in self.name):
             raise SpecError(f"search.name must be one folder's name (see --runs-dir for its place), got {self.name!r}")
+
+    def column(self, held_out: str) -> str:
+        """The column of a run's tables that judges its trainings, on the `val` or `test` images."""
+        return f"{held_out}_{self.objective}"
+
+    @property
+    def judged_by(self) -> str:
+        """The objective for a person."""
+        return OBJECTIVES[self.objective]
+
+    @property
+    def of_what(self) -> str:
+        """Of what the points of a difference are, with a blank before it; empty where that is the accuracy."""
+        return "" if self.objective == ACCURACY else f" of {self.judged_by}"
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)

@@ -9,7 +9,7 @@ from typing import Any
 import tomli_w
 
 from tune_resnet.config.hyperparameters import HYPERPARAMETERS, Configuration, checked_domain, checked_point, condition
-from tune_resnet.config.sections import SECTIONS, TUNABLE, BudgetSpec, ResourceSpec, SchedulerSpec
+from tune_resnet.config.sections import SECTIONS, TUNABLE, VAL_ACCURACY, BudgetSpec, ResourceSpec, SchedulerSpec
 from tune_resnet.config.space import DEFAULT_SPACE, POINTS_TO_EVALUATE, Point, Space, Value
 from tune_resnet.config.validation import SpecError, differences
 
@@ -42,6 +42,11 @@ class SearchSpec(Configuration):
     def hyperparameters(self) -> tuple[str, ...]:
         """Those that a run's tables have columns for: the reference's three, and what else the search varies."""
         return tuple(dict.fromkeys((*TUNABLE, *self.space)))
+
+    @property
+    def signal(self) -> str:
+        """The column of epochs.csv that early stopping judges by: of the validation accuracy, the objective's."""
+        return self.search.column("val") if self.scheduler.signal == VAL_ACCURACY else self.scheduler.signal
 
     @property
     def reference(self) -> Point:

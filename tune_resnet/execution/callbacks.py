@@ -17,7 +17,7 @@ from tune_resnet.errors import RecordError
 from tune_resnet.execution.progress import Progress
 from tune_resnet.hpo.models import drop_outrun_models
 from tune_resnet.runs.recorder import Recorder
-from tune_resnet.runs.tables import EPOCH_DTYPES, FAILED, FINISHED, ending
+from tune_resnet.runs.tables import FAILED, FINISHED, ending, epoch_dtypes
 
 
 class StopRequest(tune.Stopper):  # type: ignore[misc]
@@ -63,7 +63,7 @@ class RecordEvents(tune.Callback):  # type: ignore[misc]
         epoch_timeout: float,
     ) -> None:
         self.recorder, self.progress, self.end, self.learn = recorder, progress, end, learn
-        self.epochs = recorder.spec.train.epochs
+        self.epochs, self.columns = recorder.spec.train.epochs, epoch_dtypes(recorder.spec.search.objective)
         self.epoch_timeout = epoch_timeout
         self.heard: dict[Any, float] = {}  # running trials: when they were heard of last
         self.hung: set[Any] = set()
@@ -83,7 +83,7 @@ class RecordEvents(tune.Callback):  # type: ignore[misc]
             self.going_on.remove(number)
             self.progress.trial_goes_on(number, result["continued"])
         if "failure" not in result and self.recorder.is_new(number, result["epoch"]):
-            row = {column: result[column] for column in EPOCH_DTYPES if column in result}
+            row = {column: result[column] for column in self.columns if column in result}
             with self._storage():
                 self.recorder.epoch(number, row, result["worker"])
                 self.recorder.steps(number, result.get("steps", ""))

@@ -24,8 +24,6 @@ from tune_resnet.runs.recorder import Recorder
 from tune_resnet.runs.tables import FINISHED, REFERENCE_TRIAL, RUNNING, TrialRow, spec_of
 from tune_resnet.training.schedule import rate_at
 
-_COLUMNS = ("trial", "state", "epochs", "val_acc", "estimate", "lr now")
-_LEAST = ("lr now", "epochs", "state", "val_acc")  # needed of them
 _BEST_ROWS, _RUNNING_ROWS = 5, 12  # so that the table fits a small terminal
 _PLANNED_TRIALS = 4  # the plan counts as much as so many trials, so that the first to end do not swing the estimate
 
@@ -38,7 +36,7 @@ class Progress:
 
     def __init__(self, recorder: Recorder, plan: Plan, console: Console) -> None:
         self.recorder, self.plan, self.console = recorder, plan, console
-        self.started = time.monotonic()
+        self.started, self.column = time.monotonic(), plan.spec.search.column("val")
         self._ranked = pd.DataFrame()  # the finished trials, made anew when there is one more
         self.live = Live(get_renderable=self._table, console=console, refresh_per_second=2, transient=True)
 
@@ -61,7 +59,7 @@ class Progress:
         say(
             self.console,
             f"[{ended}/{self.plan.trials}] {_name(trial)} {row.state} after {trained}, "
-            f"{percent(row.val_accuracy)}{reason}; {self._standing()}; {self._clock()}",
+            f"{percent(row.cells()[self.column])}{reason}; {self._standing()}; {self._clock()}",
         )
 
     def trial_goes_on(self, trial: int, epoch: int) -> None:
@@ -127,8 +125,8 @@ class Progress:
         rows = [row for row in self._rows() if row.state == FINISHED]
         if rows and len(rows) != len(self._ranked):
             trials = pd.DataFrame([row.cells() for row in sorted(rows, key=lambda row: row.trial)])
-            final, losses = trials.set_index("trial")["val_accuracy"], pd.Series(self.recorder.last_loss)
-            self._ranked = in_order(trials, estimated(final, losses), "val_accuracy")
+            final, losses = trials.set_index("trial")[self.column], pd.Series(self.recorder.last_loss)
+            self._ranked = in_order(trials, estimated(final, losses, self.column), self.column)
         return self._ranked
 
     def _standing(self) -> str:
@@ -152,7 +150,9 @@ class Progress:
         head = Text(f"{ended} of {counted(self.plan.trials, 'trial')} ended; {self._standing()}; {self._clock()}")
         done, _, left = self._epochs(rows)
         names = self.plan.spec.hyperparameters
-        table = FittingTable(*_COLUMNS, *names, least=_LEAST)
+        score = self.column.replace("accuracy", "acc")
+        columns = ("trial", "state", "epochs", score, "estimate", "lr now")
+        table = FittingTable(*columns, *names, least=("lr now", "epochs", "state", score))
         leading = ranked[(ranked.index < _BEST_ROWS) | ranked["reference"]] if len(ranked) else ranked
         shown = [(self.recorder.trials[trial], estimate) for trial, estimate in _pairs(leading)]
         shown += [(row, math.nan) for row in rows if row.state == RUNNING][:_RUNNING_ROWS]
@@ -162,7 +162,7 @@ class Progress:
                 "reference" if is_reference else str(row.trial),
                 Text(row.state, STYLES[row.state]),
                 f"{row.epochs}/{self.plan.epochs}",
-                percent(row.val_accuracy),
+                percent(row.cells()[self.column]),
                 percent(estimate),
                 f"{self._lr(row):.1e}" if row.state == RUNNING else "",
                 *(hyperparameter(name, value) for name, value in row.values.items()),

@@ -25,7 +25,7 @@ class EarlyStopping(FIFOScheduler):  # type: ignore[misc]
     ) -> None:
         super().__init__()
         self.rule = stopping_rule(spec)
-        self.signal = Signal(spec.scheduler.signal)
+        self.signal = Signal(spec.signal)
         self.is_new = is_new
         self.stopped = {row["trial"] for row in epochs if self._stops(row["trial"], row)}  # of `epochs`
 

@@ -22,6 +22,7 @@ class OptunaSearcher(Searcher):  # type: ignore[misc]
     def __init__(self, study: Study, epochs: int, on_new: Callable[[int, Params], None] | None = None) -> None:
         super().__init__()
         self.study, self.epochs, self.on_new = study, epochs, on_new
+        self.column = study.spec.search.column("val")
         self.numbers: dict[str, int] = {}  # of running trials
 
     def suggest(self, trial_id: str) -> dict[str, Any]:
@@ -33,7 +34,7 @@ class OptunaSearcher(Searcher):  # type: ignore[misc]
 
     def learn(self, trial_id: str, result: Mapping[str, Any]) -> None:
         """What an epoch's result tells the study. Each epoch comes once, and before its trial's end."""
-        self.study.report(self.numbers[trial_id], result["epoch"], result["val_accuracy"])
+        self.study.report(self.numbers[trial_id], result["epoch"], result[self.column])
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         number = self.numbers.pop(trial_id, None)
@@ -43,7 +44,7 @@ class OptunaSearcher(Searcher):  # type: ignore[misc]
             self.study.end(number, FAILED)
         else:
             state = ending(result["epoch"], self.epochs, result.get("failure"))
-            self.study.end(number, state, result["val_accuracy"])
+            self.study.end(number, state, result[self.column])
 
     def __getstate__(self) -> dict[str, Any]:
         """Nothing: Ray pickles it for a restore of its own, which this project does from the run directory instead."""

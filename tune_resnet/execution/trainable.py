@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import platform
 from pathlib import Path
@@ -83,11 +84,15 @@ class TrialTrainable(tune.Trainable):  # type: ignore[misc]
             self.resumable.save()
 
     def _result(self, metrics: EpochMetrics, resumable: ResumableRun) -> dict[str, Any]:
-        return {**metrics.columns("val"), **self._about(), "done": resumable.is_done}
+        return {**self._columns(metrics), **self._about(), "done": resumable.is_done}
 
     def _failure(self, reason: str, last: EpochMetrics | None) -> dict[str, Any]:
-        nothing = {"epoch": 0, "val_accuracy": float("nan"), "val_loss": float("nan"), "train_loss": float("nan")}
-        return {**(last.columns("val") if last else nothing), **self._about(), "failure": reason, "done": True}
+        nothing = dict.fromkeys(("val_accuracy", self.spec.search.column("val"), "val_loss", "train_loss"), math.nan)
+        columns = self._columns(last) if last else {"epoch": 0, **nothing}
+        return {**columns, **self._about(), "failure": reason, "done": True}
+
+    def _columns(self, metrics: EpochMetrics) -> dict[str, float]:
+        return metrics.columns("val", self.spec.search.objective)
 
     def _about(self) -> dict[str, Any]:
         saved = self.resumable.saved if self.resumable else None

@@ -137,8 +137,9 @@ class Trainer:
         self.path: Path | None = None  # of the configuration's checkpoint
 
     def epoch(self, spec: SearchSpec, path: Path) -> dict[str, Any]:
-        """The next epoch of a configuration: seed, hyperparameters, epochs done, whether all are (`done`), the accuracy
-        and loss after the last one (None after an error, NaN before), and the seconds of this epoch."""
+        """The next epoch of a configuration: seed, hyperparameters, epochs done, whether all are (`done`), accuracy,
+        score (by the objective) and loss after the last one (None after an error, NaN before), and the seconds of this
+        epoch."""
         started = time.perf_counter()
         resumable = self._attached(spec, path)
         error = ""
@@ -155,6 +156,7 @@ class Trainer:
             "epochs": resumable.training.epochs_done,
             "done": resumable.is_done or bool(error),
             "accuracy": last.accuracy if last else None,
+            "score": getattr(last, self.spec.search.objective) if last else None,
             "loss": last.loss if last else None,
             "seconds": time.perf_counter() - started,
             "worker": f"{platform.node()}:{os.getpid()}",

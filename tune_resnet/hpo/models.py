@@ -22,7 +22,7 @@ from tune_resnet.errors import UserError
 from tune_resnet.hpo.ranking import best_trials, winner
 from tune_resnet.runs.directory import BASELINE, FINAL, SEARCH, RunDirectory
 from tune_resnet.runs.load import RunFrames, load_run, once_per_run
-from tune_resnet.runs.tables import EPOCH_DTYPES, FINISHED, TrialRow, spec_of
+from tune_resnet.runs.tables import FINISHED, TrialRow, epoch_dtypes, spec_of
 from tune_resnet.training.saved_model import ModelFileError, read_outcome
 
 KEPT = 8  # models at the end of a search; twice as many meanwhile, so that ranking them costs next to nothing
@@ -141,8 +141,8 @@ def last_epoch(run: RunDirectory, row: TrialRow, spec: SearchSpec) -> dict[str, 
     if outcome is None or row.epochs < train.epochs - 1 or not _same(outcome.train, train):
         return None
     ended_at = os.path.getmtime(run.model_of(row.trial))
-    known = outcome.last.columns("val") | {"trial": row.trial, "ended_at": ended_at}
-    return dict.fromkeys(EPOCH_DTYPES, math.nan) | known
+    known = outcome.last.columns("val", spec.search.objective) | {"trial": row.trial, "ended_at": ended_at}
+    return dict.fromkeys(epoch_dtypes(spec.search.objective), math.nan) | known
 
 
 def _holds(best: Path, spec: SearchSpec) -> bool:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pandas as pd
 
+from tune_resnet.config.sections import VAL_ACCURACY
 from tune_resnet.hpo.estimate import estimated_accuracy
 from tune_resnet.runs.load import RunFrames, accuracy_column, once_per_run
 from tune_resnet.runs.tables import FINISHED, REFERENCE_TRIAL, STATES
@@ -16,7 +17,7 @@ def ranked_trials(frames: RunFrames) -> pd.DataFrame:
     """All trials, the best first. Three more columns: `estimate`, see `estimates`, `winner` and `reference` (bool).
 
     Finished trials come first, by estimate: the first of them is the winner. Then come running, stopped, interrupted
-    and failed ones, each by epochs done. Equals are in order of their accuracies, then of their numbers.
+    and failed ones, each by epochs done. Equals are in order of what judges them, then of their numbers.
     """
     return _ranked(frames).copy()
 
@@ -27,7 +28,7 @@ def _ranked(frames: RunFrames) -> pd.DataFrame:
 
 
 def in_order(trials: pd.DataFrame, estimate_of: pd.Series, column: str) -> pd.DataFrame:
-    """`ranked_trials` of such a table, with the estimates by trial and the column of the accuracies."""
+    """`ranked_trials` of such a table, with the estimates by trial and the column that judges."""
     estimate = trials["trial"].map(estimate_of)
     keys = pd.DataFrame(
         {
@@ -46,21 +47,23 @@ def in_order(trials: pd.DataFrame, estimate_of: pd.Series, column: str) -> pd.Da
 
 
 def estimates(frames: RunFrames) -> pd.Series:
-    """Of each finished trial, the accuracy in [0, 1] that it is likely to have on other images; else NaN.
-
-    See `estimate.estimated_accuracy`. As measured in a baseline.
-    """
-    trials = frames.trials.set_index("trial")
-    final = trials[accuracy_column(frames)].where(trials["state"] == FINISHED)
-    if accuracy_column(frames) != "val_accuracy":
-        return final
+    """Of each finished trial, the accuracy, or what else is the objective, that it is likely to have on other images,
+    in [0, 1]; else NaN. See `estimated`."""
+    trials, column = frames.trials.set_index("trial"), accuracy_column(frames)
+    final = trials[column].where(trials["state"] == FINISHED)
     last = frames.epochs[frames.epochs["epoch"] == frames.spec.train.epochs].set_index("trial")
-    return estimated(final, last["val_loss"])
+    return estimated(final, last["val_loss"], column)
 
 
-def estimated(final: pd.Series, loss: pd.Series) -> pd.Series:
-    """Estimates by trial, from the last accuracies of finished trials (NaN of others) and their validation losses; the
-    accuracies themselves where the loss is not known."""
+def estimated(final: pd.Series, loss: pd.Series, column: str) -> pd.Series:
+    """Estimates by trial, from what finished trials have in the column that judges (NaN of others), and from their
+    validation losses, see `estimate.estimated_accuracy`.
+
+    As measured where the loss is not known, in a baseline, and by another objective than the accuracy: the loss counts
+    images and not classes.
+    """
+    if column != VAL_ACCURACY:
+        return final
     losses = loss.reindex(final.index)
     known = final.notna() & losses.notna()
     found = final.copy()

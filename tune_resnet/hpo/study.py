@@ -1,7 +1,7 @@
 """The Optuna study of a search, told the truth about every trial, and study.log, the file that follows it.
 
-finished      COMPLETE with the validation accuracy after the last epoch
-stopped       PRUNED with the validation accuracy of every epoch
+finished      COMPLETE with the validation accuracy, or whatever is the objective, after the last epoch
+stopped       PRUNED with that of every epoch
 failed        FAIL
 interrupted   FAIL: the study has no state for it, and no trial may stay RUNNING; it runs again in a resumed search
 
@@ -96,22 +96,22 @@ class Study:
                 _suggest(trial, name, distributions(self.spec)[name])
         return trial
 
-    def report(self, number: int, epoch: int, accuracy: float) -> None:
-        """A running trial's validation accuracy after an epoch. Each epoch comes once, and before its trial's end."""
-        if math.isfinite(accuracy):
-            self._running[number].report(accuracy, epoch)
+    def report(self, number: int, epoch: int, score: float) -> None:
+        """What judges a running trial, after an epoch. Each epoch comes once, and before its trial's end."""
+        if math.isfinite(score):
+            self._running[number].report(score, epoch)
 
-    def end(self, number: int, state: str, accuracy: float | None = None) -> None:
-        """A running trial is finished, stopped or failed, with this validation accuracy after its last epoch."""
+    def end(self, number: int, state: str, score: float | None = None) -> None:
+        """A running trial is finished, stopped or failed, with this score after its last epoch."""
         trial = self._running.pop(number)
-        self.optuna_study.tell(trial, accuracy if state == FINISHED else None, state=_TOLD[state])
+        self.optuna_study.tell(trial, score if state == FINISHED else None, state=_TOLD[state])
 
     def name_winner(self, number: int) -> None:
         """Tells readers of the file which trial has won: Optuna's own best trial may be another."""
         self.optuna_study.set_user_attr(
             "winner",
             f"trial {number + self._earlier}, which has the highest estimate; 'best trial' here is the one with the "
-            "highest accuracy in its single training",
+            f"highest {self.spec.search.judged_by} in its single training",
         )
 
     def close(self) -> None:
@@ -138,15 +138,15 @@ def _known_trials(spec: SearchSpec, history: History) -> list[FrozenTrial]:
 
 
 def _known_trial(spec: SearchSpec, row: TrialRow, epochs: Sequence[dict[str, Any]]) -> FrozenTrial:
+    column = spec.search.column("val")
+    last = row.cells()[column]
     return known_trial(
         spec,
         row.values,
         state=_TOLD.get(row.state, TrialState.RUNNING),
         # Optuna itself gives a pruned trial its last value.
-        value=row.val_accuracy if row.state in (FINISHED, STOPPED) and math.isfinite(row.val_accuracy) else None,
-        intermediate_values={
-            epoch["epoch"]: epoch["val_accuracy"] for epoch in epochs if math.isfinite(epoch["val_accuracy"])
-        },
+        value=last if row.state in (FINISHED, STOPPED) and math.isfinite(last) else None,
+        intermediate_values={epoch["epoch"]: epoch[column] for epoch in epochs if math.isfinite(epoch[column])},
     )
 
 
@@ -215,13 +215,11 @@ class _Journal(BaseJournalBackend):
             self._path = None
 
 
-def importances(trials: Sequence[Mapping[Any, Any]], accuracies: Sequence[float], spec: SearchSpec) -> dict[str, float]:
+def importances(trials: Sequence[Mapping[Any, Any]], scores: Sequence[float], spec: SearchSpec) -> dict[str, float]:
     """Each hyperparameter's share in what separates the best of these trials from the others; they add up to 1.
 
     By Optuna's default evaluator, PED-ANOVA, which draws no random numbers. Each trial is in the space of the spec.
     """
     study = _maximize()
-    study.add_trials(
-        known_trial(spec, trial, value=accuracy) for trial, accuracy in zip(trials, accuracies, strict=True)
-    )
+    study.add_trials(known_trial(spec, trial, value=score) for trial, score in zip(trials, scores, strict=True))
     return optuna.importance.get_param_importances(study)

@@ -122,19 +122,21 @@ def warm_start(paths: Sequence[Path], spec: SearchSpec, fingerprint: str) -> War
     """What the runs in these directories are worth for a search of `spec` on the images with this fingerprint.
 
     A trial counts as one of this search where it was trained on the same images as this search trains, with values
-    that lie in this search's space. What its own search did not vary had the value of its reference.
+    that lie in this search's space, and has the score that judges here. What its own search did not vary had the value
+    of its reference.
 
     Raises:
         UserError: a run has no finished or stopped trial inside of the space, or is no run.
     """
     found = WarmStart()
+    column = spec.search.column("val")
     for path in paths:
         frames = load_run(path)
         rows = [row for row in frames.trials.to_dict("records") if row["state"] in _STATES and _known(row)]
         inside = [row for row in rows if _values(row, frames, spec) is not None]
         if not inside:
             raise UserError(f"{frames.name} has no trial in this search's space to start from")
-        same_images = frames.env.get("dataset_fingerprint") == fingerprint
+        same_images = frames.env.get("dataset_fingerprint") == fingerprint and column in frames.trials
         same = [row for row in inside if same_images and _rest(row, frames.spec, spec) == _rest({}, spec, spec)]
         if same:
             found.trials += [_trial(row, frames, spec) for row in same]
@@ -166,12 +168,13 @@ def _inside(values: Mapping[Any, Any], spec: SearchSpec) -> bool:
 
 
 def _trial(row: Mapping[Any, Any], frames: RunFrames, spec: SearchSpec) -> FrozenTrial:
+    column = spec.search.column("val")
     return known_trial(
         spec,
         _values(row, frames, spec) or {},
         state=_STATES[row["state"]],
-        value=row["val_accuracy"] if row["state"] == FINISHED else None,
-        intermediate_values={row["epochs"]: row["val_accuracy"]},
+        value=row[column] if row["state"] == FINISHED else None,
+        intermediate_values={row["epochs"]: row[column]},
     )
 
 

@@ -15,7 +15,7 @@ from tune_resnet.runs.load import RunFrames, accuracy_column
 from tune_resnet.runs.tables import FINISHED, REFERENCE, REFERENCE_TRIAL, STOPPED, WINNER
 from tune_resnet.training.schedule import rate_at
 
-CURVES = ("accuracy", "validation loss", "training loss")  # accuracies are in [0, 1]
+CURVES = ("accuracy", "validation loss", "training loss")  # the first is what judges, in [0, 1]
 MAX_DRAWN = 1_000  # trials: a browser draws no more at once, and nobody could tell them apart
 _MIN_FOR_REGION = 4  # finished trials
 _FAR_BELOW = 4  # times as far from the median as the best trial
@@ -37,7 +37,7 @@ def roles(frames: RunFrames) -> pd.Series:
 def learning_curves(frames: RunFrames) -> pd.DataFrame:
     """Columns trial, role, epoch, and those of `CURVES`: one row per trial and epoch, sorted by both."""
     column = accuracy_column(frames)
-    shown = (column, column.replace("accuracy", "loss"), "train_loss")
+    shown = (column, f"{column.partition('_')[0]}_loss", "train_loss")
     curves = frames.epochs[["trial", "epoch", *shown]].rename(columns=dict(zip(shown, CURVES, strict=True)))
     return curves.assign(role=curves["trial"].map(roles(frames)))[["trial", "role", "epoch", *CURVES]]
 
@@ -58,7 +58,7 @@ def useful_range(curves: pd.DataFrame, name: str, first: int) -> list[float]:
 
 def configurations(frames: RunFrames) -> pd.DataFrame:
     """All trials, the best first: columns trial, role, each hyperparameter that was varied, epochs, accuracy
-    (the last one, in [0, 1]), estimate (NaN before a trial has finished).
+    (the last one, or of another objective that, in [0, 1]), estimate (NaN before a trial has finished).
     """
     ranked = ranked_trials(frames)
     ranked = ranked.assign(role=ranked["trial"].map(roles(frames)), accuracy=ranked[accuracy_column(frames)])

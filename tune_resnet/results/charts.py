@@ -17,13 +17,17 @@ _FORMATS = {"accuracy": ".0%", "validation loss": None, "training loss": None}  
 
 
 def learning_curves_chart(
-    curves: pd.DataFrame, texts: pd.Series, rungs: tuple[int, ...], shown: dict[str, list[float]]
+    curves: pd.DataFrame, texts: pd.Series, rungs: tuple[int, ...], shown: dict[str, list[float]], score: str
 ) -> tuple[go.Figure, list[dict[str, Any]]]:
     """What is `shown`, with the range of its axis, over epochs; and the views that choose among it.
 
     One trace a role, its trials apart by gaps, so that a thousand are drawn at once. `texts`: of a hover, by trial;
-    `rungs`: the epochs at which trials are stopped.
+    `rungs`: the epochs at which trials are stopped; `score`: what judges, for a person.
     """
+
+    def label(name: str) -> str:
+        return score if name == "accuracy" else name
+
     figure = go.Figure()
     values: dict[str, list[list[float | None]]] = {name: [] for name in shown}
     first = next(iter(shown))
@@ -51,17 +55,21 @@ def learning_curves_chart(
         )  # fmt: skip
     figure.update_xaxes(title="epoch", dtick=tick(curves["epoch"].max()))
     axes = {
-        name: {"title": {"text": name}, "tickformat": _FORMATS[name], "hoverformat": PERCENT if i == 0 else ".4f"}
+        name: {
+            "title": {"text": label(name)},
+            "tickformat": _FORMATS[name],
+            "hoverformat": PERCENT if i == 0 else ".4f",
+        }
         | ({"range": limits} if limits else {})
         for i, (name, limits) in enumerate(shown.items())
     }
     figure.update_yaxes(**axes[first])
-    views = [{"label": name, "y": values[name], "yaxis": axes[name]} for name in shown]
+    views = [{"label": label(name), "y": values[name], "yaxis": axes[name]} for name in shown]
     return figure, views if len(views) > 1 else []
 
 
 def pairs_chart(confirmation: Confirmation) -> go.Figure:
-    """Both test accuracies of each pair of trainings, joined by a line."""
+    """What both have reached on the test images in each pair of trainings, joined by a line."""
     pairs, figure = confirmation.pairs, go.Figure()
     seeds = [f"seed {seed}" for seed in pairs.index]
     joined = [value for pair in pairs[[REFERENCE, WINNER]].to_numpy() for value in (*pair, None)]
@@ -75,7 +83,7 @@ def pairs_chart(confirmation: Confirmation) -> go.Figure:
             hovertemplate="%{x}: %{y:.2%}",
         )  # fmt: skip
         figure.add_trace(coloured(trace, role))
-    figure.update_yaxes(title="test accuracy", tickformat=PERCENT)
+    figure.update_yaxes(title=f"test {confirmation.search.judged_by}", tickformat=PERCENT)
     return figure
 
 
@@ -94,7 +102,7 @@ def differences_chart(confirmation: Confirmation) -> go.Figure:
         if result.low is not None:
             colour = COLOURS[WINNER]
             figure.add_hrect(y0=result.low, y1=result.high, fillcolor=colour, opacity=0.15, line_width=0)
-    figure.update_yaxes(title="winner over reference, points", rangemode="tozero")
+    figure.update_yaxes(title=f"winner over reference, points{confirmation.search.of_what}", rangemode="tozero")
     return figure
 
 
@@ -122,7 +130,7 @@ def importance_chart(shares: pd.DataFrame) -> go.Figure:
 
 
 def runs_chart(progress: pd.DataFrame) -> go.Figure:
-    """The best accuracy of each run over the epochs that it has spent."""
+    """The best score of each run over the epochs that it has spent."""
     figure = go.Figure()
     for label, rows in progress.groupby("run", sort=False):
         trace = go.Scatter(

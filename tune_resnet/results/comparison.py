@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from tune_resnet._text import percent
+from tune_resnet.config.sections import ACCURACY, BudgetSpec
 from tune_resnet.hpo.ranking import best_trials
 from tune_resnet.runs.load import RunFrames, accuracy_column, once_per_run
 from tune_resnet.runs.tables import REFERENCE_TRIAL
@@ -30,15 +32,21 @@ class Comparison:
     """
 
     finished: int  # trials with all their epochs
+    search: BudgetSpec  # its objective judges
     judged_on: str  # "validation" or "test" images
     images: int | None  # how many
     winner: int | None
-    winner_accuracy: float | None  # in [0, 1]
+    winner_accuracy: float | None  # in [0, 1]; of another objective, that
     reference_state: str | None  # None: not started
     reference_accuracy: float | None  # in [0, 1]; None: not finished
     gain: float | None  # percentage points
     estimated_gain: float | None  # percentage points
     standard_error: float | None  # of `gain`, percentage points; see `_standard_error`
+
+    @property
+    def reached(self) -> str:
+        """What the winner has reached, for a person."""
+        return f"{percent(self.winner_accuracy)} {self.judged_on} {self.search.judged_by}"
 
     @property
     def case(self) -> str:
@@ -65,10 +73,12 @@ def compare_to_reference(frames: RunFrames) -> Comparison:
     if best is not None and reference is not None:
         gain = 100 * (best[column] - reference[column])
         estimated_gain = 100 * (best["estimate"] - reference["estimate"])
-        error = None if images is None else _standard_error(best[column], reference[column], images)
+        if images is not None and frames.spec.search.objective == ACCURACY:  # of which a binomial error is known
+            error = _standard_error(best[column], reference[column], images)
     return Comparison(
         finished=len(finished),
-        judged_on="test" if column == "test_accuracy" else "validation",
+        search=frames.spec.search,
+        judged_on="test" if column.startswith("test") else "validation",
         images=images,
         winner=None if best is None else int(best["trial"]),
         winner_accuracy=None if best is None else float(best[column]),

@@ -11,7 +11,7 @@ import pandas as pd
 
 from tune_resnet._table import FittingTable
 from tune_resnet._text import percent, printable
-from tune_resnet.config.sections import MIN_SEEDS
+from tune_resnet.config.sections import MIN_SEEDS, BudgetSpec
 from tune_resnet.hpo.ranking import winner
 from tune_resnet.results.paired_test import (
     ALPHA,
@@ -47,6 +47,7 @@ class Confirmation:
     goes_on: bool  # it is not clear, and the last look is to come
     result: PairedResult | None  # differences in percentage points; None: too few complete pairs
     images: int | None  # of the test set
+    search: BudgetSpec  # its objective judges
 
     def __repr__(self) -> str:
         return f"<{confirmation_sentence(self)}>"
@@ -81,9 +82,10 @@ def _confirmation(
     size = {name: int(configuration[name]) for name in SIZE}
     first = frames.spec.train.seed + SEED_OFFSET
     ended = first_missing(rows, first)
-    pairs = complete_pairs(rows)
+    column = frames.spec.search.column("test")
+    pairs = complete_pairs(rows, column)
     if sequential:
-        result = look(rows, first)
+        result = look(rows, first, column)
         pairs = pairs[pairs.index >= first][: result.n if result else 0]
     else:
         result = analyse_pairs(_differences(pairs)) if len(pairs) >= MIN_SEEDS else None
@@ -98,6 +100,7 @@ def _confirmation(
         goes_on=sequential and ended < first + MAX_PAIRS and not (result and result.is_clear),
         result=result,
         images=images if type(images) is int and images > 0 else None,  # confirm.json may hold anything
+        search=frames.spec.search,
     )
 
 
@@ -115,14 +118,15 @@ def _is(rows: pd.DataFrame, configuration: Mapping[str, Any], columns: Sequence[
     return (rows[list(columns)] == [configuration[name] for name in columns]).all(axis=1)
 
 
-def look(rows: pd.DataFrame, first_seed: int) -> PairedResult | None:
-    """The result of a sequential confirmation so far, of one configuration beside the reference at one size.
+def look(rows: pd.DataFrame, first_seed: int, column: str) -> PairedResult | None:
+    """The result of a sequential confirmation so far, of one configuration beside the reference at one size, judged by
+    this column.
 
     Pairs are looked at in the order of their seeds, whenever they ended: up to the first that has not, and not beyond
     the last look. None before the first look.
     """
     ended = min(first_missing(rows, first_seed), first_seed + MAX_PAIRS)
-    return analyse_looks(_differences(complete_pairs(rows[rows["seed"].between(first_seed, ended - 1)])))
+    return analyse_looks(_differences(complete_pairs(rows[rows["seed"].between(first_seed, ended - 1)], column)))
 
 
 def first_missing(rows: pd.DataFrame, first_seed: int) -> int:
@@ -136,29 +140,31 @@ def _differences(pairs: pd.DataFrame) -> list[float]:
     return list(100 * (pairs[WINNER] - pairs[REFERENCE]))
 
 
-def complete_pairs(rows: pd.DataFrame) -> pd.DataFrame:
-    """Test accuracies in [0, 1], columns winner and reference, one row per seed for which both are known."""
-    accuracies = rows.pivot(index="seed", columns="configuration", values="test_accuracy")
-    return accuracies.reindex(columns=[WINNER, REFERENCE]).dropna()
+def complete_pairs(rows: pd.DataFrame, column: str) -> pd.DataFrame:
+    """What this column says, in [0, 1]: columns winner and reference, one row per seed for which both are known."""
+    scores = rows.pivot(index="seed", columns="configuration", values=column)
+    return scores.reindex(columns=[WINNER, REFERENCE]).dropna()
 
 
-def pairs_table(rows: pd.DataFrame) -> FittingTable:
-    """Both accuracies and their difference in percentage points, one row per seed; a failed training says why."""
-    table = FittingTable("seed", WINNER, REFERENCE, "difference")
+def pairs_table(rows: pd.DataFrame, search: BudgetSpec) -> FittingTable:
+    """What judges the search, of both, and the difference in percentage points, one row per seed; a failed training
+    says why."""
+    column = search.column("test")
+    table = FittingTable("seed", WINNER, REFERENCE, f"difference{search.of_what}")
     for seed, pair in rows.groupby("seed"):
         by_name = pair.set_index("configuration")
-        cells = [_cell(by_name, WINNER), _cell(by_name, REFERENCE)]
-        known = complete_pairs(pair)
+        cells = [_cell(by_name, WINNER, column), _cell(by_name, REFERENCE, column)]
+        known = complete_pairs(pair, column)
         difference = f"{100 * (known[WINNER] - known[REFERENCE]).item():+.2f}" if len(known) else "-"
         table.add_row(str(seed), *cells, difference)
     return table
 
 
-def _cell(by_name: pd.DataFrame, configuration: str) -> str:
+def _cell(by_name: pd.DataFrame, configuration: str, column: str) -> str:
     if configuration not in by_name.index:
         return "-"
     error = str(by_name.at[configuration, "error"])
-    return printable(error) if error else percent(float(by_name["test_accuracy"][configuration]))
+    return printable(error) if error else percent(float(by_name[column][configuration]))
 
 
 def confirmation_sentence(confirmation: Confirmation) -> str:
@@ -178,16 +184,17 @@ def confirmation_sentence(confirmation: Confirmation) -> str:
         f"{place}",
     )
     images = "the test images" if confirmation.images is None else f"{confirmation.images:,} test images"
+    points = f"percentage points{confirmation.search.of_what}"
     return (
-        f"{answer}: {result.mean:+.2f} percentage points on {images} ({interval_words(result)}), "
+        f"{answer}: {result.mean:+.2f} {points} on {images} ({interval_words(result)}), "
         f"over {result.n} paired seeds; {how_sure(result)}.{_needed(confirmation, result)}"
     )
 
 
-def look_line(result: PairedResult) -> str:
-    """What is said after a look."""
+def look_line(result: PairedResult, of_what: str) -> str:
+    """What is said after a look; `of_what`: as of `BudgetSpec`."""
     clear = "clear" if result.is_clear else "not clear"
-    return f"after {result.n} pairs {result.mean:+.2f} percentage points, {interval_words(result)}: {clear}"
+    return f"after {result.n} pairs {result.mean:+.2f} percentage points{of_what}, {interval_words(result)}: {clear}"
 
 
 def interval_words(result: PairedResult) -> str:

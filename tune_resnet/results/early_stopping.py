@@ -48,7 +48,7 @@ def rung_table(frames: RunFrames) -> pd.DataFrame:
 
 
 def _rung(frames: RunFrames, epoch: int) -> dict[str, float]:
-    trials, epochs, signal = frames.trials.set_index("trial"), frames.epochs, frames.spec.scheduler.signal
+    trials, epochs, signal = frames.trials.set_index("trial"), frames.epochs, frames.spec.signal
     sign = -1 if signal.endswith("loss") else 1  # quality: higher is better
     quality = sign * judged_signal(frames, signal, epoch)
     later = epochs.loc[epochs["epoch"] > epoch, "trial"]
@@ -81,7 +81,7 @@ def judged(frames: RunFrames) -> pd.DataFrame:
     as things stood when it was judged, on the scale of `stopping.quality`; NaN for those that went on, and for those
     that the spec as it is now would have let go on. The reference, which is never stopped, is left out.
     """
-    signal = frames.spec.scheduler.signal
+    signal = frames.spec.signal
     trials = frames.trials.set_index("trial")
     ended_here = trials["epochs"].where(trials["state"] == STOPPED)
     rungs = rung_epochs(frames.spec.scheduler, frames.spec.train.epochs)
@@ -103,7 +103,7 @@ def judged(frames: RunFrames) -> pd.DataFrame:
 def _judged_again(frames: RunFrames) -> tuple[dict[tuple[int, int], float], dict[int, float]]:
     """What ASHA says of all trials, told of their epochs again in their order: by how much each one that ends missed
     the cut, by trial and epoch, and the last cut of each rung, on the scale of `stopping.quality`."""
-    rule, signal = stopping_rule(frames.spec), Signal(frames.spec.scheduler.signal)
+    rule, signal = stopping_rule(frames.spec), Signal(frames.spec.signal)
     short: dict[tuple[int, int], float] = {}
     cuts: dict[int, float] = {}
     if not isinstance(rule, Asha):
@@ -122,6 +122,6 @@ def _judged_again(frames: RunFrames) -> tuple[dict[tuple[int, int], float], dict
 
 def cuts(frames: RunFrames) -> pd.Series:
     """What a trial would need now to go on from each rung, in the signal's unit, indexed by epoch; margin included."""
-    signal = frames.spec.scheduler.signal
+    signal = frames.spec.signal
     found = {epoch: in_unit(signal, cut) for epoch, cut in _judged_again(frames)[1].items()}
     return pd.Series(found, dtype="float64")

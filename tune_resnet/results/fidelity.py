@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from tune_resnet.config.sections import SIGNALS
+from tune_resnet.config.sections import SIGNALS, VAL_ACCURACY
 from tune_resnet.runs.load import RunFrames, accuracy_column
 from tune_resnet.runs.tables import FINISHED
 
@@ -88,7 +88,8 @@ def run_fidelity(frames: RunFrames) -> pd.DataFrame:
     if len(final) < MIN_FOR_FIDELITY:
         final = final.iloc[:0]
     early = epochs[epochs["epoch"] < frames.spec.train.epochs]
-    return fidelity(early.rename(columns={"trial": "run"}), final, signs(SIGNALS))
+    signals = [frames.spec.search.column("val") if name == VAL_ACCURACY else name for name in SIGNALS]
+    return fidelity(early.rename(columns={"trial": "run"}), final, signs(signals))
 
 
 def true_top(final: Floats, counts: Counts) -> NDArray[np.bool_]:

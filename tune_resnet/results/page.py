@@ -11,7 +11,7 @@ from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from tune_resnet._files import replacing
-from tune_resnet._text import duration, hyperparameter, percent, printable
+from tune_resnet._text import duration, hyperparameter, printable
 from tune_resnet.errors import RecordError
 from tune_resnet.hpo.ranking import winner
 from tune_resnet.results import chart_data, charts
@@ -23,9 +23,9 @@ from tune_resnet.results.page_details import commands_of
 from tune_resnet.results.page_parts import Section, Table, plot_of
 from tune_resnet.results.page_sections import PARTS
 from tune_resnet.results.sentences import progress_words, run_sentences
-from tune_resnet.results.side_by_side import differing_settings, leader
+from tune_resnet.results.side_by_side import differing_settings, leader, score_of
 from tune_resnet.results.tables import winner_beside_reference
-from tune_resnet.results.verdict import EVIDENCE, OPEN, Verdict, evidence, verdict
+from tune_resnet.results.verdict import OPEN, Verdict, evidence, evidence_columns, verdict
 from tune_resnet.runs.directory import SEARCH
 from tune_resnet.runs.find import find_run
 from tune_resnet.runs.load import RunFrames, load_run
@@ -78,8 +78,8 @@ def run_page(run: RunFrames) -> str:
 def comparison_page(runs: Sequence[RunFrames]) -> str:
     """The page about several runs."""
     by_label = dict(zip(run_labels(runs), runs, strict=True))
-    best, names = leader(runs), all_hyperparameters(runs)
-    columns = ["run", "trials", "epochs", "winner", "accuracy", "judged on", "reference", "gain", "verdict", *names]
+    best, names, score = leader(runs), all_hyperparameters(runs), score_of(runs)
+    columns = ["run", "trials", "epochs", "winner", score, "judged on", "reference", "gain", "verdict", *names]
     rows = [
         [label, f"{len(run.trials):,}", f"{len(run.epochs):,}", *_beside(run, names)] for label, run in by_label.items()
     ]
@@ -91,8 +91,8 @@ def comparison_page(runs: Sequence[RunFrames]) -> str:
         sections.append(Section("Settings that differ", "All others are the same in all of the runs.", table=table))
     progress = chart_data.runs_side_by_side(by_label)
     if len(progress):
-        plot = plot_of("Best accuracy of each run by epochs trained", charts.runs_chart(progress))
-        sections.append(Section("The best accuracy so far, by epochs trained", plots=[plot]))
+        plot = plot_of(f"Best {score} of each run by epochs trained", charts.runs_chart(progress))
+        sections.append(Section(f"The best {score} so far, by epochs trained", plots=[plot]))
     for label, run in by_label.items():
         commands = [*widening_commands(run), *commands_of(run)]
         sections.append(Section(label, note=" ".join(run_sentences(run)), commands=commands))
@@ -109,8 +109,7 @@ def _comparison_answer(by_label: Mapping[str, RunFrames], best: RunFrames | None
     if best is None:
         return Answer(Verdict(OPEN, "No trial has finished yet in any of the runs"))
     found, label = compare_to_reference(best), next(name for name, run in by_label.items() if run is best)
-    reached = f"{percent(found.winner_accuracy)} {found.judged_on} accuracy"
-    return Answer(Verdict(verdict(best).tone, f"{label} has the best winner: {reached}"), verdict(best).headline)
+    return Answer(Verdict(verdict(best).tone, f"{label} has the best winner: {found.reached}"), verdict(best).headline)
 
 
 def _rendered(name: str, answer: Answer, sections: list[Section], live: str = "", reload: int = 0) -> str:
@@ -133,13 +132,12 @@ def _answer(run: RunFrames) -> Answer:
     ]
     if run.env.get("wall_seconds"):
         facts.insert(-1, ("whole command", duration(run.env["wall_seconds"])))
-    reached = f"{percent(found.winner_accuracy)} {found.judged_on} accuracy"
     whose = "The reference" if found.winner == REFERENCE_TRIAL else f"Trial {found.winner}"
     rows = evidence(run)
     return Answer(
         verdict(run),
-        f"{whose}: {reached}" if found.winner is not None and run.kind == SEARCH else "",
-        Table(list(EVIDENCE), rows) if rows else None,
+        f"{whose}: {found.reached}" if found.winner is not None and run.kind == SEARCH else "",
+        Table(evidence_columns(run), rows) if rows else None,
         run_sentences(run, figures=not rows),
         winner_toml(run),
         next_steps(run),

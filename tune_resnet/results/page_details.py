@@ -17,7 +17,7 @@ _LAST_DATE = 253_402_300_800.0  # Unix time of the year 10000, which has no date
 
 
 def _stopping(run: RunFrames) -> Section | None:
-    rows, signal = judged(run), run.spec.scheduler.signal
+    rows, signal = judged(run), run.spec.signal
     if rows.empty:
         return None
     rungs = rung_table(run)

@@ -7,6 +7,7 @@ import math
 import pandas as pd
 
 from tune_resnet._text import hyperparameter, percent, printable
+from tune_resnet.config.sections import ACCURACY
 from tune_resnet.hpo.stopping import first_rung, rung_epochs
 from tune_resnet.results import chart_data, charts, space_charts
 from tune_resnet.results.chart_style import described
@@ -28,7 +29,11 @@ def _pairs(run: RunFrames) -> Section | None:
         if len(one.pairs):
             told.append(confirmation_sentence(one))
             name = f"{one.name}{one.place}"
-            plots.append(plot_of(f"Test accuracy of {name} and the reference, pair by pair", charts.pairs_chart(one)))
+            plots.append(
+                plot_of(
+                    f"Test {one.search.judged_by} of {name} and the reference, pair by pair", charts.pairs_chart(one)
+                )
+            )
             plots.append(plot_of(f"Differences of the pairs of {name}", charts.differences_chart(one)))
     told.append("A pair is trained with one fresh seed. Shaded: the 95% interval of the mean difference.")
     return Section("The confirmation, pair by pair", " ".join(told), plots) if plots else None
@@ -40,12 +45,12 @@ def _curves(run: RunFrames) -> Section | None:
     curves = curves[curves["trial"].isin(trials["trial"])].dropna(subset=["accuracy"])
     if curves.empty:
         return None
-    scheduler, epochs = run.spec.scheduler, run.spec.train.epochs
+    scheduler, epochs, score = run.spec.scheduler, run.spec.train.epochs, run.spec.search.judged_by
     first = min(first_rung(scheduler, epochs), int(curves["epoch"].max()))
     ranges = {name: chart_data.useful_range(curves, name, first) for name in chart_data.CURVES}
     shown = {name: limits for name, limits in ranges.items() if limits}
     texts = trials.set_index("trial")["text"]
-    figure, views = charts.learning_curves_chart(curves, texts, rung_epochs(scheduler, epochs), shown)
+    figure, views = charts.learning_curves_chart(curves, texts, rung_epochs(scheduler, epochs), shown, score)
     note = f"On the {compare_to_reference(run).judged_on} images after each epoch, one seed per trial.{_sampled(run)}"
     return Section("Learning curves", note, [plot_of("Learning curves of the trials", figure, views)])
 
@@ -64,8 +69,11 @@ def _trials(run: RunFrames) -> Section | None:
         ]
         for row in shown.to_dict("records")
     ]
-    columns = ["trial", "state", "epochs", "accuracy", "estimate", *run.spec.space]
+    score = run.spec.search.judged_by
+    columns = ["trial", "state", "epochs", score, "estimate", *run.spec.space]
     note = "By estimate: what accuracy and loss on the held-out images say together. The winner has the highest."
+    if run.spec.search.objective != ACCURACY:
+        note = f"By {score} on the held-out images, which is the estimate too. The winner has the highest."
     marks = [role if role in (WINNER, REFERENCE) else "" for role in shown["role"]]
     return Section("Best trials", note, table=Table(columns, rows, marks, sortable=True)) if rows else None
 
@@ -74,24 +82,26 @@ def _together(run: RunFrames) -> Section | None:
     trials, lowest, highest = _comparable(run)
     if len(trials) < _MIN_COMPARABLE or math.isnan(lowest):
         return None
-    space = run.spec.space
+    space, score = run.spec.space, run.spec.search.judged_by
     places = chart_data.positions(trials, space)
-    figure = space_charts.parallel_chart(trials, places, space, lowest, highest)
-    note = "Each line is a trial. The axes have the bounds of the space; the last one has the accuracies of the trials "
-    note += f"with all their epochs, the faint lines below it were stopped or lie far below.{_sampled(run)}"
+    figure = space_charts.parallel_chart(trials, places, space, lowest, highest, score)
+    note = (
+        f"Each line is a trial. The axes have the bounds of the space; the last one has the {score} of the trials "
+        f"with all their epochs, the faint lines below it were stopped or lie far below.{_sampled(run)}"
+    )
     plot = plot_of("All trials over the hyperparameters", figure)
     return Section("Hyperparameters together", note, [plot], legend=legend_of(list(trials["role"])))
 
 
 def _slices(run: RunFrames) -> Section | None:
     trials, lowest, highest = _comparable(run)
-    region = chart_data.good_region(run)
+    region, score = chart_data.good_region(run), run.spec.search.judged_by
     if trials["complete"].sum() < _MIN_COMPARABLE:
         return None
     plots = [
         plot_of(
-            f"Accuracy over {printable(name)}",
-            space_charts.slice_chart(trials, name, domain, region, lowest, highest),
+            f"{score[0].upper()}{score[1:]} over {printable(name)}",
+            space_charts.slice_chart(trials, name, domain, region, lowest, highest, score),
         )
         for name, domain in run.spec.space.items()
     ]

@@ -8,6 +8,7 @@ import time
 from scipy.stats import binomtest
 
 from tune_resnet._text import duration, percent
+from tune_resnet.config.sections import ACCURACY
 from tune_resnet.hpo.models import final_run, trial_of
 from tune_resnet.results.comparison import (
     EQUAL,
@@ -42,15 +43,17 @@ def run_sentences(frames: RunFrames, figures: bool = True) -> list[str]:
 def comparison_sentence(frames: RunFrames) -> str:
     """What the run says about the winner and the reference, and how far that can be trusted."""
     found = compare_to_reference(frames)
-    best = f"{percent(found.winner_accuracy)} {found.judged_on} accuracy"
+    best = found.reached
     if frames.kind in (BASELINE, FINAL):
         return _single_sentence(frames, found)
     if found.case == NOTHING:
         return "No trial has finished yet, so there is nothing to compare with the reference."
     if found.case == UNKNOWN:
-        state = {None: "has not started", RUNNING: "is still running", FINISHED: "has no accuracy"}.get(
-            found.reference_state, f"did not finish ({found.reference_state})"
-        )
+        state = {
+            None: "has not started",
+            RUNNING: "is still running",
+            FINISHED: f"has no {found.search.judged_by}",
+        }.get(found.reference_state, f"did not finish ({found.reference_state})")
         return f"Trial {found.winner} is the best so far with {best}. The reference {state}, so the gain is not known."
     if found.case == REFERENCE_ALONE:
         return f"The reference reached {best}. No other trial has finished."
@@ -72,12 +75,14 @@ def _single_sentence(frames: RunFrames, found: Comparison) -> str:
     if frames.kind == FINAL:
         name += ", trained again on all training images,"
     images = f"{found.judged_on} images" if found.images is None else f"{found.images:,} {found.judged_on} images"
-    interval = ""
-    if found.images is not None and found.winner_accuracy is not None:
-        right = round(found.winner_accuracy * found.images)
+    interval, accuracy = "", float(trial[f"{'test' if found.judged_on == 'test' else 'val'}_{ACCURACY}"])
+    if found.images is not None and not math.isnan(accuracy):
+        right = round(accuracy * found.images)
         low, high = binomtest(right, found.images).proportion_ci(method="wilson")  # Wilson (1927), 95%
         interval = f" (95% interval from the choice of images {percent(low)} to {percent(high)})"
-    return f"{name} classified {percent(found.winner_accuracy)} of the {images} correctly{interval}."
+    if found.search.objective != ACCURACY:
+        name += f" reached {found.reached} and"
+    return f"{name} classified {percent(accuracy)} of the {images} correctly{interval}."
 
 
 def _measured(found: Comparison) -> str:
@@ -86,14 +91,10 @@ def _measured(found: Comparison) -> str:
     noise = "one seed each"
     if found.standard_error is not None:
         noise += f"; standard error from the choice of images about {found.standard_error:.2f} points or less"
-    accuracy, reference = percent(found.winner_accuracy), percent(found.reference_accuracy)
     if found.case == EQUAL:
-        return (
-            f"Trial {found.winner} and the reference both reached {accuracy} {found.judged_on} accuracy on {images} "
-            f"({noise})."
-        )
+        return f"Trial {found.winner} and the reference both reached {found.reached} on {images} ({noise})."
     return (
-        f"Trial {found.winner} reached {accuracy} {found.judged_on} accuracy, the reference {reference}: "
+        f"Trial {found.winner} reached {found.reached}, the reference {percent(found.reference_accuracy)}: "
         f"{found.gain:+.2f} percentage points on {images} ({noise})."
     )
 

@@ -12,14 +12,21 @@ from tune_resnet.runs.load import RunFrames
 _OWN = ("search.name", "points_to_evaluate")  # settings that say nothing about what differs
 
 
+def score_of(runs: Sequence[RunFrames]) -> str:
+    """What judges the runs, for a heading; `score` where that is not one thing."""
+    words = {run.spec.search.judged_by for run in runs}
+    return words.pop() if len(words) == 1 else "score"
+
+
 def leader(runs: Sequence[RunFrames]) -> RunFrames | None:
-    """The run with the best winner among those that are judged on the same images, in the largest such group; None
-    where no trial has finished."""
-    groups: dict[tuple[str, object], list[RunFrames]] = {}
+    """The run with the best winner among those that are judged by the same on the same images, in the largest such
+    group; None where no trial has finished."""
+    groups: dict[tuple[object, ...], list[RunFrames]] = {}
     for run in runs:
         found = compare_to_reference(run)
         if found.winner is not None:
-            groups.setdefault((found.judged_on, run.env.get("dataset_fingerprint")), []).append(run)
+            judged = (found.search.objective, found.judged_on, run.env.get("dataset_fingerprint"))
+            groups.setdefault(judged, []).append(run)
     largest = max(groups.values(), key=len, default=[])
     return max(largest, key=lambda run: compare_to_reference(run).winner_accuracy or 0, default=None)
 

@@ -22,9 +22,15 @@ _DECADES = 1.2  # from which on only powers of ten stand at an axis
 
 
 def slice_chart(
-    trials: pd.DataFrame, name: str, domain: Domain | Choices, region: pd.DataFrame, lowest: float, highest: float
+    trials: pd.DataFrame,
+    name: str,
+    domain: Domain | Choices,
+    region: pd.DataFrame,
+    lowest: float,
+    highest: float,
+    score: str,
 ) -> go.Figure:
-    """Accuracy over one hyperparameter, the bounds of its domain drawn, the good region shaded.
+    """The `score`, accuracy say, over one hyperparameter, the bounds of its domain drawn, the good region shaded.
 
     `lowest`, `highest`: accuracies of trials with all their epochs; those that have had fewer, and cannot be compared
     with them, are faint marks at the bottom.
@@ -52,7 +58,7 @@ def slice_chart(
             figure.add_vline(x=bound, line_dash="dot", line_color=GREY, line_width=1.5)
     figure.update_layout(showlegend=False, height=300)
     figure.update_xaxes(title=safe(name), **_axis(trials[name], domain, kind))
-    figure.update_yaxes(title="accuracy", tickformat=PERCENT, range=[bottom - 0.08 * room, highest + 0.12 * room])
+    figure.update_yaxes(title=score, tickformat=PERCENT, range=[bottom - 0.08 * room, highest + 0.12 * room])
     return figure
 
 
@@ -85,13 +91,18 @@ def _is_power(value: float) -> bool:
 
 
 def parallel_chart(
-    trials: pd.DataFrame, places: pd.DataFrame, space: Mapping[str, Domain | Choices], lowest: float, highest: float
+    trials: pd.DataFrame,
+    places: pd.DataFrame,
+    space: Mapping[str, Domain | Choices],
+    lowest: float,
+    highest: float,
+    score: str,
 ) -> go.Figure:
-    """Each trial as a line over the hyperparameters, at its `places` in [0, 1], to its accuracy on an axis from
-    `lowest` to `highest`, or where it has not had all its epochs to the bottom; the best is orange."""
-    axes, figure = [*space, "accuracy"], go.Figure()
+    """Each trial as a line over the hyperparameters, at its `places` in [0, 1], to its `score` on an axis from `lowest`
+    to `highest`, or where it has not had all its epochs to the bottom; the best is orange."""
+    axes, figure = [*space, score], go.Figure()
     shares = (trials["accuracy"] - lowest) / max(highest - lowest, 1e-9)
-    scaled = places.assign(accuracy=shares.where(trials["complete"], _BELOW))
+    scaled = places.assign(**{score: shares.where(trials["complete"], _BELOW)})
     for role, rows in by_role(trials):
         bold = is_bold(role)
         trace = go.Scatter(
@@ -107,7 +118,7 @@ def parallel_chart(
         figure.add_trace(coloured(trace, role))
     for name, domain in space.items():
         _label(figure, name, _labels(trials[name], name, domain))
-    _label(figure, "accuracy", {0.0: f"{lowest:{PERCENT}}", 1.0: f"{highest:{PERCENT}}"})
+    _label(figure, score, {0.0: f"{lowest:{PERCENT}}", 1.0: f"{highest:{PERCENT}}"})
     figure.update_layout(showlegend=False)
     figure.update_xaxes(type="category", categoryarray=axes, showgrid=False)
     figure.update_yaxes(visible=False, range=[_BELOW - 0.05, 1.12])

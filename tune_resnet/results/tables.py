@@ -11,6 +11,7 @@ from rich.text import Text
 
 from tune_resnet._table import STYLES, FittingTable, row_style
 from tune_resnet._text import counted, hyperparameter, percent, printable, say
+from tune_resnet.config.sections import ACCURACY
 from tune_resnet.hpo.ranking import ranked_trials, winner
 from tune_resnet.results.comparison import compare_to_reference
 from tune_resnet.results.early_stopping import RUNG_DTYPES, rung_table
@@ -19,6 +20,7 @@ from tune_resnet.results.evaluation import SCORES, class_metrics, evaluation_sen
 from tune_resnet.results.fidelity import MIN_FOR_FIDELITY, run_fidelity
 from tune_resnet.results.importance import importance
 from tune_resnet.results.sentences import progress_words, run_sentences
+from tune_resnet.results.side_by_side import score_of
 from tune_resnet.runs.directory import SEARCH
 from tune_resnet.runs.load import RunFrames, accuracy_column
 from tune_resnet.runs.merge import all_hyperparameters, run_labels
@@ -30,7 +32,7 @@ _NOTE_LENGTH = 80  # characters shown of a trial's error
 # broken by hand, for it stands under a table of less than 100 columns
 _FIDELITY_NOTE = """\
 If the worse half of the finished trials, by that signal, had been stopped at that epoch:
-spearman is the rank correlation of the signal with the final accuracy (1: same order), top_kept
+spearman is the rank correlation of the signal with the final result (1: same order), top_kept
 the share of the true top 10% that goes on, regret the percentage points lost on the best trial,
 all with 90% bootstrap intervals over the trials; what early stopping ended is missing, and so is
 what it got right.
@@ -81,7 +83,7 @@ def print_run(console: Console, run: RunFrames, label: str, top: int) -> None:
         say(console, command + "\n", whole=True)
     rungs, shares = rung_table(run), importance(run)
     if len(rungs) and len(run.trials) > 1:
-        _print_section(console, f"Early stopping on {run.spec.scheduler.signal}", _rungs(rungs))
+        _print_section(console, f"Early stopping on {run.spec.signal}", _rungs(rungs))
     if len(shares):
         rows = FittingTable("hyperparameter", "importance")
         for name, share in shares.items():
@@ -155,7 +157,9 @@ def _with_interval(row: pd.Series, name: str, form: str) -> str:
 def print_overview(console: Console, runs: Sequence[RunFrames]) -> None:
     """One row per run: its best trial beside its reference."""
     names = all_hyperparameters(runs)
-    table = FittingTable("run", "trials", "finished", "winner", "accuracy", "judged_on", "reference", "gain", *names)
+    table = FittingTable(
+        "run", "trials", "finished", "winner", score_of(runs), "judged_on", "reference", "gain", *names
+    )
     for run, label in zip(runs, run_labels(runs), strict=True):
         finished = compare_to_reference(run).finished
         table.add_row(Text(label), f"{len(run.trials):,}", f"{finished:,}", *winner_beside_reference(run, names))
@@ -163,13 +167,14 @@ def print_overview(console: Console, runs: Sequence[RunFrames]) -> None:
 
 
 def winner_beside_reference(run: RunFrames, names: Sequence[str]) -> list[str]:
-    """Winner, its accuracy, what on, the reference's, the gain and the winner's hyperparameters, for a person; what its
+    """Winner, its score, what on, the reference's, the gain and the winner's hyperparameters, for a person; what its
     search did not vary was the reference's."""
     found, best = compare_to_reference(run), winner(run)
+    named = "" if found.search.objective == ACCURACY else f" {found.search.judged_by}"
     return [
         "-" if found.winner is None else str(found.winner),
         percent(found.winner_accuracy),
-        found.judged_on,
+        f"{found.judged_on}{named}",
         percent(found.reference_accuracy),
         "-" if found.gain is None else f"{found.gain:+.2f}",
         *(hyperparameter(name, best.get(name, run.spec.value(name))) if best else "-" for name in names),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from tune_resnet._text import counted, percent
+from tune_resnet.config.sections import ACCURACY
 from tune_resnet.hpo.models import trial_of
 from tune_resnet.hpo.ranking import best_trials, winner
 from tune_resnet.results.comparison import (
@@ -51,9 +52,10 @@ def verdict(frames: RunFrames) -> Verdict:
         return Verdict(OPEN, "Only the reference has finished")
     if found.case == REFERENCE_WINS:
         return Verdict(OPEN, f"No better than the reference{so_far}")
-    how = {EQUAL: "level with the reference", LOST: f"{found.gain:+.2f} points, smoothed {found.estimated_gain:+.2f},"}
+    points = f"{found.gain:+.2f} points{found.search.of_what}"
+    how = {EQUAL: "level with the reference", LOST: f"{points}, smoothed {found.estimated_gain:+.2f},"}
     yet = " yet" if frames.env.get("test_set", True) else ""
-    return Verdict(OPEN, f"Not confirmed{yet}: {how.get(found.case, f'{found.gain:+.2f} points')} as measured{so_far}")
+    return Verdict(OPEN, f"Not confirmed{yet}: {how.get(found.case, points)} as measured{so_far}")
 
 
 def _single(frames: RunFrames, found: Comparison) -> str:
@@ -62,7 +64,7 @@ def _single(frames: RunFrames, found: Comparison) -> str:
     if trial is None:
         return "The training has not finished"
     whose = "The reference" if trial["trial"] == REFERENCE_TRIAL else f"Trial {trial['trial']}"
-    return whose if found.winner is None else f"{whose}: {percent(found.winner_accuracy)} {found.judged_on} accuracy"
+    return whose if found.winner is None else f"{whose}: {found.reached}"
 
 
 def _confirmed(confirmation: Confirmation, result: PairedResult) -> Verdict:
@@ -70,16 +72,20 @@ def _confirmed(confirmation: Confirmation, result: PairedResult) -> Verdict:
         result.verdict, (OPEN, "Not proven yet" if confirmation.goes_on else "Not proven")
     )
     interval = "" if result.low is None else f", 95% interval {result.low:.2f} to {result.high:.2f}"
-    return Verdict(tone, f"{words}: {result.mean:+.2f} points{interval}{confirmation.place}")
+    return Verdict(
+        tone, f"{words}: {result.mean:+.2f} points{confirmation.search.of_what}{interval}{confirmation.place}"
+    )
 
 
-EVIDENCE = ("what", "winner", "reference", "gain in points", "from")
+def evidence_columns(frames: RunFrames) -> list[str]:
+    """The headings of `evidence`."""
+    return ["what", "winner", "reference", f"gain in points{frames.spec.search.of_what}", "from"]
 
 
 def evidence(frames: RunFrames) -> list[list[str]]:
-    """The figures behind the verdict, columns as in `EVIDENCE`: what was observed in the search, what accuracy and loss
-    say together, and each confirmation of the winner, or that there is none. No rows where winner and reference are not
-    both known.
+    """The figures behind the verdict, columns as in `evidence_columns`: what was observed in the search, what accuracy
+    and loss say together, and each confirmation of the winner, or that there is none. No rows where winner and
+    reference are not both known.
     """
     found, best = compare_to_reference(frames), winner(frames)
     if frames.kind != SEARCH or found.gain is None or best is None or found.winner == REFERENCE_TRIAL:
@@ -90,13 +96,18 @@ def evidence(frames: RunFrames) -> list[list[str]]:
     error = "" if found.standard_error is None else f", standard error about {found.standard_error:.2f} or less"
     observed = [percent(found.winner_accuracy), percent(found.reference_accuracy), f"{found.gain:+.2f}"]
     smoothed = [percent(best["estimate"]), percent(reference), f"{found.estimated_gain:+.2f}"]
-    lucky = f"accuracy and loss together; the best of {found.finished:,} is probably a lucky one: expect less"
+    lucky = f"the best of {found.finished:,} is probably a lucky one: expect less"
     confirmed = [_confirmed_row(one, one.result) for one in confirmations(frames) if one.of_winner and one.result]
     can_be = frames.env.get("test_set", True)
     none = "no verdict yet: see the command to confirm it" if can_be else "nothing: there are no test images"
-    return [
+    searched = [
         ["observed", *observed, f"{images}, one seed each{error}"],
-        ["smoothed", *smoothed, lucky],
+        ["smoothed", *smoothed, f"accuracy and loss together; {lucky}"],
+    ]
+    if found.search.objective != ACCURACY:  # which is not smoothed
+        searched = [["observed", *observed, f"{images}, one seed each; {lucky}"]]
+    return [
+        *searched,
         *(confirmed or [["confirmed", "-", "-", "-", none]]),
     ]
 

@@ -37,10 +37,10 @@ from typing import Any
 
 from tune_resnet._files import read_regular, write_whole
 from tune_resnet._text import as_json, one_line, shown_path, to_run
-from tune_resnet.config.sections import TUNABLE, ModelSpec
+from tune_resnet.config.sections import ACCURACY, TUNABLE, ModelSpec
 from tune_resnet.config.spec import SearchSpec
 from tune_resnet.errors import RecordError, SearchError
-from tune_resnet.runs.tables import EPOCH_DTYPES, cell, csv_lines, trial_columns
+from tune_resnet.runs.tables import cell, csv_lines, epoch_dtypes, trial_columns
 
 SEARCH, BASELINE, FINAL = "search", "baseline", "final"  # the kinds of run, in env.json
 
@@ -103,8 +103,8 @@ class RunDirectory:
             fresh.path.mkdir(parents=True)
             fresh.checkpoints.mkdir()
             write_whole(fresh.spec_toml, spec.to_toml())
-            write_whole(fresh.epochs_csv, csv_lines([EPOCH_DTYPES]))
-            fresh.write_trials([], spec.hyperparameters)
+            write_whole(fresh.epochs_csv, csv_lines([epoch_dtypes(spec.search.objective)]))
+            fresh.write_trials([], spec.hyperparameters, spec.search.objective)
             if env:
                 fresh.write_env(env)
             if path.exists():  # an empty folder would be replaced
@@ -175,13 +175,15 @@ class RunDirectory:
     def write_env(self, env: Mapping[str, Any]) -> None:
         write_whole(self.env_json, as_json(env) + "\n")
 
-    def write_trials(self, lines: Iterable[str], hyperparameters: tuple[str, ...] = TUNABLE) -> None:
+    def write_trials(
+        self, lines: Iterable[str], hyperparameters: tuple[str, ...] = TUNABLE, objective: str = ACCURACY
+    ) -> None:
         """Writes trials.csv whole, of lines that `TrialRow.line` made."""
-        write_whole(self.trials_csv, "".join([csv_lines([trial_columns(hyperparameters)]), *lines]))
+        write_whole(self.trials_csv, "".join([csv_lines([trial_columns(hyperparameters, objective)]), *lines]))
 
-    def append_epoch(self, row: Mapping[str, Any]) -> None:
+    def append_epoch(self, row: Mapping[str, Any], objective: str = ACCURACY) -> None:
         """Adds one complete line to epochs.csv, or none where that fails; columns that `row` lacks stay empty."""
-        line = csv_lines([[cell(row.get(column)) for column in EPOCH_DTYPES]]).encode()
+        line = csv_lines([[cell(row.get(column)) for column in epoch_dtypes(objective)]]).encode()
         descriptor = os.open(self.epochs_csv, os.O_WRONLY | os.O_APPEND)
         size = os.fstat(descriptor).st_size
         try:

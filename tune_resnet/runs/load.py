@@ -28,7 +28,6 @@ from tune_resnet.runs.directory import BASELINE, SEARCH, RunDirectory
 from tune_resnet.runs.find import find_run
 from tune_resnet.runs.reading import read_table, read_text
 from tune_resnet.runs.tables import (
-    EPOCH_DTYPES,
     FINISHED,
     REFERENCE,
     RUNNING,
@@ -36,6 +35,8 @@ from tune_resnet.runs.tables import (
     STATES,
     WINNER,
     confirm_dtypes,
+    epoch_dtypes,
+    score_columns,
     spec_of,
     trial_dtypes,
 )
@@ -117,10 +118,10 @@ def load_run(named: Path | str) -> RunFrames:
         raise RecordError(str(error)) from None
     began_active = run.in_use()  # before and after, so that a command that ends or begins meanwhile counts
     trials = _read_trials(run.trials_csv, spec)  # before the epochs, so that no trial is ahead of its epochs
-    epochs = read_table(run.epochs_csv, EPOCH_DTYPES, growing=True)
+    epochs = read_table(run.epochs_csv, epoch_dtypes(spec.search.objective), growing=True)
     epochs = epochs[epochs["trial"].isin(trials["trial"])].drop_duplicates(["trial", "epoch"], keep="last")
     epochs = epochs.sort_values(["trial", "epoch"], ignore_index=True)
-    _update_running(trials, epochs)
+    _update_running(trials, epochs, spec)
     env = _read_env(run.env_json)
     return RunFrames(
         path=run.path,
@@ -146,16 +147,17 @@ def own_size(spec: SearchSpec, env: dict[str, Any]) -> dict[str, int]:
 
 
 def accuracy_column(frames: RunFrames) -> str:
-    """The column that a run's trials and epochs are judged on.
+    """The column that a run's trials and epochs are judged on, by every view.
 
-    `val_accuracy`, and in a baseline judged on the test set, which has no validation accuracy, `test_accuracy`.
+    `val_accuracy`, and in a baseline judged on the test set, which has no validation accuracy, `test_accuracy`; of
+    another objective, its own: `val_balanced_accuracy`, say.
     """
     has = frames.trials[["val_accuracy", "test_accuracy"]].notna().any()
-    return "test_accuracy" if has["test_accuracy"] and not has["val_accuracy"] else "val_accuracy"
+    return frames.spec.search.column("test" if has["test_accuracy"] and not has["val_accuracy"] else "val")
 
 
 def _read_trials(path: Path, spec: SearchSpec) -> pd.DataFrame:
-    trials = read_table(path, trial_dtypes(spec.kinds), added=_reference(spec))
+    trials = read_table(path, trial_dtypes(spec.kinds, spec.search.objective), added=_reference(spec))
     wrong = ~trials["state"].isin(STATES) | trials["trial"].duplicated()
     if wrong.any():
         row = int(wrong.argmax())
@@ -173,7 +175,7 @@ def _reference(spec: SearchSpec) -> dict[str, Any]:
 def _read_confirm(path: Path, spec: SearchSpec, size: dict[str, int]) -> pd.DataFrame:
     """The trainings of all confirmations; no rows where there is no file. Before there were others, all had the `size`
     of their search, and a number of pairs."""
-    dtypes = confirm_dtypes(spec.kinds)
+    dtypes = confirm_dtypes(spec.kinds, spec.search.objective)
     if not os.path.exists(path):
         return pd.DataFrame(columns=list(dtypes)).astype(dtypes)
     rows = read_table(path, dtypes, added={**_reference(spec), **size, "rule": ""})
@@ -187,17 +189,17 @@ def _read_confirm(path: Path, spec: SearchSpec, size: dict[str, int]) -> pd.Data
     return rows
 
 
-def _update_running(trials: pd.DataFrame, epochs: pd.DataFrame) -> None:
+def _update_running(trials: pd.DataFrame, epochs: pd.DataFrame, spec: SearchSpec) -> None:
     """Sets what running trials have done so far, from their epochs."""
     latest = epochs.drop_duplicates("trial", keep="last").set_index("trial")
     rows = (trials["state"] == RUNNING) & trials["trial"].isin(latest.index)
     running = trials.loc[rows, "trial"]
     trials.loc[rows, "epochs"] = running.map(latest["epoch"])
     trials.loc[rows, "seconds"] = running.map(epochs.groupby("trial")["seconds"].sum())
-    for column in ("val_accuracy", "test_accuracy"):
+    for column in ("val_accuracy", "test_accuracy", *score_columns([spec.search.objective])):
         trials.loc[rows, column] = running.map(latest[column])
-    accuracy = epochs["val_accuracy"].fillna(epochs["test_accuracy"]).dropna()
-    best = accuracy.groupby(epochs["trial"]).idxmax().map(epochs["epoch"])
+    score = epochs[spec.search.column("val")].fillna(epochs[spec.search.column("test")]).dropna()
+    best = score.groupby(epochs["trial"]).idxmax().map(epochs["epoch"])
     trials.loc[rows, "best_epoch"] = running.map(best).fillna(0).astype("int64")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -15,7 +16,7 @@ from tune_resnet._text import printable
 from tune_resnet.errors import RecordError
 from tune_resnet.runs.directory import RunDirectory
 from tune_resnet.runs.load import RunFrames
-from tune_resnet.runs.tables import EPOCH_DTYPES, trial_columns
+from tune_resnet.runs.tables import epoch_dtypes, score_columns, trial_columns
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -39,18 +40,29 @@ def all_hyperparameters(runs: Sequence[RunFrames]) -> tuple[str, ...]:
 
 def merge_runs(runs: Sequence[RunFrames]) -> MergedFrames:
     """One or more runs, each from another directory, as one pair of tables. What a run did not vary has the value of
-    its reference."""
-    labels, trial_names = run_labels(runs), trial_columns(all_hyperparameters(runs))
+    its reference; the columns of another objective are empty."""
+    labels, objectives = run_labels(runs), list(dict.fromkeys(run.spec.search.objective for run in runs))
+    scores = dict.fromkeys(score_columns(objectives), math.nan)
+    trial_names = trial_columns(all_hyperparameters(runs), *objectives)
 
     def merged(tables: list[pd.DataFrame], columns: Iterable[str]) -> pd.DataFrame:
         labelled = [table.assign(run=label) for label, table in zip(labels, tables, strict=True)]
         return pd.concat(labelled, ignore_index=True)[["run", *columns]].astype({"run": "str"})
 
     trials = [
-        run.trials.assign(**{name: run.spec.value(name) for name in trial_names if name not in run.trials})
+        run.trials.assign(
+            **{
+                name: scores[name] if name in scores else run.spec.value(name)
+                for name in trial_names
+                if name not in run.trials
+            }
+        )
         for run in runs
     ]
-    return MergedFrames(trials=merged(trials, trial_names), epochs=merged([run.epochs for run in runs], EPOCH_DTYPES))
+    epochs = [
+        run.epochs.assign(**{name: nan for name, nan in scores.items() if name not in run.epochs}) for run in runs
+    ]
+    return MergedFrames(trials=merged(trials, trial_names), epochs=merged(epochs, epoch_dtypes(*objectives)))
 
 
 def export_csv(merged: MergedFrames, directory: Path) -> list[Path]:

@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 
 from tune_resnet._files import read_regular
-from tune_resnet.config.sections import MAX_EPOCHS, MAX_SEED, MAX_TRIALS
+from tune_resnet.config.sections import MAX_EPOCHS, MAX_SEED, MAX_TRIALS, OBJECTIVES
 from tune_resnet.config.validation import shown
 from tune_resnet.errors import RecordError
 
@@ -22,9 +22,8 @@ _HIGHEST = {
     "epochs": MAX_EPOCHS,
     "best_epoch": MAX_EPOCHS,
     "seed": MAX_SEED,
-    "val_accuracy": 1,
-    "test_accuracy": 1,
     "confidence": 1,
+    **{f"{held_out}_{name}": 1 for held_out in ("val", "test") for name in OBJECTIVES},
 }
 _HIGHEST_OF_ALL = 2.0**128  # a loss is a 32-bit float; sums of such numbers are finite
 
@@ -35,7 +34,7 @@ def read_text(path: Path) -> str:
 
 
 def read_table(
-    path: Path, dtypes: dict[str, str], *, growing: bool = False, added: Mapping[str, Any] | None = None
+    path: Path, dtypes: Mapping[str, str], *, growing: bool = False, added: Mapping[str, Any] | None = None
 ) -> pd.DataFrame:
     """A CSV file that has exactly the columns of `dtypes`; while it is `growing`, the last line may lack its end.
 

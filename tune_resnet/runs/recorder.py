@@ -11,7 +11,7 @@ from typing import Any
 from tune_resnet.config.spec import SearchSpec
 from tune_resnet.runs.directory import RunDirectory
 from tune_resnet.runs.load import read_object
-from tune_resnet.runs.tables import ENDED, FINISHED, INTERRUPTED, RUNNING, TrialRow
+from tune_resnet.runs.tables import ENDED, FINISHED, INTERRUPTED, RUNNING, TrialRow, score_columns
 
 
 class Recorder:
@@ -33,11 +33,11 @@ class Recorder:
         self._lines: dict[int, str] = {}  # of trials.csv; made anew for `_changed` trials only, however many there are
         self._changed = set(self.trials)
         self._steps: set[str] = set()  # that env.json has
-        self._top_accuracy: dict[int, float] = {}
+        self._top_score: dict[int, float] = {}
         self.last_loss: dict[int, float] = {}  # on the validation images, by trial
         for epoch in epochs:
             self.last_loss[epoch["trial"]] = epoch.get("val_loss", math.nan)
-            self._is_top(epoch["trial"], accuracy_of(epoch))
+            self._is_top(epoch["trial"], epoch)
 
     def start(self, trial: int, params: Mapping[str, Any]) -> None:
         """A trial begins; `params` holds the hyperparameters that differ from the reference."""
@@ -46,6 +46,7 @@ class Recorder:
             trial=trial,
             state=RUNNING,
             values=spec.values,
+            scores=dict.fromkeys(score_columns([spec.search.objective]), math.nan),
             seed=spec.train.seed,
             started_at=time.time(),
         )
@@ -67,7 +68,7 @@ class Recorder:
     def epoch(self, trial: int, metrics: Mapping[str, Any], worker: str = "") -> None:
         """A trial has finished an epoch that `is_new`; `metrics` holds epochs.csv's columns."""
         row = self.trials[trial]
-        self.run.append_epoch({"ended_at": time.time(), **metrics, "trial": trial})
+        self.run.append_epoch({"ended_at": time.time(), **metrics, "trial": trial}, self.spec.search.objective)
         self._changed.add(trial)
         row.epochs = metrics["epoch"]
         row.seconds += metrics["seconds"]
@@ -75,7 +76,8 @@ class Recorder:
         row.val_accuracy = metrics.get("val_accuracy", math.nan)
         self.last_loss[trial] = metrics.get("val_loss", math.nan)
         row.test_accuracy = metrics.get("test_accuracy", math.nan)
-        if self._is_top(trial, accuracy_of(vars(row))):
+        row.scores = {name: metrics.get(name, math.nan) for name in row.scores}
+        if self._is_top(trial, metrics):
             row.best_epoch = row.epochs
 
     def steps(self, trial: int, how: str) -> None:
@@ -107,11 +109,13 @@ class Recorder:
         self._tidy()
         self.run.remove_temporary_files()
 
-    def _is_top(self, trial: int, accuracy: float) -> bool:
-        """Whether an epoch's accuracy is the highest of its trial so far; notes it."""
-        better = accuracy > self._top_accuracy.get(trial, -math.inf)
+    def _is_top(self, trial: int, epoch: Mapping[str, Any]) -> bool:
+        """Whether an epoch's score is the highest of its trial so far; notes it."""
+        on_validation, on_test = (epoch.get(self.spec.search.column(part), math.nan) for part in ("val", "test"))
+        score = on_test if math.isnan(on_validation) else on_validation
+        better = bool(score > self._top_score.get(trial, -math.inf))
         if better:
-            self._top_accuracy[trial] = accuracy
+            self._top_score[trial] = score
         return better
 
     def _tidy(self) -> None:
@@ -130,10 +134,4 @@ class Recorder:
             self._lines[number] = self.trials[number].line()
         self._changed.clear()
         lines = (self._lines[number] for number in sorted(self._lines))
-        self.run.write_trials(lines, self.spec.hyperparameters)
-
-
-def accuracy_of(row: Mapping[str, Any]) -> float:
-    """What a row of either table is judged on: the validation accuracy, where there is none the test accuracy."""
-    accuracy: float = row["test_accuracy"] if math.isnan(row["val_accuracy"]) else row["val_accuracy"]
-    return accuracy
+        self.run.write_trials(lines, self.spec.hyperparameters, self.spec.search.objective)

@@ -14,7 +14,7 @@ from tune_resnet.errors import RecordError
 from tune_resnet.runs.directory import BASELINE, FINAL, SEARCH, RunDirectory
 from tune_resnet.runs.load import RunFrames, load_run
 from tune_resnet.runs.reading import read_table
-from tune_resnet.runs.tables import ENDED, EPOCH_DTYPES, FINISHED, REFERENCE_TRIAL, TrialRow
+from tune_resnet.runs.tables import ENDED, FINISHED, REFERENCE_TRIAL, TrialRow, epoch_dtypes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +50,7 @@ def read_history(run: RunDirectory) -> History:
     missing = set(range(first, first + len(trials))) - set(trials["trial"])
     if missing:
         raise RecordError(f"{run.trials_csv} lacks trial {min(missing)}, so the search cannot be continued")
-    epochs = read_table(run.epochs_csv, EPOCH_DTYPES)
+    epochs = read_table(run.epochs_csv, epoch_dtypes(frames.spec.search.objective))
     epochs = epochs[epochs["trial"].isin(trials["trial"])].drop_duplicates(["trial", "epoch"], keep="last")
     _check_trials(run.trials_csv, frames)
     _check_between(run.epochs_csv, epochs, "epoch", 1, frames.spec.train.epochs)
@@ -82,7 +82,7 @@ def _check_trials(path: Path, frames: RunFrames) -> None:
     finished = trials[trials["state"] == FINISHED]
     _check_between(path, finished, "epochs", train.epochs, train.epochs)
     if frames.kind not in (BASELINE, FINAL):  # which may have been judged on the test set instead
-        _check_between(path, finished, "val_accuracy", 0, 1)
+        _check_between(path, finished, frames.spec.search.column("val"), 0, 1)
 
 
 def _check_between(path: Path, table: pd.DataFrame, name: str, low: float, high: float) -> None:

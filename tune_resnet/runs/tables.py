@@ -7,10 +7,10 @@ import functools
 import io
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
 from typing import Any, TypedDict, get_type_hints
 
-from tune_resnet.config.sections import TUNABLE
+from tune_resnet.config.sections import ACCURACY, TUNABLE
 from tune_resnet.config.spec import SearchSpec
 
 RUNNING, FINISHED, STOPPED, FAILED, INTERRUPTED = "running", "finished", "stopped", "failed", "interrupted"
@@ -37,7 +37,8 @@ class TrialRow:
     epochs: int = 0  # finished
     val_accuracy: float = math.nan  # after the last finished epoch, not the best one
     test_accuracy: float = math.nan
-    best_epoch: int = 0  # the epoch with the highest accuracy; 0: none
+    scores: dict[str, float] = field(default_factory=dict)  # by column, see `score_columns`; after the same epoch
+    best_epoch: int = 0  # the epoch with the highest accuracy, or whatever judges; 0: none
     seconds: float = 0.0  # sum of its epochs
     started_at: float = math.nan  # Unix time, seconds
     ended_at: float = math.nan
@@ -47,7 +48,12 @@ class TrialRow:
     def cells(self) -> dict[str, Any]:
         """The row by column."""
         cells = dict(vars(self))
-        return {"trial": cells.pop("trial"), "state": cells.pop("state"), **cells.pop("values"), **cells}
+        first = {"trial": cells.pop("trial"), "state": cells.pop("state"), **cells.pop("values")}
+        return first | {
+            column: cell
+            for name, value in cells.items()
+            for column, cell in (value if name == "scores" else {name: value}).items()
+        }
 
     def line(self) -> str:
         """The row as a line of trials.csv."""
@@ -56,8 +62,13 @@ class TrialRow:
     @classmethod
     def from_cells(cls, cells: Mapping[str, Any], hyperparameters: Sequence[str]) -> TrialRow:
         """What `cells` gave."""
+        own = {item.name for item in fields(cls)}
         rest = {name: value for name, value in cells.items() if name not in hyperparameters}
-        return cls(values={name: cells[name] for name in hyperparameters}, **rest)
+        return cls(
+            values={name: cells[name] for name in hyperparameters},
+            scores={name: rest.pop(name) for name in [*rest] if name not in own},
+            **rest,
+        )
 
 
 class EpochRow(TypedDict):
@@ -71,6 +82,7 @@ class EpochRow(TypedDict):
     val_accuracy: float  # in [0, 1]
     test_loss: float  # only in a baseline
     test_accuracy: float  # in [0, 1]
+    scores: dict[str, float]  # where another objective than the accuracy judges: its columns, see `score_columns`
     seconds: float  # training and evaluation
     images_per_second: float  # training images over `seconds`
     ended_at: float  # Unix time, seconds
@@ -84,6 +96,7 @@ class ConfirmRow(TypedDict):
     values: dict[str, Any]  # of the hyperparameters, each of which has a column
     epochs: int  # finished
     test_accuracy: float  # in [0, 1], after the last epoch
+    scores: dict[str, float]  # as of an epoch, on the test images
     test_loss: float
     seconds: float  # training and evaluation
     worker: str  # host:process
@@ -109,33 +122,46 @@ _PANDAS = {int: "int64", float: "float64", str: "str", bool: "bool"}
 _TUNABLE = dict.fromkeys(TUNABLE, float)
 
 
-def _dtypes(row: type, hyperparameters: Mapping[str, type]) -> dict[str, str]:
+def score_columns(objectives: Iterable[str], held_out: Sequence[str] = ("val", "test")) -> list[str]:
+    """The columns for what judges besides the accuracies, each in [0, 1]: none where accuracy is the only objective,
+    else `val_balanced_accuracy`, say."""
+    return [f"{part}_{name}" for name in objectives if name != ACCURACY for part in held_out]
+
+
+def _dtypes(row: type, hyperparameters: Mapping[str, type] = {}, scores: Sequence[str] = ()) -> dict[str, str]:
     """The columns of a table and their types in pandas."""
     found: dict[str, str] = {}
     for name, kind in get_type_hints(row).items():
-        columns = hyperparameters if name == "values" else {name: kind}
+        columns = {"values": hyperparameters, "scores": dict.fromkeys(scores, float)}.get(name, {name: kind})
         found |= {column: _PANDAS[type_of] for column, type_of in columns.items()}
     return found
 
 
-def trial_dtypes(kinds: Mapping[str, type] = _TUNABLE) -> dict[str, str]:
-    """The columns of trials.csv, where the hyperparameters are of these kinds."""
-    return _dtypes(TrialRow, kinds)
+def trial_dtypes(kinds: Mapping[str, type] = _TUNABLE, *objectives: str) -> dict[str, str]:
+    """The columns of trials.csv, where the hyperparameters are of these kinds, and these are the objectives: one, or
+    those of several runs."""
+    return _dtypes(TrialRow, kinds, score_columns(objectives))
 
 
 @functools.cache  # asked at each write
-def trial_columns(hyperparameters: tuple[str, ...]) -> tuple[str, ...]:
+def trial_columns(hyperparameters: tuple[str, ...], *objectives: str) -> tuple[str, ...]:
     """The names of the columns of trials.csv."""
-    return tuple(trial_dtypes(dict.fromkeys(hyperparameters, float)))
+    return tuple(trial_dtypes(dict.fromkeys(hyperparameters, float), *objectives))
 
 
-def confirm_dtypes(kinds: Mapping[str, type] = _TUNABLE) -> dict[str, str]:
+@functools.cache  # asked at each epoch
+def epoch_dtypes(*objectives: str) -> Mapping[str, str]:
+    """The columns of epochs.csv."""
+    return _dtypes(EpochRow, {}, score_columns(objectives))
+
+
+def confirm_dtypes(kinds: Mapping[str, type] = _TUNABLE, *objectives: str) -> dict[str, str]:
     """The columns of confirm.csv, where the hyperparameters are of these kinds."""
-    return _dtypes(ConfirmRow, kinds)
+    return _dtypes(ConfirmRow, kinds, score_columns(objectives, ["test"]))
 
 
-TRIAL_DTYPES, EPOCH_DTYPES, CONFIRM_DTYPES = trial_dtypes(), _dtypes(EpochRow, {}), confirm_dtypes()
-PREDICTION_DTYPES = _dtypes(PredictionRow, {})
+TRIAL_DTYPES, EPOCH_DTYPES, CONFIRM_DTYPES = trial_dtypes(), epoch_dtypes(), confirm_dtypes()
+PREDICTION_DTYPES = _dtypes(PredictionRow)
 
 
 def spec_of(trial: Mapping[Any, Any], spec: SearchSpec) -> SearchSpec:

@@ -17,7 +17,7 @@ from tune_resnet.data.types import Split
 from tune_resnet.training.augmentation import Normalise, augmented, draw_crops
 from tune_resnet.training.cuda_graph import room_for_recording, same_step
 from tune_resnet.training.device import choose_precision, epoch_seed, full_fp32, keep_freed_memory, on_stream, seeded
-from tune_resnet.training.evaluation import all_logits, evaluate
+from tune_resnet.training.evaluation import MEASURED, all_logits, evaluate
 from tune_resnet.training.images import to_device
 from tune_resnet.training.loss import balanced_weights, losses
 from tune_resnet.training.metrics import BrokenRun, EpochMetrics, NonFiniteLoss
@@ -26,6 +26,7 @@ from tune_resnet.training.optimizer import OPTIMIZERS, clip_and_decay, gradient_
 from tune_resnet.training.schedule import momentum_at, rate_at
 
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+_UNKNOWN = (math.nan,) * len(MEASURED)
 
 
 class TrainingRun:
@@ -128,22 +129,20 @@ class TrainingRun:
         if self.epochs_done >= self.spec.epochs:
             raise IndexError(f"all {self.spec.epochs} epochs are done")
         epoch = self.epochs_done + 1
-        judged = len(self.held_out) if self.judge_each or epoch == self.spec.epochs else 0
+        judged = len(self.held_out) > 0 and (self.judge_each or epoch == self.spec.epochs)
         self.is_broken = True  # until the epoch is whole
         started = time.perf_counter()
         with on_stream(self.stream), full_fp32() if self.precision == "fp32" else nullcontext():
             train_loss_sum = self._train(epoch)
-            loss_sum, correct_sum = self._evaluate() if judged else (torch.zeros_like(train_loss_sum),) * 2
-            # The epoch's one transfer that waits for the device.
-            train_loss, loss, correct = torch.stack([train_loss_sum, loss_sum, correct_sum]).tolist()
+            found = [train_loss_sum.double()[None], *([self._evaluate()] if judged else [])]
+            train_loss, *measured = torch.cat(found).tolist()  # the epoch's one transfer that waits for the device
         seconds = time.perf_counter() - started
-        if not (math.isfinite(train_loss) and math.isfinite(loss)):
+        if not all(map(math.isfinite, (train_loss, *measured))):
             raise NonFiniteLoss(epoch, self.last)
-        held_out = judged or math.nan
         self.epochs_done = epoch
         self.last = EpochMetrics(
             epoch=epoch, lr=self.lr_at(epoch * self.steps_per_epoch - 1),
-            train_loss=train_loss / len(self.train_images), loss=loss / held_out, accuracy=correct / held_out,
+            train_loss=train_loss / len(self.train_images), **dict(zip(MEASURED, measured or _UNKNOWN, strict=True)),
             seconds=seconds, images_per_second=len(self.train_images) / seconds,
         )  # fmt: skip
         self.is_broken = False
@@ -245,6 +244,6 @@ class TrainingRun:
             logits: Tensor = network(self.normalise(images))
         return logits.float()
 
-    def _evaluate(self) -> tuple[Tensor, Tensor]:
-        """Sum of cross-entropies and number of right answers on the held-out images, scalars still on the device."""
+    def _evaluate(self) -> Tensor:
+        """What `MEASURED` names, on the held-out images, still on the device."""
         return evaluate(partial(self._logits, network=self.judged.eval()), self.held_out)

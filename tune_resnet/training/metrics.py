@@ -7,6 +7,8 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+from tune_resnet.config.sections import ACCURACY, OBJECTIVES
+
 
 @dataclass(frozen=True, kw_only=True)
 class EpochMetrics:
@@ -17,25 +19,28 @@ class EpochMetrics:
     train_loss: float  # mean cross-entropy over the epoch's images, in training mode
     loss: float  # mean cross-entropy on the held-out images; NaN where there are none
     accuracy: float  # on the held-out images, in [0, 1]; NaN where there are none
+    balanced_accuracy: float = math.nan  # on them, as `evaluation.scores` has it; NaN also in files from before it
+    macro_f1: float = math.nan
     seconds: float  # training and evaluation
     images_per_second: float  # training images over `seconds`
 
-    def columns(self, held_out: str) -> dict[str, float]:
+    def columns(self, held_out: str, objective: str = ACCURACY) -> dict[str, float]:
         """The row for epochs.csv, where `held_out` says what was held out: `val` or `test`."""
         row = dataclasses.asdict(self)
-        row[f"{held_out}_loss"], row[f"{held_out}_accuracy"] = row.pop("loss"), row.pop("accuracy")
-        return row
+        measured = {name: row.pop(name) for name in ("loss", *OBJECTIVES)}
+        return row | {f"{held_out}_{name}": measured[name] for name in ("loss", ACCURACY, objective)}
 
     @classmethod
     def from_file(cls, values: Any) -> EpochMetrics | None:
         """What `dataclasses.asdict` gave, read back from a file; None where it is something else."""
         names = {field.name for field in dataclasses.fields(cls)}
+        later = names & {*OBJECTIVES} - {ACCURACY}  # a file from before them lacks these
+        unknown = {"loss", *OBJECTIVES}  # they are where nothing was held out
         fits = (
             isinstance(values, dict)
-            and values.keys() == names
+            and names - later <= values.keys() <= names
             and all(type(value) in (int, float) for value in values.values())
-            and all(0 <= value < math.inf for name, value in values.items() if name not in ("loss", "accuracy"))
-            and all(not (values[name] < 0 or values[name] == math.inf) for name in ("loss", "accuracy"))
+            and all(0 <= value < math.inf or (name in unknown and value != value) for name, value in values.items())
             and type(values["epoch"]) is int
         )
         return cls(**values) if fits else None

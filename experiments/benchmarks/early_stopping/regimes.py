@@ -18,7 +18,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from experiments.benchmarks.early_stopping.curves import Run, planned, record_all
 from tune_resnet.config.sections import DataSpec
@@ -47,8 +46,7 @@ def free_rows(spec: SearchSpec) -> Iterator[dict[str, float]]:
         row = run.run_epoch().columns("val")
         if epoch == spec.train.epochs and unused is not None:
             run.held_out = to_device(unused, run.device)
-            loss, correct = torch.stack(run._evaluate()).tolist()
-            row |= {"unused_loss": loss / len(unused), "unused_accuracy": correct / len(unused)}
+            row["unused_loss"], row["unused_accuracy"], *_ = run._evaluate().tolist()
         yield row
 
 

@@ -76,7 +76,7 @@ class WatchedRun(TrainingRun):
                 average.update(self.live)
         return loss
 
-    def _evaluate(self) -> tuple[Tensor, Tensor]:
+    def _evaluate(self) -> Tensor:
         with self._timed("val"):
             return super()._evaluate()
 
@@ -171,8 +171,8 @@ class _Bench(TrainingRun):
         torch._foreach_copy_(_float_tensors(self.model), tensors)
 
     def _judge(self) -> tuple[float, float]:
-        loss, correct = torch.stack(self._evaluate()).tolist()
-        return loss / len(self.held_out), correct / len(self.held_out)
+        loss, accuracy, *_ = self._evaluate().tolist()
+        return loss, accuracy
 
 
 def _columns(prefix: str, judged: tuple[float, float]) -> dict[str, float]:
