@@ -29,10 +29,11 @@ from faults import TINY, table
 
 from tune_resnet.config.toml import load_spec
 from tune_resnet.hpo.ranking import winner
+from tune_resnet.results.confirmation import confirmations
 from tune_resnet.runs.load import load_run
 from tune_resnet.runs.tables import EPOCH_DTYPES, FAILED, FINISHED, INTERRUPTED, STOPPED
 from tune_resnet.search import main
-from tune_resnet.training.saved_model import load_model
+from tune_resnet.training.saved_model import load_model, read_outcome
 
 SMALL = ["--dataset", "digits", "--limit-train", "200", "--width", "4", "--device", "cpu"]
 
@@ -325,3 +326,32 @@ def test_the_quickstart_searches_confirms_and_ends_with_what_to_do_next(
     assert "confirm it" not in found.output
     assert (found.path / "report.html").is_file()
     assert load_run(found.path).spec.search.sampler == "tpe"
+
+
+@pytest.mark.slow
+def test_another_objective_judges_a_search_to_its_confirmation(
+    tmp_path: Path, cluster: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = ["--objective", "balanced_accuracy", "--class-weights", "balanced", "--signal", "val_accuracy"]
+    small = [*SMALL, "--validation-fraction", "0.4", "--epochs", "4", "--batch-size", "10", "--num-samples", "3"]
+    small += ["--max-lr", "0.001", "--grad-clip", "0.01"]  # a reference that is easily beaten
+    where = ["--confirm", "2", *cluster, "--runs-dir", str(tmp_path), "--name", "it"]
+    assert main([*small, *settings, *where]) == 0
+    frames, column = load_run(tmp_path / "it"), "val_balanced_accuracy"
+    best, output = winner(frames), capsys.readouterr().out
+    assert best is not None
+    assert best[column] == frames.trials[column].max()
+    assert f"reached {best[column]:.2%} validation balanced accuracy" in output
+    assert "stopping    asha on val_balanced_accuracy" in output
+    assert {round(trial.value, 9) for trial in load_study(frames.path / "study.log").trials if trial.value} == {
+        round(value, 9) for value in frames.trials.loc[frames.trials["state"] == FINISHED, column]
+    }
+    outcome = read_outcome(frames.path / "best" / "model.safetensors")
+    assert outcome is not None
+    assert outcome.last.columns("val", "balanced_accuracy")[column] == best[column]
+    found = confirmations(frames)[0]
+    assert found.pairs.to_numpy().tolist() == [
+        [rows.loc[name, "test_balanced_accuracy"] for name in ("winner", "reference")]
+        for _, rows in frames.confirm.set_index("configuration").groupby("seed")
+    ]
+    assert "percentage points of balanced accuracy on" in output
