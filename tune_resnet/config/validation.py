@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
 import math
 import operator
 from collections.abc import Iterable, Mapping
@@ -118,6 +119,9 @@ def differences(instance: Any) -> str:
     return f"{type(instance).__name__}({', '.join(given)})"
 
 
+_hints = functools.cache(get_type_hints)  # it compiles them at each call, and each trial has a section of its own
+
+
 @dataclasses.dataclass(frozen=True, repr=False)
 class Section:
     """Checks every field's type and limits when a section is made."""
@@ -125,7 +129,8 @@ class Section:
     section = ""
 
     def __post_init__(self) -> None:
-        hints = get_type_hints(type(self))
+        kind: Any = type(self)
+        hints = _hints(kind)
         for item in fields(self):
             name = f"{self.section}.{item.name}"
             value = coerced(name, getattr(self, item.name), hints[item.name])

@@ -37,7 +37,7 @@ class Progress:
     def __init__(self, recorder: Recorder, plan: Plan, console: Console) -> None:
         self.recorder, self.plan, self.console = recorder, plan, console
         self.started, self.column = time.monotonic(), plan.spec.search.column("val")
-        self._ranked = pd.DataFrame()  # the finished trials, made anew when there is one more
+        self._ranked, self._leader = pd.DataFrame(), ""  # of the finished trials, made anew when there is one more
         self.live = Live(get_renderable=self._table, console=console, refresh_per_second=2, transient=True)
 
     def __enter__(self) -> Self:
@@ -127,19 +127,13 @@ class Progress:
             trials = pd.DataFrame([row.cells() for row in sorted(rows, key=lambda row: row.trial)])
             final, losses = trials.set_index("trial")[self.column], pd.Series(self.recorder.last_loss)
             self._ranked = in_order(trials, estimated(final, losses, self.column), self.column)
+            self._leader = _leader(self._ranked)
         return self._ranked
 
     def _standing(self) -> str:
         """Who would win by now, beside the reference."""
-        ranked = self._finished()
-        if ranked.empty or not ranked["winner"].any():
-            return "none finished yet"
-        best, reference = ranked.iloc[0], ranked[ranked["reference"]]
-        if best["reference"]:
-            return f"best the reference, estimate {percent(best['estimate'])}"
-        # another trial may be quicker to start
-        beside = "" if reference.empty else f", reference {percent(reference['estimate'].item())}"
-        return f"best trial {best['trial']}, estimate {percent(best['estimate'])}{beside}"
+        self._finished()
+        return self._leader or "none finished yet"
 
     def _clock(self) -> str:
         return f"{duration(time.monotonic() - self.started)} elapsed, about {duration(self.seconds_left())} left"
@@ -213,6 +207,18 @@ def _bar_of_epochs(done: int, left: float, most: str = "about ") -> RenderableTy
         ProgressBar(total=max(total, 1), completed=done, width=40), f"{done} of {most}{counted(total, 'epoch')}"
     )
     return bar
+
+
+def _leader(ranked: pd.DataFrame) -> str:
+    """The first of the ranked trials, beside the reference; empty where it would be no winner."""
+    best, reference = ranked.iloc[0], ranked[ranked["reference"]]
+    if not ranked["winner"].any():
+        return ""
+    if best["reference"]:
+        return f"best the reference, estimate {percent(best['estimate'])}"
+    # another trial may be quicker to start
+    beside = "" if reference.empty else f", reference {percent(reference['estimate'].item())}"
+    return f"best trial {best['trial']}, estimate {percent(best['estimate'])}{beside}"
 
 
 def _name(trial: int) -> str:
