@@ -37,7 +37,7 @@ def split(digits: Dataset) -> Split:
 
 @pytest.fixture(scope="session")
 def few(digits: Dataset) -> Split:
-    """36 training and 4 validation images, for half precision, which a CPU is slow at."""
+    """30 training and 10 validation images, for half precision, which a CPU is slow at."""
     return search_split(digits, DataSpec(dataset="digits", limit_train=40))
 
 

@@ -23,6 +23,7 @@ from tune_resnet.training.cuda_graph import CONSTANTS, RECORDED, RecordedStep
 from tune_resnet.training.loop import TrainingRun
 
 SPEC = TrainSpec(epochs=3, batch_size=25, precision="fp32")  # 7 batches of 25 and one of 5
+FEW = replace(SPEC, batch_size=7)  # of 30 images: 4 batches of 7 and one of 2
 WIDTH = ModelSpec(width=4)
 
 
@@ -83,9 +84,9 @@ def test_a_step_that_waits_for_the_gpu_is_never_recorded(monkeypatch: pytest.Mon
     assert len(recordings) == (0 if waits else 1)
 
 
-# Another value than in SPEC of all that a configuration says.
+# Another value than in FEW of all that a configuration says.
 OTHERS: dict[str, Any] = {
-    "max_lr": 0.003, "weight_decay": 0.05, "grad_clip": 0.01, "epochs": 2, "batch_size": 20, "schedule": "cosine",
+    "max_lr": 0.003, "weight_decay": 0.05, "grad_clip": 0.01, "epochs": 2, "batch_size": 6, "schedule": "cosine",
     "peak_at": 0.2, "div_factor": 5.0, "final_div_factor": 100.0, "optimizer": "sgd", "momentum": 0.8,
     "momentum_at_peak": 0.8, "decoupled_decay": True, "label_smoothing": 0.1, "class_weights": "balanced",
     "dropout": 0.5, "crop_padding": 2, "cutout": 8, "ema_decay": 0.9, "seed": 3, "precision": "fp16",
@@ -94,17 +95,17 @@ OTHERS: dict[str, Any] = {
 
 def test_all_that_a_configuration_says_is_tried_below() -> None:
     assert list(OTHERS) == [field.name for field in fields(TrainSpec)]
-    assert all(getattr(SPEC, name) != value for name, value in OTHERS.items())
+    assert all(getattr(FEW, name) != value for name, value in OTHERS.items())
 
 
 @pytest.mark.parametrize("name", OTHERS)
-def test_a_recorded_step_sees_each_new_value(split: Split, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+def test_a_recorded_step_sees_each_new_value(few: Split, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     """To the bit: nothing that a configuration says is left in a recording of another's step."""
-    spec = replace(SPEC, **{name: OTHERS[name]})
-    direct = TrainingRun(spec, split, model=WIDTH)
+    spec = replace(FEW, **{name: OTHERS[name]})
+    direct = TrainingRun(spec, few, model=WIDTH)
     expected = direct.run_epoch()
     use_fake_graphs(monkeypatch)
-    reused = TrainingRun(SPEC, split, model=WIDTH)
+    reused = TrainingRun(FEW, few, model=WIDTH)
     reused.run_epoch()
     assert reused.steps == RECORDED
     graph = weakref.ref(reused.recording.graph)  # type: ignore[union-attr]
@@ -119,12 +120,12 @@ def test_a_recorded_step_sees_each_new_value(split: Split, monkeypatch: pytest.M
 
 @pytest.mark.parametrize("optimizer", ["adam", "sgd"])
 def test_the_scale_of_fp16_moves_in_a_recording_as_without(
-    split: Split, monkeypatch: pytest.MonkeyPatch, optimizer: str
+    few: Split, monkeypatch: pytest.MonkeyPatch, optimizer: str
 ) -> None:
-    spec = replace(SPEC, precision="fp16", optimizer=optimizer)
+    spec = replace(FEW, precision="fp16", optimizer=optimizer)
 
     def trained() -> tuple[float, Any]:
-        run = TrainingRun(spec, split, model=WIDTH)
+        run = TrainingRun(spec, few, model=WIDTH)
         run.scaler.update(2.0**16)  # too much: steps are left out until it is small enough
         return run.run_epoch().train_loss, run.scaler.state_dict()
 
@@ -134,8 +135,8 @@ def test_the_scale_of_fp16_moves_in_a_recording_as_without(
     assert trained() == expected
 
 
-def test_what_a_recording_knows_stays_where_it_is(split: Split) -> None:
-    run = TrainingRun(replace(SPEC, precision="fp16"), split, model=WIDTH)
+def test_what_a_recording_knows_stays_where_it_is(few: Split) -> None:
+    run = TrainingRun(replace(FEW, precision="fp16"), few, model=WIDTH)
 
     def places() -> list[int]:
         state = [*run.model.state_dict().values(), *chain(*run.optimizer.state.values())]
@@ -150,8 +151,8 @@ def test_what_a_recording_knows_stays_where_it_is(split: Split) -> None:
     assert places() == before
 
 
-def test_an_error_in_a_step_is_forgotten_by_a_reset(split: Split, monkeypatch: pytest.MonkeyPatch) -> None:
-    run = TrainingRun(replace(SPEC, precision="fp16"), split, model=WIDTH)
+def test_an_error_in_a_step_is_forgotten_by_a_reset(few: Split, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = TrainingRun(replace(FEW, precision="fp16"), few, model=WIDTH)
     with monkeypatch.context() as patch:
         patch.setattr(run.optimizer, "step", lambda: 1 / 0)
         with pytest.raises(ZeroDivisionError):
