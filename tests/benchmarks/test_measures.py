@@ -17,6 +17,7 @@ def test_digits_come_in_any_number(train: int, held_out: int) -> None:
     split = digits(train, held_out)
     assert split.train.images.shape == (train, 3, 32, 32)
     assert split.held_out.labels.shape == (held_out,)
+    assert digits(10, 5, 64).train.images.shape == (10, 3, 64, 64)
 
 
 def test_the_work_of_an_image_is_that_of_its_convolutions() -> None:
@@ -27,6 +28,7 @@ def test_the_work_of_an_image_is_that_of_its_convolutions() -> None:
     forward = [2 * 9 * size * before * after for size, (before, after) in zip(pixels, channels, strict=True)]
     linear = 2 * 8 * 10
     assert flops_per_image(1) == 3 * sum(forward[1:]) + 2 * forward[0] + 3 * linear
+    assert flops_per_image(1, size=64) - 3 * linear == 4 * (flops_per_image(1) - 3 * linear)
 
 
 def test_the_tutorials_images_are_ours(split: Split) -> None:

@@ -71,10 +71,10 @@ def _read(entry: Path, size: int) -> tuple[Decoded, dict[str, Any]]:
         about = json.loads((entry / ABOUT).read_text())
     except Exception:  # whatever a damaged file raises, the tree itself is still there
         return nothing
-    wanted = empty(len(decoded.images), size)
-    pairs = ((decoded.images, wanted.images), (decoded.shapes, wanted.shapes))
-    fits = all(found.shape == right.shape and found.dtype == right.dtype for found, right in pairs)
-    return (decoded, about) if fits and isinstance(about, dict) else nothing
+    pairs = zip((decoded.images, decoded.shapes), (nothing[0].images, nothing[0].shapes), strict=True)
+    fits = all(found.shape[1:] == right.shape[1:] and found.dtype == right.dtype for found, right in pairs)
+    fits = fits and len(decoded.images) == len(decoded.shapes) and isinstance(about, dict)
+    return (decoded, about) if fits else nothing
 
 
 def _read_array(path: Path) -> np.ndarray:

@@ -13,16 +13,17 @@ from torch.utils.flop_counter import FlopCounterMode
 from tune_resnet.config.sections import DataSpec
 from tune_resnet.data.load import load_dataset
 from tune_resnet.data.split import search_split
-from tune_resnet.data.types import ImageSet, Split
+from tune_resnet.data.types import SIZE, ImageSet, Split
 from tune_resnet.training.model import ResNet9
 
 MATMUL = {"cpu": 4096, "cuda": 8192}  # rows and columns
 MATMULS = 5  # timed at a time
 
 
-def digits(train_images: int | None = None, held_out: int | None = None) -> Split:
-    """scikit-learn's digits, 3x32x32, repeated or cut to so many images: the speed does not depend on their content."""
-    spec = DataSpec(dataset="digits", flip=False)
+def digits(train_images: int | None = None, held_out: int | None = None, size: int = SIZE) -> Split:
+    """scikit-learn's digits, 3 x `size` x `size`, repeated or cut to so many images: the speed does not depend on their
+    content."""
+    spec = DataSpec(dataset="digits", flip=False, image_size=size)
     split = search_split(load_dataset(spec), spec)
     return replace(split, train=_sized(split.train, train_images), held_out=_sized(split.held_out, held_out))
 
@@ -32,11 +33,11 @@ def _sized(images: ImageSet, count: int | None) -> ImageSet:
     return ImageSet(images.images[rows], images.labels[rows])
 
 
-def flops_per_image(width: int, classes: int = 10) -> float:
+def flops_per_image(width: int, classes: int = 10, size: int = SIZE) -> float:
     """Floating-point operations of one training image, forward and backward: convolutions and the linear layer only."""
     network = ResNet9(classes, width)
     with FlopCounterMode(display=False) as counter:
-        network(torch.zeros(2, 3, 32, 32)).sum().backward()
+        network(torch.zeros(2, 3, size, size)).sum().backward()
     return float(counter.get_total_flops()) / 2
 
 

@@ -22,10 +22,9 @@ import torch
 from experiments.benchmarks.speed.goals import Benchmark, Goal, alone, no_difference, options, paired
 from experiments.benchmarks.speed.measures import digits, flops_per_image, matmul_flops
 from experiments.benchmarks.speed.tutorial import TutorialRun
-from experiments.benchmarks.this_command import this_module
 from tune_resnet.config.sections import ModelSpec, TrainSpec
 from tune_resnet.config.toml import load_spec
-from tune_resnet.data.types import Split
+from tune_resnet.data.types import SIZE, Split, with_pixels_of
 from tune_resnet.training.augmentation import augmented, draw_crops
 from tune_resnet.training.loop import TrainingRun
 
@@ -67,24 +66,26 @@ def speeds(benchmark: Benchmark, width: int, threads: int, *, peer: bool) -> Non
         benchmark.row(alone(name, shares, unit="", goal=Goal(at_most=0.05)))
 
 
-def rate_of_the_peer(width: int) -> float:
+def rate_of_the_peer(width: int, size: int = SIZE) -> float:
     """`tutorial_rate` in a process of its own.
 
     The tutorial's workers are forks, and a process that was forked copies every page that it writes to. It is a plain
     process: in one of a pool that spawns, each start of its loader's workers takes five seconds more.
     """
-    command = [sys.executable, "-m", this_module(), "--out", os.devnull, "--peer", str(width)]
+    command = [sys.executable, "-m", __spec__.name, "--out", os.devnull, "--peer", str(width), str(size)]
     return float(subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout)
 
 
-def tutorial_rate(width: int) -> float:
-    """Images per second of an epoch of the tutorial's loop, after a step that warms it up."""
-    spec, step = TrainSpec(epochs=1), TrainSpec().batch_size
-    TutorialRun(spec, digits(step, step), width, flip=True).train_epoch()
-    run = TutorialRun(spec, digits(TUTORIAL_IMAGES[width], step), width, flip=True)
+def tutorial_rate(width: int, size: int) -> float:
+    """Images per second of an epoch of the tutorial's loop, after a step that warms it up. A batch has the pixels of
+    400 images of 32, the epoch of `TUTORIAL_IMAGES`."""
+    step, images = (with_pixels_of(count, size) for count in (TrainSpec().batch_size, TUTORIAL_IMAGES[width]))
+    spec = TrainSpec(epochs=1, batch_size=step)
+    TutorialRun(spec, digits(step, step, size), width, flip=True).train_epoch()
+    run = TutorialRun(spec, digits(images, step, size), width, flip=True)
     started = time.perf_counter()
     run.train_epoch()
-    return TUTORIAL_IMAGES[width] / (time.perf_counter() - started)
+    return images / (time.perf_counter() - started)
 
 
 def preparation_seconds(run: TrainingRun) -> float:
@@ -135,10 +136,10 @@ def tutored(spec: TrainSpec, data: Split, model: ModelSpec) -> tuple[list[float]
 
 def main() -> None:
     parser = options(__doc__)
-    parser.add_argument("--peer", type=int, metavar="WIDTH", help=argparse.SUPPRESS)
+    parser.add_argument("--peer", type=int, nargs=2, metavar=("WIDTH", "SIZE"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.peer:
-        print(tutorial_rate(arguments.peer))
+        print(tutorial_rate(*arguments.peer))
         return
     with Benchmark("training", arguments.out) as benchmark:
         speeds(benchmark, 64, threads=1, peer=False)  # as a trial of a search trains by default

@@ -45,7 +45,7 @@ def loaders(data: Split, batch_size: int, *, flip: bool, workers: int) -> tuple[
     """Training and held-out batches."""
     normal = [transforms.ToTensor(), transforms.Normalize(data.mean / 255, data.std / 255)]
     mirror = [transforms.RandomHorizontalFlip()] if flip else []
-    crop = transforms.RandomCrop(32, padding=4, padding_mode="reflect")
+    crop = transforms.RandomCrop(data.train.size, padding=data.train.size // 8, padding_mode="reflect")
     train = Pictures(data.train, transforms.Compose([crop, *mirror, *normal]))
     held_out = Pictures(data.held_out, transforms.Compose(normal))
     return (
