@@ -58,7 +58,7 @@ def useful_range(curves: pd.DataFrame, name: str, first: int) -> list[float]:
 
 def configurations(frames: RunFrames) -> pd.DataFrame:
     """All trials, the best first: columns trial, role, each hyperparameter that was varied, epochs, accuracy
-    (the last one, or of another objective that, in [0, 1]), estimate (NaN before a trial has finished).
+    (or what else judges the run, the last one, in [0, 1]), estimate (NaN before a trial has finished).
     """
     ranked = ranked_trials(frames)
     ranked = ranked.assign(role=ranked["trial"].map(roles(frames)), accuracy=ranked[accuracy_column(frames)])

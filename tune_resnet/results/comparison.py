@@ -36,7 +36,7 @@ class Comparison:
     judged_on: str  # "validation" or "test" images
     images: int | None  # how many
     winner: int | None
-    winner_accuracy: float | None  # in [0, 1]; of another objective, that
+    winner_accuracy: float | None  # in [0, 1]; or what else judges
     reference_state: str | None  # None: not started
     reference_accuracy: float | None  # in [0, 1]; None: not finished
     gain: float | None  # percentage points
