@@ -7,6 +7,7 @@ import math
 import time
 from contextlib import nullcontext
 from functools import partial
+from itertools import islice
 from typing import Any
 
 import torch
@@ -212,7 +213,8 @@ class TrainingRun:
         crops = draw_crops(count, self.flip, generator, self.spec.crop_padding, self.spec.cutout, self.size)
         loss_sum = torch.zeros((), device=self.device)
         with seeded(seed, self.device):
-            for step, (source, chosen, labels) in enumerate(self.train_images.batches(order, size)):
+            batches = islice(self.train_images.batches(order, size), self.steps_per_epoch)
+            for step, (source, chosen, labels) in enumerate(batches):
                 images = augmented(source, chosen, crops[step * size : (step + 1) * size], self.blank)
                 loss = self._step(images, labels, (epoch - 1) * self.steps_per_epoch + step)
                 loss_sum += loss * len(images)
