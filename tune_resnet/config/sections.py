@@ -159,9 +159,14 @@ class BudgetSpec(Section):
         return OBJECTIVES[self.objective]
 
     @property
+    def named(self) -> str:
+        """The objective, with a blank before it, where it has to be named; empty where that is the accuracy."""
+        return "" if self.objective == ACCURACY else f" {self.judged_by}"
+
+    @property
     def of_what(self) -> str:
-        """Of what the points of a difference are, with a blank before it; empty where that is the accuracy."""
-        return "" if self.objective == ACCURACY else f" of {self.judged_by}"
+        """Of what the points of a difference are, likewise."""
+        return self.named and f" of{self.named}"
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)

@@ -11,7 +11,7 @@ from functools import cached_property
 from typing import Any
 
 from tune_resnet._text import counted, duration, printable
-from tune_resnet.config.sections import ACCURACY, ResourceSpec
+from tune_resnet.config.sections import ResourceSpec
 from tune_resnet.config.spec import SearchSpec
 from tune_resnet.hpo.stopping import rung_epochs, stopping_rule
 from tune_resnet.runs.tables import REFERENCE_TRIAL
@@ -133,7 +133,7 @@ class Plan:
         pace = ", from a few timed steps"
         if together > 1:
             pace = f": a few steps timed alone, times the {together} trials on one GPU"
-        judged = "" if spec.search.objective == ACCURACY else f"; judged by {spec.search.judged_by}"
+        judged = spec.search.named and f"; judged by{spec.search.named}"
         limit = f", ended after {duration(spec.search.time_budget)}" if spec.search.time_budget else ""
         return [
             f"search      {trials}, the first is the reference{points}; sampler {spec.search.sampler}{judged}{limit}",

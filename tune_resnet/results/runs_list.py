@@ -9,7 +9,6 @@ from rich.text import Text
 
 from tune_resnet._table import STYLES, FittingTable
 from tune_resnet._text import percent, printable
-from tune_resnet.config.sections import ACCURACY
 from tune_resnet.errors import RecordError
 from tune_resnet.hpo.ranking import winner
 from tune_resnet.results.confirmation import Confirmation, confirmations
@@ -38,7 +37,8 @@ def _cells(run: RunDirectory) -> list[str]:
     """State, trials, best and verdict."""
     try:
         frames = load_run(run.path)
-        reached = _best(frames)
+        best = winner(frames)
+        reached = percent(best["estimate"]) + frames.spec.search.named if best else "-"
         verdict = _verdict(confirmations(frames))
     except RecordError:
         return ["damaged", "-", "-", "-"]  # whatever reads it says how
@@ -46,13 +46,6 @@ def _cells(run: RunDirectory) -> list[str]:
     planned = frames.spec.search.num_samples if frames.kind == SEARCH else 1
     state = RUNNING if frames.active else FINISHED if ended >= planned else INTERRUPTED
     return [state, f"{ended}/{planned}", reached, verdict or _kind(frames)]
-
-
-def _best(frames: RunFrames) -> str:
-    """The winner's estimate."""
-    best, search = winner(frames), frames.spec.search
-    named = "" if search.objective == ACCURACY else f" {search.judged_by}"
-    return percent(best["estimate"]) + named if best else "-"
 
 
 def _verdict(found: list[Confirmation]) -> str:

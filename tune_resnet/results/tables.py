@@ -11,7 +11,6 @@ from rich.text import Text
 
 from tune_resnet._table import STYLES, FittingTable, row_style
 from tune_resnet._text import counted, hyperparameter, percent, printable, say
-from tune_resnet.config.sections import ACCURACY
 from tune_resnet.hpo.ranking import ranked_trials, winner
 from tune_resnet.results.comparison import compare_to_reference
 from tune_resnet.results.early_stopping import RUNG_DTYPES, rung_table
@@ -170,11 +169,10 @@ def winner_beside_reference(run: RunFrames, names: Sequence[str]) -> list[str]:
     """Winner, its score, what on, the reference's, the gain and the winner's hyperparameters, for a person; what its
     search did not vary was the reference's."""
     found, best = compare_to_reference(run), winner(run)
-    named = "" if found.search.objective == ACCURACY else f" {found.search.judged_by}"
     return [
         "-" if found.winner is None else str(found.winner),
         percent(found.winner_accuracy),
-        f"{found.judged_on}{named}",
+        f"{found.judged_on}{found.search.named}",
         percent(found.reference_accuracy),
         "-" if found.gain is None else f"{found.gain:+.2f}",
         *(hyperparameter(name, best.get(name, run.spec.value(name))) if best else "-" for name in names),
