@@ -64,6 +64,7 @@ def test_the_baseline_is_a_run_like_any_other_judged_on_the_test_set(run: Path) 
     assert (frames.env["held_out"], frames.env["held_out_images"], frames.env["train_images"]) == ("test", 359, 1438)
     assert not (run / "study.log").exists()
     assert sorted(item.name for item in (run / "best").iterdir()) == ["model.safetensors", "spec.toml"]
+    assert "data-reload=" not in (run / "report.html").read_text()  # the command that wrote it is at its end
 
 
 def test_probabilities_of_files_are_what_the_baseline_measured(

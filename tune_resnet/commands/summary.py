@@ -77,7 +77,11 @@ def say_next(run: RunDirectory, console: Console) -> None:
     frames, path = load_run(run.path), run.shown_path
     if frames.kind == FINAL:
         written_report(path.parent)  # the search's page tells of its final training, too
-    commands = [f"run         {path}", f"report      {written_report(path)}", *_next_commands(run, frames)]
+    commands = [
+        f"run         {path}",
+        f"report      {written_report(path, at_its_end=True)}",
+        *_next_commands(run, frames),
+    ]
     say(console, "\n" + "\n".join(commands), whole=True)
 
 
@@ -99,11 +103,11 @@ def _next_commands(run: RunDirectory, frames: RunFrames) -> list[str]:
     return [*commands, *(f"{what:<12}{command}" for what, command in next_steps(frames).items())]
 
 
-def written_report(path: Path) -> str:
-    """Writes the run's report; its path, or why there is none."""
+def written_report(path: Path, *, at_its_end: bool = False) -> str:
+    """Writes the run's report, see `write_report`; its path, or why there is none."""
     from tune_resnet.results.page import write_report
 
     try:
-        return str(write_report([path]))
+        return str(write_report([path], at_its_end=at_its_end))
     except RecordError as error:
         return f"none: {error}"

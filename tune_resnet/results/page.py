@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import jinja2
@@ -48,15 +48,18 @@ class Answer:
     facts: Sequence[tuple[str, str]] = ()
 
 
-def write_report(paths: Sequence[Path], out: Path | None = None) -> Path:
+def write_report(paths: Sequence[Path], out: Path | None = None, *, at_its_end: bool = False) -> Path:
     """Writes the page about one run, or the comparison of several, each given as for `load_run`; its path: `out`, else
-    report.html in the run's directory or, for several, in the working folder.
+    report.html in the run's directory or, for several, in the working folder. `at_its_end`: the command that is at work
+    in the run writes it, as the last thing it does there.
 
     Raises:
         RecordError: a run cannot be read, or the page not be written.
     """
     paths = [find_run(path) for path in paths]
     runs = list({run.path: run for run in map(load_run, paths)}.values())  # each once
+    if at_its_end:
+        runs = [replace(run, active=False) for run in runs]
     out = out or (paths[0] if len(runs) == 1 else Path()) / "report.html"
     page = run_page(runs[0]) if len(runs) == 1 else comparison_page(runs)
     try:
