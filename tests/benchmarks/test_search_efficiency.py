@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ import pandas as pd
 import pytest
 
 from experiments.benchmarks.early_stopping import search_efficiency
+from experiments.benchmarks.early_stopping.curves import design
 from experiments.benchmarks.early_stopping.peers import PEERS
 from experiments.benchmarks.early_stopping.points import COUNT, portfolio
 from experiments.benchmarks.early_stopping.replay import simulate
@@ -26,10 +29,25 @@ from experiments.benchmarks.early_stopping.strategies import (
     ours,
 )
 from experiments.benchmarks.early_stopping.surrogate import OUTPUTS, Surrogate, comparable_runs, cross_validate
+from tune_resnet.config.sections import TrainSpec
+from tune_resnet.config.space import Choices, Domain, Space
 from tune_resnet.config.spec import SearchSpec
 
 EPOCHS = 4
-REFERENCE = SearchSpec().reference
+SPEC = SearchSpec(train=TrainSpec(epochs=EPOCHS))
+REFERENCE = SPEC.reference
+
+
+MIXED: Space = {
+    "max_lr": Domain(low=1e-3, high=1e-1),
+    "batch_size": Domain(low=50, high=400),
+    "momentum": Domain(low=0.8, high=0.98, log=False),
+    "schedule": Choices(choices=("linear-exponential", "cosine", "linear")),
+}
+
+
+def seeded(seed: int) -> SearchSpec:
+    return replace(SPEC, train=replace(SPEC.train, seed=seed))
 
 
 def recorded(configurations: int, seeds: int = 1, seed_effect: float = 0.0) -> pd.DataFrame:
@@ -50,7 +68,21 @@ def recorded(configurations: int, seeds: int = 1, seed_effect: float = 0.0) -> p
 
 @pytest.fixture(scope="module")
 def surrogate() -> Surrogate:
-    return Surrogate(comparable_runs(recorded(24)))
+    return Surrogate(comparable_runs(recorded(24)), SPEC)
+
+
+@pytest.fixture(scope="module")
+def mixed() -> Surrogate:
+    """Of a space of all kinds: the cosine schedule is two points better, and all else does not matter."""
+    spec = replace(SPEC, space=MIXED)
+    rows = []
+    for number, point in enumerate(design(32, spec)):
+        loss = 0.5 - 0.02 * (point["schedule"] == "cosine")
+        for epoch in range(1, EPOCHS + 1):
+            known = {"configuration": number, "seed": 0, "total_epochs": EPOCHS, "epoch": epoch, **point}
+            at = loss - epoch / 20 + 1e-4 * (number % 3)
+            rows.append(known | {"train_loss": at, "val_loss": at, "val_accuracy": 1 - at})
+    return Surrogate(comparable_runs(pd.DataFrame(rows)), spec)
 
 
 class Scripted(Strategy):
@@ -68,7 +100,7 @@ class Scripted(Strategy):
 
 
 def test_the_surrogate_has_learnt_the_curves(surrogate: Surrogate) -> None:
-    table = cross_validate(comparable_runs(recorded(24))).set_index(["output", "epoch"])
+    table = cross_validate(comparable_runs(recorded(24)), SPEC).set_index(["output", "epoch"])
     assert len(table) == len(OUTPUTS) * EPOCHS
     assert (table["spearman"] > 0.9).all()
     assert table["rmse"]["val_accuracy", EPOCHS] < 0.02
@@ -79,10 +111,29 @@ def test_the_surrogate_has_learnt_the_curves(surrogate: Surrogate) -> None:
 
 def test_a_table_without_averaged_weights_will_do() -> None:
     runs = comparable_runs(recorded(24).drop(columns="ema33_val_accuracy"))
-    surrogate = Surrogate(runs)
+    surrogate = Surrogate(runs, SPEC)
     assert list(surrogate.curve(REFERENCE, 0)) == ["val_accuracy", "val_loss", "train_loss"]
     assert surrogate.optimum == pytest.approx(0.7, abs=0.01)
-    assert len(cross_validate(runs)) == 3 * EPOCHS
+    assert len(cross_validate(runs, SPEC)) == 3 * EPOCHS
+
+
+def test_a_surrogate_learns_what_a_choice_is_worth(mixed: Surrogate) -> None:
+    others = {"max_lr": 0.02, "batch_size": 100, "momentum": 0.85}
+    qualities = {name: mixed.quality({**others, "schedule": name}) for name in MIXED["schedule"].ends}
+    assert qualities["cosine"] == pytest.approx(mixed.optimum, abs=0.005)
+    for name in ("linear-exponential", "linear"):
+        assert qualities["cosine"] - qualities[name] == pytest.approx(0.02, abs=0.005)
+
+
+@pytest.mark.parametrize("name", [name for name in (*ours(()), *STRATEGIES) if "gp" not in name])  # minutes each
+def test_strategies_search_a_space_of_all_kinds(name: str, mixed: Surrogate) -> None:
+    spec = mixed.spec
+    first, again = (simulate((ours(()) | STRATEGIES)[name](spec), mixed, 0, budget=80, workers=2) for _ in range(2))
+    assert dict(first.finished[0].configuration) == pytest.approx(spec.reference)
+    assert list(first.regret) == list(again.regret)
+    for trial in first.finished:
+        assert all(domain.holds(trial.configuration[one]) for one, domain in spec.space.items())
+        assert type(trial.configuration["batch_size"]) is int
 
 
 def test_equal_seeds_have_equal_noise(surrogate: Surrogate) -> None:
@@ -95,7 +146,7 @@ def test_noise_comes_from_repeated_seeds_where_there_are_enough() -> None:
     noisy = recorded(24, seeds=3)
     rng = np.random.default_rng(1)
     noisy["val_accuracy"] += np.repeat(rng.normal(0, 0.02, len(noisy) // EPOCHS), EPOCHS)  # the same at all epochs
-    surrogate = Surrogate(comparable_runs(noisy))
+    surrogate = Surrogate(comparable_runs(noisy), SPEC)
     drawn = np.array([surrogate.curve(REFERENCE, seed)["val_accuracy"] for seed in range(400)])
     assert drawn.std(axis=0) == pytest.approx([0.02] * EPOCHS, rel=0.25)
     assert np.corrcoef(drawn.T).min() > 0.9
@@ -105,7 +156,7 @@ def test_what_a_seed_does_to_all_configurations_is_no_noise() -> None:
     runs = comparable_runs(recorded(24, seeds=2, seed_effect=0.2))
     means = runs.groupby("seed")["train_loss"].mean()
     assert means[0] == pytest.approx(means[1], rel=0.01)
-    assert cross_validate(runs).set_index(["output", "epoch"])["noise"]["train_loss", 1] < 0.01
+    assert cross_validate(runs, SPEC).set_index(["output", "epoch"])["noise"]["train_loss", 1] < 0.01
 
 
 def test_epochs_and_trials_are_counted_as_they_are_spent(surrogate: Surrogate) -> None:
@@ -145,7 +196,7 @@ def test_a_halted_trial_goes_on_where_it_was(surrogate: Surrogate) -> None:
 
 
 def test_i_epoch_judges_once_and_trains_the_best_of_each_round_to_the_end(surrogate: Surrogate) -> None:
-    strategy = IEpoch(0, EPOCHS)
+    strategy = IEpoch(SPEC)
     history = simulate(strategy, surrogate, 0, budget=54, workers=1)  # the reference, two rounds
     assert history.started == 1 + 2 * IEpoch.ROUND + 1  # the last one has just been asked for
     first, *others = (trial.number for trial in history.finished)
@@ -162,7 +213,7 @@ def test_every_strategy_starts_with_the_reference_and_repeats_itself(name: str, 
     if name in PEERS:
         pytest.importorskip({"optuna": "optunahub", "syne": "syne_tune", "neps": "neps"}[name.partition("-")[0]])
     make = (ours(()) | STRATEGIES | PEERS)[name]
-    first, again = (simulate(make(5, EPOCHS), surrogate, 5, budget=56, workers=2) for _ in range(2))
+    first, again = (simulate(make(seeded(5)), surrogate, 5, budget=56, workers=2) for _ in range(2))
     assert dict(first.finished[0].configuration) == pytest.approx(REFERENCE)
     assert list(first.regret) == list(again.regret)
     assert (first.regret > -0.1).all()
@@ -182,12 +233,12 @@ def test_random_search_does_not_depend_on_any_signal(surrogate: Surrogate) -> No
             early = np.append(noise[:-1], curve["val_accuracy"][-1])
             return curve | {"train_loss": noise, "val_loss": noise, "val_accuracy": early}
 
-    regrets = [simulate(STRATEGIES["random"](1, EPOCHS), truth, 1, 60, 2).regret for truth in (surrogate, Scrambled())]
+    regrets = [simulate(STRATEGIES["random"](seeded(1)), truth, 1, 60, 2).regret for truth in (surrogate, Scrambled())]
     assert list(regrets[0]) == list(regrets[1])
 
 
 def test_our_reference_is_never_stopped_and_the_study_knows_who_was(surrogate: Surrogate) -> None:
-    strategy = ours(())["ours-tpe-accuracy"](0, EPOCHS)
+    strategy = ours(())["ours-tpe-accuracy"](SPEC)
     assert isinstance(strategy, OnRay)
     history = simulate(strategy, surrogate, 0, budget=80, workers=2)
     states = [trial.state.name for trial in strategy.searcher.study.optuna_study.trials]
@@ -199,7 +250,7 @@ def test_our_reference_is_never_stopped_and_the_study_knows_who_was(surrogate: S
 
 
 def test_an_optuna_study_is_told_who_was_pruned(surrogate: Surrogate) -> None:
-    strategy = STRATEGIES["optuna-halving"](0, EPOCHS)
+    strategy = STRATEGIES["optuna-halving"](SPEC)
     assert isinstance(strategy, OptunaAlone)
     history = simulate(strategy, surrogate, 0, budget=80, workers=2)
     pruned = [trial for trial in strategy.study.trials if trial.state.name == "PRUNED"]
@@ -232,6 +283,7 @@ def test_tables() -> None:
 @pytest.mark.slow
 def test_the_command_writes_its_tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     recorded(24).to_parquet(tmp_path / "curves.parquet")
+    (tmp_path / "env.json").write_text(json.dumps({"model": {}, "train": {"epochs": EPOCHS}}))
     arguments = (
         f"--curves {tmp_path}/curves.parquet --out {tmp_path}/out --seeds 3 --epochs 24 --strategies ours random"
     )

@@ -22,13 +22,13 @@ from optuna.pruners import NopPruner
 
 from experiments.benchmarks.early_stopping.strategies import (
     METRIC,
-    REFERENCE,
-    SPACE,
     Configuration,
     Make,
     OptunaAlone,
     Strategy,
 )
+from tune_resnet.config.space import Domain
+from tune_resnet.config.spec import SearchSpec
 
 PACKAGES = ("syne-tune", "neural-pipeline-search", "optunahub")
 _HUB_COMMIT = "ee680199100edbd95e0000eb20696c3ec5505973"  # of AutoSampler, 21 August 2026
@@ -37,18 +37,18 @@ _HUB_COMMIT = "ee680199100edbd95e0000eb20696c3ec5505973"  # of AutoSampler, 21 A
 class OnSyneTune(Strategy):
     """A scheduler of Syne Tune's, called as its Tuner does."""
 
-    def __init__(self, name: str, seed: int, epochs: int, **options: Any) -> None:
+    def __init__(self, name: str, spec: SearchSpec, **options: Any) -> None:
         from syne_tune.config_space import loguniform
         from syne_tune.optimizer import baselines
 
-        np.random.seed(seed)  # CQR draws from the global generator
-        self.epochs = epochs
+        np.random.seed(spec.train.seed)  # CQR draws from the global generator
+        self.spec = spec
         self.scheduler = getattr(baselines, name)(
-            {name: loguniform(domain.low, domain.high) for name, domain in SPACE.items()},
+            {name: loguniform(domain.low, domain.high) for name, domain in _intervals(spec).items()},
             metric=METRIC,
             do_minimize=False,
-            random_seed=seed,
-            points_to_evaluate=[REFERENCE],
+            random_seed=spec.train.seed,
+            points_to_evaluate=[spec.reference],
             **options,
         )
         self.trials: dict[int, Any] = {}
@@ -59,20 +59,20 @@ class OnSyneTune(Strategy):
         config = self.scheduler.suggest().config
         self.trials[number] = Trial(trial_id=number, config=config, creation_time=datetime.min)
         self.scheduler.on_trial_add(self.trials[number])
-        return {name: config[name] for name in SPACE}
+        return {name: config[name] for name in self.spec.space}
 
     def report(self, number: int, result: Mapping[str, Any]) -> bool:
         trial = self.trials[number]
         if self.scheduler.on_trial_result(trial, dict(result)) == "STOP":
             self.scheduler.on_trial_remove(trial)
             return False
-        if result["epoch"] == self.epochs:
+        if result["epoch"] == self.spec.train.epochs:
             self.scheduler.on_trial_complete(trial, dict(result))
         return True
 
 
-def syne_asha(name: str, seed: int, epochs: int) -> Strategy:
-    return OnSyneTune(name, seed, epochs, time_attr="epoch", max_t=epochs)
+def syne_asha(name: str, spec: SearchSpec) -> Strategy:
+    return OnSyneTune(name, spec, time_attr="epoch", max_t=spec.train.epochs)
 
 
 class NepsPriorBand(Strategy):
@@ -81,17 +81,19 @@ class NepsPriorBand(Strategy):
     A configuration that it promotes goes on where it was halted, as its documentation recommends.
     """
 
-    def __init__(self, seed: int, epochs: int) -> None:
+    def __init__(self, spec: SearchSpec) -> None:
         import neps
         from neps.optimizers.ask_and_tell import AskAndTell
 
-        np.random.seed(seed)  # PriorBand draws from the global generators
-        torch.manual_seed(seed)
+        np.random.seed(spec.train.seed)  # PriorBand draws from the global generators
+        torch.manual_seed(spec.train.seed)
         domains = {
-            name: neps.Float(domain.low, domain.high, log=True, prior=REFERENCE[name], prior_confidence="medium")
-            for name, domain in SPACE.items()
+            name: neps.Float(domain.low, domain.high, log=True, prior=spec.reference[name], prior_confidence="medium")
+            for name, domain in _intervals(spec).items()
         }
-        space = type("Space", (neps.PipelineSpace,), {**domains, "epochs": neps.IntegerFidelity(1, epochs)})()
+        fidelity = neps.IntegerFidelity(1, spec.train.epochs)
+        space = type("Space", (neps.PipelineSpace,), {**domains, "epochs": fidelity})()
+        self.spec = spec
         self.optimizer = AskAndTell(neps.algorithms.priorband(space, sample_prior_first="highest_fidelity"))
         self.asked: Any = None  # its next piece of work, taken by resumed() or ask()
         self.works: dict[int, Any] = {}  # trial number -> what it does now
@@ -106,7 +108,7 @@ class NepsPriorBand(Strategy):
 
     def ask(self, number: int) -> Configuration:
         self._take(number)
-        return {name: self.works[number].config[name] for name in SPACE}
+        return {name: self.works[number].config[name] for name in self.spec.space}
 
     def _take(self, number: int) -> None:
         self.works[number] = self.asked
@@ -120,11 +122,19 @@ class NepsPriorBand(Strategy):
         return False
 
 
-def optuna_auto(seed: int, epochs: int) -> Strategy:
+def optuna_auto(spec: SearchSpec) -> Strategy:
     import optunahub
 
     hub = optunahub.load_module("samplers/auto_sampler", ref=_HUB_COMMIT)
-    return OptunaAlone(hub.AutoSampler(seed=seed), NopPruner(), epochs, name=f"search {seed}")
+    return OptunaAlone(hub.AutoSampler(seed=spec.train.seed), NopPruner(), spec)
+
+
+def _intervals(spec: SearchSpec) -> dict[str, Domain]:
+    """The space of a spec, where it has nothing but intervals on a log scale."""
+    found = {name: domain for name, domain in spec.space.items() if isinstance(domain, Domain) and domain.log}
+    if found.keys() != spec.space.keys():
+        raise SystemExit("Syne Tune and NePS are compared on spaces of intervals on a log scale only")
+    return found
 
 
 PEERS: dict[str, Make] = {

@@ -5,7 +5,7 @@
 
 A greedy portfolio (Feurer et al., "Auto-Sklearn 2.0", JMLR 2022, section 3.1): each next point is the one that adds the
 most to the mean, over all tables, of the best gain so far, as a share of the highest that is to be had there. Gains are
-those of each table's surrogate, without seed noise, over the reference. Writes
+those of each table's surrogate, without seed noise, over the reference. Tables of another space are left out. Writes
 
     points.json  `all`: chosen on all tables, what `space.POINTS_TO_EVALUATE` has; and for each table, by its name,
                  those that are chosen on all others
@@ -22,11 +22,10 @@ import numpy as np
 import pandas as pd
 from scipy.stats import qmc
 
-from experiments.benchmarks.early_stopping.recorded import environment, options_of, tables, write_environment
+from experiments.benchmarks.early_stopping.recorded import environment, options_of, spec_of, tables, write_environment
 from experiments.benchmarks.early_stopping.surrogate import Surrogate, comparable_runs
 from tune_resnet._files import write_whole
 from tune_resnet.config.space import DEFAULT_SPACE, Point
-from tune_resnet.config.spec import SearchSpec
 
 COUNT = 4  # points: an eighth of a search of 32 trials
 OWN = 0.05  # weight of a point's own mean gain beside what it adds: of points that add the same, the safer one
@@ -35,7 +34,7 @@ CANDIDATES = 2**13  # Sobol points of the space
 
 def gains(surrogate: Surrogate, points: Sequence[Point]) -> np.ndarray:
     """Of each point, percentage points of true quality over the reference."""
-    reference = surrogate.quality(SearchSpec().reference)
+    reference = surrogate.quality(surrogate.spec.reference)
     return np.array([100 * (surrogate.quality(point) - reference) for point in points])
 
 
@@ -61,7 +60,12 @@ def candidates() -> list[Point]:
 
 def main() -> None:
     options, env = options_of(__doc__), environment()
-    surrogates = {name: Surrogate(comparable_runs(runs)) for name, runs in tables(options.curves).items()}
+    specs = {path.parent.name: spec_of(path) for path in options.curves}
+    surrogates = {
+        name: Surrogate(comparable_runs(runs), specs[name])
+        for name, runs in tables(options.curves).items()
+        if specs[name].space == DEFAULT_SPACE
+    }
     points = candidates()
     gained = {name: gains(surrogate, points) for name, surrogate in surrogates.items()}
     found, rows = {"all": portfolio(gained, points)}, []

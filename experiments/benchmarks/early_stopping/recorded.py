@@ -12,12 +12,20 @@ import pandas as pd
 
 from experiments.benchmarks.this_command import this_command
 from tune_resnet._files import write_whole
+from tune_resnet.config.spec import SearchSpec
+from tune_resnet.config.toml import spec_from_tables
 from tune_resnet.runs.environment import describe_environment
 
 
 def tables(paths: list[Path]) -> dict[str, pd.DataFrame]:
     """The tables in these files, by the names of their folders."""
     return {path.parent.name: pd.read_parquet(path) for path in paths}
+
+
+def spec_of(path: Path) -> SearchSpec:
+    """What the table in this file was recorded with, its images aside: the env.json beside it says it."""
+    env = json.loads((path.parent / "env.json").read_text())
+    return spec_from_tables({name: env[name] for name in ("model", "train", "space") if name in env})
 
 
 def options_of(document: str | None) -> argparse.Namespace:

@@ -10,7 +10,6 @@ import numpy as np
 
 from experiments.benchmarks.early_stopping.strategies import Configuration, Finished, Strategy
 from experiments.benchmarks.early_stopping.surrogate import Surrogate
-from tune_resnet.config.spec import SearchSpec
 
 
 @dataclass
@@ -56,7 +55,7 @@ def simulate(strategy: Strategy, surrogate: Surrogate, seed: int, budget: int, w
 
     running = [start() for _ in range(workers)]
     regret = np.empty(budget)
-    current = _regret(surrogate, SearchSpec().reference)
+    current = _regret(surrogate, surrogate.spec.reference)
     finished: list[Finished] = []
     for spent in range(budget):
         worker = spent % workers

@@ -32,6 +32,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
 from importlib import metadata
 from itertools import repeat
 from pathlib import Path
@@ -41,13 +42,12 @@ import numpy as np
 import pandas as pd
 
 from experiments.benchmarks.early_stopping.peers import PACKAGES, PEERS
-from experiments.benchmarks.early_stopping.recorded import environment, write_environment
+from experiments.benchmarks.early_stopping.recorded import environment, spec_of, write_environment
 from experiments.benchmarks.early_stopping.replay import simulate
 from experiments.benchmarks.early_stopping.strategies import STRATEGIES, Make, ours
 from experiments.benchmarks.early_stopping.surrogate import Surrogate, comparable_runs, cross_validate
 from tune_resnet._files import write_whole
 from tune_resnet.config.space import Point
-from tune_resnet.config.spec import SearchSpec
 
 TARGET = 0.5  # percentage points of regret
 FIRST_BUDGET, BUDGET_STEP = 2, 1  # epochs spent, in those of a whole trial, where regret is written down
@@ -122,7 +122,8 @@ def _search(
     name: str, seed: int, strategies: Mapping[str, Make], surrogate: Surrogate, budget: int, workers: int
 ) -> dict[str, Any]:
     started = time.perf_counter()
-    history = simulate(strategies[name](seed, surrogate.epochs), surrogate, seed, budget, workers)
+    spec = replace(surrogate.spec, train=replace(surrogate.spec.train, seed=seed))
+    history = simulate(strategies[name](spec), surrogate, seed, budget, workers)
     seconds = time.perf_counter() - started
     counts = {"trials": history.started, "finished": len(history.finished)}
     return {"seed": seed, **counts, "seconds": seconds, "regret": history.regret}
@@ -188,11 +189,11 @@ def main() -> None:
     options = _options()
     env = _environment()  # before the results, which may take a day
     os.environ["OMP_NUM_THREADS"] = "1"  # of each process: matrices are small, and the processes share the cores
-    runs = comparable_runs(pd.read_parquet(options.curves))
-    tables = {"surrogate": cross_validate(runs)}
+    runs, spec = comparable_runs(pd.read_parquet(options.curves)), spec_of(options.curves)
+    tables = {"surrogate": cross_validate(runs, spec)}
     print(tables["surrogate"].round(4).to_string(index=False), flush=True)
-    surrogate = Surrogate(runs)
-    print(f"optimum {surrogate.optimum:.4f}, reference {surrogate.quality(SearchSpec().reference):.4f}", flush=True)
+    surrogate = Surrogate(runs, spec)
+    print(f"optimum {surrogate.optimum:.4f}, reference {surrogate.quality(spec.reference):.4f}", flush=True)
     budget = options.epochs or BUDGET * surrogate.epochs
     settings = {"curves": options.curves.as_posix(), "epochs": budget, "workers": options.workers}
     folder = options.out / "searches"

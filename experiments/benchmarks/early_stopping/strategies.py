@@ -25,8 +25,8 @@ from ray.tune.schedulers import AsyncHyperBandScheduler, TrialScheduler
 from ray.tune.search import Searcher
 from ray.tune.search.optuna import OptunaSearch
 
-from tune_resnet.config.sections import SAMPLERS, BudgetSpec, SchedulerSpec, TrainSpec
-from tune_resnet.config.space import DEFAULT_SPACE, Point
+from tune_resnet.config.sections import SAMPLERS, BudgetSpec, SchedulerSpec
+from tune_resnet.config.space import Point
 from tune_resnet.config.spec import SearchSpec
 from tune_resnet.execution.scheduler import EarlyStopping
 from tune_resnet.execution.searcher import OptunaSearcher
@@ -34,12 +34,8 @@ from tune_resnet.hpo.estimate import estimated_accuracy
 from tune_resnet.hpo.study import Study
 from tune_resnet.hpo.warm_start import distributions
 
-Configuration = Mapping[str, float]
+Configuration = Mapping[str, Any]
 METRIC = "val_accuracy"
-
-SPACE = DEFAULT_SPACE
-REFERENCE = SearchSpec().reference
-_DISTRIBUTIONS = distributions(SearchSpec())
 
 
 @dataclass(frozen=True)
@@ -74,15 +70,16 @@ class Strategy(ABC):
 class OptunaAlone(Strategy):
     """An Optuna study, used as its tutorial does: report, should_prune, tell."""
 
-    def __init__(self, sampler: BaseSampler, pruner: BasePruner, epochs: int, name: str) -> None:
+    def __init__(self, sampler: BaseSampler, pruner: BasePruner, spec: SearchSpec) -> None:
         # Hyperband draws a trial's bracket from the study's name, which is random by default.
+        name = f"search {spec.train.seed}"
         self.study = optuna.create_study(study_name=name, sampler=sampler, pruner=pruner, direction="maximize")
-        self.study.enqueue_trial(REFERENCE)
-        self.epochs = epochs
+        self.study.enqueue_trial(spec.reference)
+        self.epochs, self.space = spec.train.epochs, distributions(spec)
         self.trials: dict[int, optuna.Trial] = {}
 
     def ask(self, number: int) -> Configuration:
-        self.trials[number] = self.study.ask(_DISTRIBUTIONS)
+        self.trials[number] = self.study.ask(self.space)
         return self.trials[number].params
 
     def report(self, number: int, result: Mapping[str, Any]) -> bool:
@@ -100,19 +97,19 @@ class OptunaAlone(Strategy):
 class OnRay(Strategy):
     """A Ray Tune searcher and scheduler, called as Ray's TuneController does."""
 
-    def __init__(self, searcher: Searcher, scheduler: TrialScheduler, epochs: int) -> None:
-        self.searcher, self.scheduler, self.epochs = searcher, scheduler, epochs
+    def __init__(self, searcher: Searcher, scheduler: TrialScheduler, spec: SearchSpec) -> None:
+        self.searcher, self.scheduler, self.spec = searcher, scheduler, spec
         self.trials: dict[int, SimpleNamespace] = {}
 
     def ask(self, number: int) -> Configuration:
         config = self.searcher.suggest(str(number))
         self.trials[number] = SimpleNamespace(trial_id=str(number), config=config)
         self.scheduler.on_trial_add(None, self.trials[number])
-        return {name: config[name] for name in SPACE}
+        return {name: config[name] for name in self.spec.space}
 
     def report(self, number: int, result: Mapping[str, Any]) -> bool:
         trial, row = self.trials[number], {**result, TRAINING_ITERATION: result["epoch"]}
-        done = result["epoch"] == self.epochs  # the trial says so itself, and the scheduler is not asked
+        done = result["epoch"] == self.spec.train.epochs  # the trial says so itself, and the scheduler is not asked
         ends = done or self.scheduler.on_trial_result(None, trial, row) == TrialScheduler.STOP
         self.learn(trial.trial_id, row, ends)
         if ends:
@@ -129,9 +126,10 @@ class OnRay(Strategy):
 class Ours(OnRay):
     """This project's search, as `execution.tuner` sets it up; the winner is chosen as `ranking.winner` does."""
 
-    def __init__(self, spec: SearchSpec, seed: int, epochs: int) -> None:
-        spec = replace(spec, train=TrainSpec(epochs=epochs, seed=seed))
-        super().__init__(OptunaSearcher(Study(spec), epochs), EarlyStopping(spec, lambda trial, epoch: True), epochs)
+    def __init__(self, spec: SearchSpec, **parts: Any) -> None:
+        spec = replace(spec, **parts)
+        searcher = OptunaSearcher(Study(spec), spec.train.epochs)
+        super().__init__(searcher, EarlyStopping(spec, lambda trial, epoch: True), spec)
 
     def learn(self, trial_id: str, row: Mapping[str, Any], ends: bool) -> None:
         self.searcher.learn(trial_id, row)
@@ -151,8 +149,8 @@ class IEpoch(OptunaAlone):
 
     AT, ROUND, KEPT = 1 / 4, 16, 3  # of all epochs; trials; trials
 
-    def __init__(self, seed: int, epochs: int) -> None:
-        super().__init__(RandomSampler(seed=seed), NopPruner(), epochs, name=f"search {seed}")
+    def __init__(self, spec: SearchSpec) -> None:
+        super().__init__(RandomSampler(seed=spec.train.seed), NopPruner(), spec)
         self.judged: dict[int, float] = {}  # of this round
         self.going_on: list[int] = []
 
@@ -170,32 +168,32 @@ class IEpoch(OptunaAlone):
         return self.going_on.pop(0) if self.going_on else None
 
 
-Make = Callable[[int, int], Strategy]  # (seed, epochs of a whole trial) -> a fresh search
+Make = Callable[[SearchSpec], Strategy]  # a fresh search of a spec's space, with its epochs and seed
 
 
 def ours(points: tuple[Point, ...]) -> dict[str, Make]:
     """This project's search as it is by default, with these points tried first, and with parts of it replaced."""
-    plain = SearchSpec(points_to_evaluate=())
     replaced: dict[str, Make] = {
         f"ours-{sampler}-{stopping}": partial(
-            Ours, replace(plain, search=BudgetSpec(sampler=sampler), scheduler=scheduler)
+            Ours, points_to_evaluate=(), search=BudgetSpec(sampler=sampler), scheduler=scheduler
         )
         for sampler in SAMPLERS
         for stopping, scheduler in STOPPING.items()
     }
-    return {"ours": partial(Ours, replace(plain, points_to_evaluate=points))} | replaced
+    return {"ours": partial(Ours, points_to_evaluate=points)} | replaced
 
 
-def optuna_alone(
-    sampler: Callable[..., BaseSampler], pruner: Callable[[], BasePruner], seed: int, epochs: int
-) -> Strategy:
-    return OptunaAlone(sampler(seed=seed), pruner(), epochs, name=f"search {seed}")
+def optuna_alone(sampler: Callable[..., BaseSampler], pruner: Callable[[], BasePruner], spec: SearchSpec) -> Strategy:
+    return OptunaAlone(sampler(seed=spec.train.seed), pruner(), spec)
 
 
-def plain_ray(seed: int, epochs: int) -> Strategy:
+def plain_ray(spec: SearchSpec) -> Strategy:
     """What Ray's documentation shows, with its defaults."""
-    searcher = OptunaSearch(_DISTRIBUTIONS, metric=METRIC, mode="max", points_to_evaluate=[REFERENCE], seed=seed)
-    return OnRay(searcher, AsyncHyperBandScheduler(metric=METRIC, mode="max", max_t=epochs), epochs)
+    first = [spec.reference]
+    searcher = OptunaSearch(
+        distributions(spec), metric=METRIC, mode="max", points_to_evaluate=first, seed=spec.train.seed
+    )
+    return OnRay(searcher, AsyncHyperBandScheduler(metric=METRIC, mode="max", max_t=spec.train.epochs), spec)
 
 
 STOPPING = {

@@ -10,14 +10,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from scipy.special import expit, logit
-from scipy.stats import qmc
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import ConstantKernel, Matern, WhiteKernel
 from sklearn.model_selection import GroupKFold
 from threadpoolctl import threadpool_limits
 
-from tune_resnet.config.space import DEFAULT_SPACE
+from experiments.benchmarks.early_stopping.curves import design
+from tune_resnet.config.space import Choices, Domain, Space
 from tune_resnet.config.spec import SearchSpec
 
 OUTPUTS = ("val_accuracy", "val_loss", "train_loss", "ema33_val_accuracy")  # those of them that a table has
@@ -25,7 +25,7 @@ COMPONENTS = 8  # 4 to 12 are equally good; a process per output and epoch predi
 LENGTHS = (0.3, 20)  # length scales, of the space's width: a shorter one would learn the noise of 64 configurations
 MIN_REPEATED = 4  # configurations with several seeds, below which seed noise is taken from the fit's residuals
 FOLDS = 10
-_SEARCHED = 2**16  # Sobol points among which the optimum is
+_SEARCHED = 2**16  # configurations among which the optimum is
 _NOISE_DRAWS = 300
 
 
@@ -33,22 +33,24 @@ class Surrogate:
     """Curves of any configuration: a smooth mean, and seed noise that is correlated over epochs and outputs.
 
     The logarithms of losses and the logits of accuracies, at all epochs, are projected on their leading principal
-    components. Each component is a Gaussian process over the logarithms of the hyperparameters, with a Matern 5/2
-    kernel, a length scale per hyperparameter and white noise (Rasmussen and Williams, "Gaussian Processes for Machine
-    Learning", 2006, equations 2.25 and 4.17; its parameters by 5.8).
+    components. Each component is a Gaussian process over the hyperparameters, each on its scale, a choice as one-hot
+    columns, with a Matern 5/2 kernel, a length scale per column and white noise (Rasmussen and Williams, "Gaussian
+    Processes for Machine Learning", 2006, equations 2.25 and 4.17; its parameters by 5.8).
 
     Args:
         runs: rows of the table that curves.py or regimes.py records, as `comparable_runs` gives them. Those that failed
             are left out: where training diverges, the surrogate is too friendly.
+        spec: what they were recorded with.
     """
 
-    def __init__(self, runs: pd.DataFrame) -> None:
+    def __init__(self, runs: pd.DataFrame, spec: SearchSpec) -> None:
+        self.spec = spec
         self.epochs = int(runs["epoch"].max())
         self.outputs = _outputs(runs)
         wide = runs.pivot(index=["configuration", "seed"], columns="epoch", values=self.outputs).dropna()
         lines = wide.apply(lambda column: _line(column.name[0], column))
-        hyperparameters = runs.groupby(["configuration", "seed"])[list(DEFAULT_SPACE)].first()
-        points = unit_points(hyperparameters.loc[lines.index].to_dict("records"))
+        hyperparameters = runs.groupby(["configuration", "seed"])[list(spec.space)].first()
+        points = unit_points(hyperparameters.loc[lines.index].to_dict("records"), spec.space)
         self._centre, self._spread = lines.mean().to_numpy(), lines.std().to_numpy()
         standard = lines.sub(self._centre).div(self._spread)
         _, strengths, directions = np.linalg.svd(standard, full_matrices=False)
@@ -58,22 +60,25 @@ class Surrogate:
         self._processes = [_fitted(points, score) for score in scores.T]
         self._noise = _noise(standard, standard.sub(self._standard_mean(points)))
 
-    def curve(self, configuration: Mapping[str, float], seed: int | tuple[int, ...] | None) -> dict[str, np.ndarray]:
+    def curve(self, configuration: Mapping[str, Any], seed: int | tuple[int, ...] | None) -> dict[str, np.ndarray]:
         """A training run: each output's values after epochs 1, 2, ... Equal seeds have equal noise, None has none."""
-        standard = self._standard_mean(_point(configuration))[0]
+        standard = self._standard_mean(self._point(configuration))[0]
         if seed is not None:
             standard = standard + np.random.default_rng(seed).standard_normal(len(self._noise)) @ self._noise
         lines = (standard * self._spread + self._centre).reshape(len(self.outputs), self.epochs)
         return {name: _from_line(name, line) for name, line in zip(self.outputs, lines, strict=True)}
 
-    def quality(self, configuration: Mapping[str, float]) -> float:
+    def quality(self, configuration: Mapping[str, Any]) -> float:
         """The true quality: validation accuracy after the last epoch without seed noise, in [0, 1]."""
-        return float(self._qualities(_point(configuration))[0])
+        return float(self._qualities(self._point(configuration))[0])
 
     @cached_property
     def optimum(self) -> float:
-        """The highest true quality in the default space, in [0, 1]."""
-        return float(self._qualities(qmc.Sobol(len(DEFAULT_SPACE), rng=0).random(_SEARCHED)).max())
+        """The highest true quality in the space, in [0, 1]."""
+        return float(self._qualities(unit_points(design(_SEARCHED, self.spec), self.spec.space)).max())
+
+    def _point(self, configuration: Mapping[str, Any]) -> np.ndarray:
+        return unit_points([configuration], self.spec.space)
 
     def _qualities(self, points: np.ndarray) -> np.ndarray:
         last = (self.outputs.index("val_accuracy") + 1) * self.epochs - 1
@@ -98,7 +103,7 @@ def comparable_runs(curves: pd.DataFrame) -> pd.DataFrame:
     return runs.assign(**{name: _from_line(name, (lines - effects)[name].to_numpy()) for name in _outputs(runs)})
 
 
-def cross_validate(runs: pd.DataFrame) -> pd.DataFrame:
+def cross_validate(runs: pd.DataFrame, spec: SearchSpec) -> pd.DataFrame:
     """How well the surrogate predicts `comparable_runs` of configurations that it has not seen.
 
     Returns:
@@ -107,10 +112,10 @@ def cross_validate(runs: pd.DataFrame) -> pd.DataFrame:
         reference. The last two are in the output's own unit.
     """
     folds = GroupKFold(FOLDS, shuffle=True, random_state=0).split(runs, groups=runs["configuration"])
-    predicted = pd.concat([_predictions(Surrogate(runs.iloc[train]), runs.iloc[test]) for train, test in folds])
+    predicted = pd.concat([_predictions(Surrogate(runs.iloc[train], spec), runs.iloc[test]) for train, test in folds])
     both = runs.merge(predicted, on=["configuration", "epoch"], suffixes=("", "_predicted"))
-    surrogate = Surrogate(runs)
-    drawn = pd.concat([_table(surrogate, SearchSpec().reference, seed) for seed in range(_NOISE_DRAWS)])
+    surrogate = Surrogate(runs, spec)
+    drawn = pd.concat([_table(surrogate, spec.reference, seed) for seed in range(_NOISE_DRAWS)])
     noise = drawn.groupby("epoch")[surrogate.outputs].std()
     return pd.DataFrame(
         [
@@ -129,13 +134,13 @@ def _outputs(runs: pd.DataFrame) -> list[str]:
 
 def _predictions(surrogate: Surrogate, runs: pd.DataFrame) -> pd.DataFrame:
     """The surrogate's means for the configurations of these runs."""
-    configurations: dict[Any, dict[Any, float]] = (
-        runs.groupby("configuration")[list(DEFAULT_SPACE)].first().to_dict("index")
+    configurations: dict[Any, dict[Any, Any]] = (
+        runs.groupby("configuration")[list(surrogate.spec.space)].first().to_dict("index")
     )
     return pd.concat([_table(surrogate, row).assign(configuration=number) for number, row in configurations.items()])
 
 
-def _table(surrogate: Surrogate, configuration: Mapping[str, float], seed: int | None = None) -> pd.DataFrame:
+def _table(surrogate: Surrogate, configuration: Mapping[str, Any], seed: int | None = None) -> pd.DataFrame:
     return pd.DataFrame(surrogate.curve(configuration, seed)).assign(epoch=range(1, surrogate.epochs + 1))
 
 
@@ -162,20 +167,23 @@ def _noise(standard: pd.DataFrame, residuals: pd.DataFrame) -> np.ndarray:
 
 
 def _fitted(points: np.ndarray, score: np.ndarray) -> GaussianProcessRegressor:
-    smooth = ConstantKernel(1, (0.05, 100)) * Matern([0.5] * len(DEFAULT_SPACE), LENGTHS, nu=2.5)
+    smooth = ConstantKernel(1, (0.05, 100)) * Matern([0.5] * points.shape[1], LENGTHS, nu=2.5)
     process = GaussianProcessRegressor(smooth + WhiteKernel(0.1, (1e-3, 2)))
     with warnings.catch_warnings(), threadpool_limits(1):  # small matrices: more threads take longer
         warnings.simplefilter("ignore", ConvergenceWarning)  # parameters that end at their bounds: those are meant
         return process.fit(points, score)
 
 
-def unit_points(configurations: Sequence[Mapping[Any, float]]) -> np.ndarray:
-    """(configurations, hyperparameters): the default space as the unit cube, on each domain's scale."""
-    return np.array([[domain.share(row[name]) for name, domain in DEFAULT_SPACE.items()] for row in configurations])
+def unit_points(configurations: Sequence[Mapping[Any, Any]], space: Space) -> np.ndarray:
+    """(configurations, columns): the space in the unit cube, a column for each interval, on its scale, and for each of
+    the values that there are to choose from."""
+    return np.array([[at for name in space for at in _columns(space[name], row[name])] for row in configurations])
 
 
-def _point(configuration: Mapping[str, float]) -> np.ndarray:
-    return unit_points([configuration])
+def _columns(domain: Domain | Choices, value: Any) -> list[float]:
+    if isinstance(domain, Choices):
+        return [float(choice == value) for choice in domain.choices]
+    return [domain.share(value)]
 
 
 def _line(name: str, values: pd.Series) -> pd.Series:
