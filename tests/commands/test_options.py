@@ -69,18 +69,18 @@ def test_bounds_may_be_given_instead_of_the_files(tmp_path: Path) -> None:
     )
     spec = parse_options(["--experiment", str(file), "--space", "max_lr=1e-4:1", "grad_clip=0.05:0.5"]).spec
     assert spec.space == {
-        "weight_decay": Domain(low=1e-5, high=1e-3),
+        "weight_decay": Domain(low=1e-5, high=1e-3, log=True),
         "max_lr": Domain(low=1e-4, high=1.0, log=False),
-        "grad_clip": Domain(low=0.05, high=0.5),
+        "grad_clip": Domain(low=0.05, high=0.5, log=True),
     }
     spec = parse_options(["--space", "grad_clip=0.05:0.5"]).spec
-    assert spec.space == {**DEFAULT_SPACE, "grad_clip": Domain(low=0.05, high=0.5)}
+    assert spec.space == {**DEFAULT_SPACE, "grad_clip": Domain(low=0.05, high=0.5, log=True)}
 
 
 @pytest.fixture
 def old_run(tmp_path: Path) -> Path:
     """A run over two hyperparameters, one of them on a linear scale."""
-    clip, decay = Domain(low=0.01, high=1.0), Domain(low=0.0, high=1e-3, log=False)
+    clip, decay = Domain(low=0.01, high=1.0, log=True), Domain(low=0.0, high=1e-3, log=False)
     RunDirectory.create(tmp_path / "old", SearchSpec(space={"grad_clip": clip, "weight_decay": decay}))
     return tmp_path / "old"
 
@@ -89,11 +89,11 @@ def test_the_space_of_a_run_can_grow(old_run: Path) -> None:
     def space_with(*bounds: str) -> Space:
         return parse_options(["--resume", str(old_run), "--space", *bounds]).spec.space
 
-    clip, decay = Domain(low=0.01, high=1.0), Domain(low=0.0, high=1e-3, log=False)
-    assert space_with("grad_clip=1e-3:1") == {"grad_clip": Domain(low=1e-3, high=1.0), "weight_decay": decay}
+    clip, decay = Domain(low=0.01, high=1.0, log=True), Domain(low=0.0, high=1e-3, log=False)
+    assert space_with("grad_clip=1e-3:1") == {"grad_clip": Domain(low=1e-3, high=1.0, log=True), "weight_decay": decay}
     assert space_with("weight_decay=0:0.01") == {"grad_clip": clip, "weight_decay": replace(decay, high=0.01)}
     grown = space_with("max_lr=1e-3:0.1")  # it was the reference's in every trial
-    assert grown == {"grad_clip": clip, "weight_decay": decay, "max_lr": Domain(low=1e-3, high=0.1)}
+    assert grown == {"grad_clip": clip, "weight_decay": decay, "max_lr": Domain(low=1e-3, high=0.1, log=True)}
     assert parse_options(["--resume", str(old_run)]).spec.space == {"grad_clip": clip, "weight_decay": decay}
 
 
@@ -124,7 +124,7 @@ def test_a_space_that_a_run_cannot_have_is_one_line(flags: str, message: str, ol
 @given(low=st.floats(1e-12, 0.01), high=st.floats(1, 1e6))
 def test_a_space_is_read_as_it_is_written_to_the_last_digit(low: float, high: float) -> None:
     space = parse_options(["--space", f"grad_clip={low!r}:{high!r}"]).spec.space
-    assert space["grad_clip"] == Domain(low=low, high=high)
+    assert space["grad_clip"] == Domain(low=low, high=high, log=True)
 
 
 def test_wrong_tables_are_errors_with_a_folder_from_the_command_line_too(tmp_path: Path) -> None:
@@ -199,7 +199,7 @@ def test_a_time_budget_may_have_a_unit(text: str, seconds: float) -> None:
     assert parse_options(["--time-budget", text]).spec.search.time_budget == seconds
 
 
-NO_DOMAIN = "is not NAME=LOW:HIGH, as max_lr=1e-3:1e-1, nor NAME=ONE,OTHER"
+NO_DOMAIN = "is not NAME=LOW:HIGH or NAME=LOW:HIGH:STEP, as max_lr=1e-3:1e-1, nor NAME=ONE,OTHER"
 KNOWN = ", ".join([*HYPERPARAMETERS, "model.args.NAME"])
 BAD = [
     (["--num-sample", "3"], "unknown argument '--num-sample' (did you mean '--num-samples'?)"),

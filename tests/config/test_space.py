@@ -19,6 +19,7 @@ from tune_resnet.config.space import DEFAULT_SPACE, Choices, Domain, check_grown
 from tune_resnet.config.spec import SearchSpec
 from tune_resnet.config.toml import spec_from_tables
 from tune_resnet.config.validation import SpecError
+from tune_resnet.hpo.study import Study
 
 SPEC = SearchSpec(train=TrainSpec(batch_size=90), space=MIXED)
 REFERENCE: dict[str, Any] = {
@@ -45,7 +46,7 @@ def test_a_file_needs_to_say_only_what_is_not_usual() -> None:
         )
     ).space
     assert space == {
-        "max_lr": Domain(low=1e-3, high=0.1),
+        "max_lr": Domain(low=1e-3, high=0.1, log=True),
         "dropout": Domain(low=0, high=0.5, log=False),
         "batch_size": Choices(choices=(100, 400)),
     }
@@ -71,7 +72,7 @@ def test_arguments_of_ones_own_network_are_hyperparameters() -> None:
     spec = spec_from_tables(tomllib.loads(OWN))
     assert spec.space == {
         "data.flip": Choices(choices=(True, False)),
-        "model.args.hidden": Domain(low=64, high=256),
+        "model.args.hidden": Domain(low=64, high=256, log=True),
         "model.args.depth": Domain(low=1, high=4, log=False),
         "model.args.slope": Domain(low=0, high=0.5, log=False),  # there is no logarithm of 0
         "model.args.norm": Choices(choices=("batch", "group")),
@@ -91,7 +92,7 @@ def test_they_are_given_on_the_command_line_too() -> None:
     space = "--space model.width=1:8 model.args.hidden=64:256 model.args.norm=batch,group model.args.bias=true,false"
     spec = parse_options([*words.split(), *space.replace("model.width=1:8 ", "").split()]).spec
     assert spec.model.args == {"hidden": 128, "norm": "batch", "bias": True, "slope": 0.01}
-    assert spec.space["model.args.hidden"] == Domain(low=64, high=256)
+    assert spec.space["model.args.hidden"] == Domain(low=64, high=256, log=True)
     assert spec.space["model.args.norm"] == Choices(choices=("batch", "group"))
     assert spec.space["model.args.bias"] == Choices(choices=(True, False))
     with pytest.raises(SpecError, match=r"space\.model\.width: model\.width is a setting of ResNet9 only"):
@@ -143,7 +144,7 @@ def test_the_command_line_adds_to_the_space_and_changes_bounds() -> None:
     )
     assert parse_options(["--space", *words.split()]).spec.space == {
         **DEFAULT_SPACE,
-        "max_lr": Domain(low=1e-3, high=1),
+        "max_lr": Domain(low=1e-3, high=1, log=True),
         "batch_size": Choices(choices=(100, 200, 400)),
         "dropout": Domain(low=0, high=0.5, log=False),
         "schedule": Choices(choices=("cosine", "linear-exponential")),
@@ -168,7 +169,13 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"model": {"width": {"low": 8, "high": 32}}}, "space.model.width = [8.0, 32.0] must contain the reference"),
     ({"data": {"flip": {"low": 8, "high": 32}}}, "space.data.flip needs choices: its values are no numbers"),
     ({"data": {"dataset": {"choices": ["a", "b"]}}}, "unknown hyperparameter space.data.dataset"),
-    ({"peak_at": {"low": 0.1, "high": 0.9}}, "train.peak_at must be given, for the search varies it"),
+    ({"peak_at": {"low": 0.6, "high": 0.9}}, "space.peak_at = [0.6, 0.9] must contain the reference train.peak_at ="),
+    ({"batch_size": {"low": 100, "high": 850, "step": 100}}, "space.batch_size: space step must divide the way from"),
+    ({"dropout": {"low": 0, "high": 0.4, "step": 0}}, "space.dropout: space step must divide the way from low to high"),
+    ({"dropout": {"low": 0.1, "high": 0.4, "step": 0.1, "log": True}}, "space.dropout: space step goes with a linear"),
+    ({"crop_padding": {"low": 0, "high": 8, "step": 0.5}}, "space.crop_padding: step must be a whole number, got 0.5"),
+    ({"batch_size": {"low": 150, "high": 550, "step": 100}}, "space.batch_size = [150.0, 550.0] in steps of 100.0 must"),
+    ({"weight_decay": {"low": 0, "high": 1}}, "space.weight_decay: space low must be greater than 0 on a log"),
     ({"momentum": {"low": 0.8, "high": 0.99, "when": "optimizer=sgd"}}, "space.momentum: when must be NAME=VALUE"),
     (
         {"optimizer": {"choices": ["adam", "sgd"]}, "momentum": {"low": 0.8, "high": 0.99, "when": "optimizer=lion"}},
@@ -185,6 +192,58 @@ def test_a_domain_that_cannot_be_is_one_line(space: dict[str, Any], message: str
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("space", "message"),
+    [
+        ({"max_lr": (1e-3, 1e-1)}, "space.max_lr must be a Domain or Choices, got (0.001, 0.1)"),
+        (7, "space must be a mapping of hyperparameters to domains, got 7"),
+    ],
+)
+def test_what_is_no_space_in_python_is_one_line(space: Any, message: str) -> None:
+    with pytest.raises(SpecError) as caught:
+        SearchSpec(space=space)
+    assert str(caught.value) == message
+
+
+@pytest.mark.parametrize("settings", [{"choices": (400, [1])}, {"choices": 5}, {"choices": (1, 2), "when": 3}])
+def test_what_are_no_choices_in_python_is_one_line(settings: dict[str, Any]) -> None:
+    with pytest.raises(SpecError, match=r"^(choices must be a list of numbers|space\.when must be a string)"):
+        Choices(**settings)
+
+
+def test_the_scale_is_the_same_in_python_as_in_a_file() -> None:
+    space = SearchSpec(space={"max_lr": Domain(low=1e-3, high=0.1), "dropout": Domain(low=0.1, high=0.5)}).space
+    assert space == {
+        "max_lr": Domain(low=1e-3, high=0.1, log=True),
+        "dropout": Domain(low=0.1, high=0.5, log=False),
+    }
+
+
+def test_a_domain_may_have_steps() -> None:
+    given = parse_options(["--space", "batch_size=100:800:100", "dropout=0:0.5:0.1"]).spec
+    batches, shares = given.space["batch_size"], given.space["dropout"]
+    assert batches == Domain(low=100, high=800, step=100, log=False)
+    assert spec_from_tables(tomllib.loads(given.to_toml())) == given
+    assert [value for value in range(900) if batches.holds(value)] == [100, 200, 300, 400, 500, 600, 700, 800]
+    assert shares.holds(0.1 + 0.1 + 0.1)
+    assert isinstance(shares, Domain)
+    assert {round(shares.value(share / 50), 9) for share in range(51)} == {0, 0.1, 0.2, 0.3, 0.4, 0.5}
+    study = Study(replace(given, points_to_evaluate=()))
+    proposed = [study.propose()[1] for _ in range(12)]
+    assert all(batches.holds(one["batch_size"]) and shares.holds(one["dropout"]) for one in proposed)
+    assert len({one["batch_size"] for one in proposed}) > 3
+
+
+def test_what_a_schedule_has_of_its_own_is_the_reference() -> None:
+    names = "peak_at=0.1:0.9", "momentum_at_peak=0.8:0.95", "final_div_factor=10:1e6"
+    reference = parse_options(["--space", *names]).spec.reference
+    assert [reference[name.partition("=")[0]] for name in names] == [0.5, 0.9, 25]
+    reference = parse_options(["--schedule", "cosine", "--space", *names]).spec.reference
+    assert [reference[name.partition("=")[0]] for name in names] == [0.3, 0.9, 25e4]
+    with pytest.raises(SpecError, match=r"train\.final_div_factor must be given, for the search varies it"):
+        parse_options(["--schedule", "linear", "--space", *names])
+
+
 def test_what_is_under_a_condition_is_varied_only_where_it_holds() -> None:
     assert "momentum" not in SPEC.varied(REFERENCE)
     assert SPEC.varied({**REFERENCE, "optimizer": "sgd"}) == list(MIXED)
@@ -196,13 +255,21 @@ def test_choices_grow_as_intervals_do() -> None:
     more = {**MIXED, "batch_size": Choices(choices=(45, 90, 180, 360))}
     check_grown(MIXED, more)
     check_grown(MIXED, {**MIXED, "dropout": Domain(low=0, high=0.5, log=False)})
+    steps = {"batch_size": Domain(low=100, high=800, step=100)}
+    for domain in (replace(steps["batch_size"], high=1600), Domain(low=50, high=800, step=50), Domain(low=9, high=900)):
+        check_grown(steps, {"batch_size": domain})
+    for domain in (replace(steps["batch_size"], step=350), replace(steps["batch_size"], step=140)):
+        with pytest.raises(SpecError, match="a run's space can only grow"):
+            check_grown(steps, {"batch_size": domain})
     with pytest.raises(SpecError, match="--space batch_size must contain 45,90,180,360: a run's space can only grow"):
         check_grown(more, MIXED)
 
 
 values = st.one_of(st.booleans(), st.integers(-5, 500), st.floats(-1, 2), st.sampled_from(["sgd", "cosine", "", "x y"]))
 tables = st.one_of(
-    st.fixed_dictionaries({"low": values, "high": values}, optional={"log": values, "when": st.text(max_size=20)}),
+    st.fixed_dictionaries(
+        {"low": values, "high": values}, optional={"log": values, "step": values, "when": st.text(max_size=20)}
+    ),
     st.fixed_dictionaries({"choices": st.lists(values, max_size=4)}, optional={"when": st.text(max_size=20)}),
     values,
 )

@@ -480,8 +480,8 @@ def test_a_path_with_a_line_break_does_not_break_the_message(tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("domain", "value", "share"),
     [
-        (Domain(low=1e-3, high=1e-1), 1e-2, 0.5),
-        (Domain(low=1e-6, high=1e-2), 1e-5, 0.25),
+        (Domain(low=1e-3, high=1e-1, log=True), 1e-2, 0.5),
+        (Domain(low=1e-6, high=1e-2, log=True), 1e-5, 0.25),
         (Domain(low=0, high=4, log=False), 1, 0.25),
         (Domain(low=-1, high=3, log=False), 0, 0.25),
     ],
@@ -493,7 +493,7 @@ def test_a_share_is_a_place_on_the_domains_scale(domain: Domain, value: float, s
 
 @many
 @given(domain=searchable(), share=st.floats(0, 1))
-@example(domain=Domain(low=1e-3, high=1e-1), share=1.0)
+@example(domain=Domain(low=1e-3, high=1e-1, log=True), share=1.0)
 @example(domain=Domain(low=0, high=0.3, log=False), share=1.0)
 def test_shares_and_values_are_each_others_inverse_and_stay_inside(domain: Domain, share: float) -> None:
     value = domain.value(share)
@@ -518,9 +518,9 @@ def test_the_ends_of_a_domain_are_the_shares_0_and_1(domain: Domain) -> None:
 @pytest.mark.parametrize(
     "domain",
     [
-        Domain(low=TINY, high=1e6),
-        Domain(low=1e-310, high=100),
-        Domain(low=1e-2, high=math.nextafter(1e-2, 1)),
+        Domain(low=TINY, high=1e6, log=True),
+        Domain(low=1e-310, high=100, log=True),
+        Domain(low=1e-2, high=math.nextafter(1e-2, 1), log=True),
         Domain(low=0.1, high=math.nextafter(0.1, 1), log=False),
     ],
 )

@@ -165,7 +165,9 @@ def test_a_plan_warns_where_trials_are_judged_by_what_a_hyperparameter_changes_b
         )  # fmt: skip
         return [line for line in plan.lines() if line.startswith("warning")]
 
-    assert warnings_of()[0].startswith("warning     dropout: more of it raises the training loss, by which trials are")
+    assert warnings_of()[0].startswith(
+        "warning     dropout: its value alone changes the training loss, by which trials are"
+    )
     assert warnings_of(signal="val_loss") == warnings_of(name="none") == []
 
 

@@ -146,7 +146,7 @@ def winners(run: RunDirectory, dataset: Dataset, capsys: pytest.CaptureFixture[s
     return found
 
 
-@pytest.mark.parametrize("seed", [1, 4, 5, 6, 7])  # of 4 and 5 the winner has not the highest accuracy
+@pytest.mark.parametrize("seed", [1, 4])  # of 4 the winner has not the highest accuracy
 def test_all_views_name_one_winner_and_its_model_is_that_good(
     seed: int, digits: Dataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -108,6 +108,15 @@ def test_a_run_without_anything_to_learn_from_is_refused(tmp_path: Path) -> None
         warm_start([build.directory.path], SPEC, "")
 
 
+def test_what_was_not_varied_there_is_tried_once(earlier: Build) -> None:
+    """All trials are the same in a space of what none of them varied, and that is the reference."""
+    space = {"dropout": Domain(low=0, high=0.5), "ema_decay": Domain(low=0, high=0.99)}
+    assert warm_start([earlier.directory.path], replace(SPEC, space=space), "others").configurations == []
+    wider = replace(SPEC, space={**space, "max_lr": SPEC.space["max_lr"]})
+    twice = warm_start([earlier.directory.path] * 2, wider, "others").configurations
+    assert [one["max_lr"] for one in twice] == pytest.approx([0.05, 0.04, 0.03])
+
+
 def test_no_earlier_run_is_no_warm_start(earlier: Build) -> None:
     assert warm_start([], SPEC, "") == WarmStart()
 

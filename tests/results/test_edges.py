@@ -21,7 +21,7 @@ from tune_resnet.analysis import main
 from tune_resnet.commands.options import parse_options
 from tune_resnet.commands.summary import conclude
 from tune_resnet.config.sections import BudgetSpec, ModelSpec
-from tune_resnet.config.space import DEFAULT_SPACE, Domain
+from tune_resnet.config.space import DEFAULT_SPACE, Choices, Domain, Space
 from tune_resnet.hpo import ranking
 from tune_resnet.results.edges import LOWER, UPPER, Edge, best_quarter, edge_sentences, edges, widening_commands
 from tune_resnet.results.page import write_report
@@ -112,7 +112,7 @@ def test_nothing_is_said_of_what_is_no_search_or_goes_on(build: Build, tmp_path:
 def test_a_bound_moves_tenfold_as_far_as_there_is_something(
     name: str, low: float, high: float, value: float, wider: float | None, tmp_path: Path
 ) -> None:
-    space = {**DEFAULT_SPACE, name: Domain(low=low, high=high)}
+    space = {**DEFAULT_SPACE, name: Domain(low=low, high=high, log=True)}
     build = Build(tmp_path / "run", replace(SPEC, space=space))
     finish(build, 0.6)
     finish(build, 0.8, **{name: value})
@@ -128,9 +128,48 @@ def test_a_bound_on_a_linear_scale_moves_by_the_width(tmp_path: Path) -> None:
     assert moved == {("weight_decay", LOWER): 0.0, ("max_lr", UPPER): 0.2}
 
 
+@pytest.mark.parametrize(
+    ("name", "domain", "value", "space"),
+    [
+        ("div_factor", Domain(low=2, high=100), 2, "div_factor=1:100"),
+        ("div_factor", Domain(low=1, high=100), 1, None),
+        ("model.width", Domain(low=8, high=64), 64, "model.width=8:500"),
+        ("model.width", Domain(low=8, high=64), 8, "model.width=1:64"),
+        ("crop_padding", Domain(low=0, high=8), 8, None),  # one trial in nine is there by chance
+        ("crop_padding", Domain(low=0, high=10), 10, "crop_padding=0:16"),
+        ("batch_size", Domain(low=100, high=1000, step=100), 100, None),
+        ("batch_size", Domain(low=100, high=1000, step=100), 1000, "batch_size=100:1900"),
+        ("batch_size", Domain(low=250, high=700, step=50), 250, "batch_size=50:700"),
+    ],
+)
+def test_a_bound_of_any_hyperparameter_moves_to_where_it_can_be(
+    name: str, domain: Domain, value: float, space: str | None, tmp_path: Path
+) -> None:
+    build = Build(tmp_path / "run", replace(SPEC, model=ModelSpec(width=16), space={name: domain}))
+    finish(build, 0.6)
+    finish(build, 0.8, **{name: value})
+    commands = widening_commands(build.load())
+    assert [command for command in commands if f"--space {space} --num-samples" in command] == commands
+    assert len(commands) == (space is not None)
+    for command in commands:
+        assert parse_options(shlex.split(command)[3:]).spec.space[name].contains(domain)
+
+
+def test_what_a_condition_leaves_out_lies_at_no_bound(tmp_path: Path) -> None:
+    space: Space = {
+        "optimizer": Choices(choices=("adam", "sgd")),
+        "momentum": Domain(low=0.9, high=0.99, when="optimizer=sgd"),
+    }
+    build = Build(tmp_path / "run", replace(SPEC, space=space))
+    finish(build, 0.8)
+    assert found(build) == []
+    finish(build, 0.9, optimizer="sgd", momentum=0.901)
+    assert found(build) == [("momentum", LOWER, True)]
+
+
 @settings(derandomize=True, deadline=None, max_examples=200)
 @given(domain=searchable())
-@example(domain=Domain(low=5e-324, high=1e6))
+@example(domain=Domain(low=5e-324, high=1e6, log=True))
 @example(domain=Domain(low=0.1, high=0.1 + 1e-16, log=False))
 def test_wider_bounds_are_round_and_hold_the_domain(domain: Domain) -> None:
     low, high = domain.wider_bounds()

@@ -66,15 +66,15 @@ class Search:
 
     def resume(self) -> None:
         run = RunDirectory(self.path)
-        history = read_history(run)
+        history = read_history(run, self.spec)
+        write_whole(run.spec_toml, self.spec.to_toml())
         self.recorder = Recorder(run, self.spec, history.trials, history.epochs)
         history, self.scheduler = settle_unfinished_trials(self.recorder, history)
         self.searcher = OptunaSearcher(Study(self.spec, None, history), EPOCHS, self.recorder.start)
 
     def widen(self, **domains: Domain | Choices) -> None:
-        """Resumed with a wider space, as a command does it."""
+        """Resumed with a wider space."""
         self.spec = replace(self.spec, space={**self.spec.space, **domains})
-        write_whole(RunDirectory(self.path).spec_toml, self.spec.to_toml())
         self.resume()
 
     def trial(self, cut_after: int | None = None) -> None:

@@ -40,17 +40,19 @@ def _seconds(text: str) -> float:
 
 
 def _domain(text: str) -> tuple[str, dict[str, Any]]:
-    """`max_lr=1e-3:1e-1` or `batch_size=100,200,400` as a name and its table."""
+    """`max_lr=1e-3:1e-1`, `batch_size=100:800:100` or `batch_size=100,200,400` as a name and its table."""
     name, _, values = text.partition("=")
-    low, colon, high = values.partition(":")
+    bounds = values.split(":")
     try:
-        if name and colon:
-            return name, {"low": float(low), "high": float(high)}
+        if name and len(bounds) in (2, 3):
+            return name, dict(zip(("low", "high", "step"), map(float, bounds), strict=False))
     except ValueError:
         pass
-    if not colon and "," in values and (name in HYPERPARAMETERS or name.startswith(ARGUMENT)):
+    if ":" not in values and "," in values and (name in HYPERPARAMETERS or name.startswith(ARGUMENT)):
         return name, {"choices": [from_text(name, one) for one in values.split(",")]}
-    raise argparse.ArgumentTypeError(f"{text!r} is not NAME=LOW:HIGH, as max_lr=1e-3:1e-1, nor NAME=ONE,OTHER")
+    raise argparse.ArgumentTypeError(
+        f"{text!r} is not NAME=LOW:HIGH or NAME=LOW:HIGH:STEP, as max_lr=1e-3:1e-1, nor NAME=ONE,OTHER"
+    )
 
 
 def _argument(text: str) -> tuple[str, Any]:
@@ -99,7 +101,8 @@ def _add_what(group: Any) -> None:
     group.add_argument("--experiment", type=Path, metavar="FILE.toml", help="settings to start from")
     group.add_argument(
         "--space", type=_domain, nargs="+", action="extend", metavar="NAME=LOW:HIGH",
-        help="bounds, or values to choose from (NAME=ONE,OTHER), of what is searched; with --resume: more of it",
+        help="bounds, bounds and steps (NAME=LOW:HIGH:STEP), or values to choose from (NAME=ONE,OTHER), of what is "
+        "searched; with --resume: more of it",
     )  # fmt: skip
     group.add_argument("--dry-run", action="store_true", help="print the plan and its estimated time, then stop")
     group.add_argument("--baseline", action="store_true", help="one run of the reference on the full training set")

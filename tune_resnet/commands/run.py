@@ -80,7 +80,7 @@ def carry_out(request: Request, console: Console, started: float) -> End:
                 return End(confirm(run, request, spec, images_of(spec), console), run.path)
             from tune_resnet.runs.resume import read_history
 
-            history = read_history(run)
+            history = read_history(run, spec)
             return _trained(Job(request, spec, console, started, history.kind, run.path, history))
 
 

@@ -13,10 +13,10 @@ from typing import Any, Self, cast, get_args, get_type_hints
 
 from tune_resnet.config.sections import DataSpec, ModelSpec, TrainSpec
 from tune_resnet.config.space import Choices, Domain, Point, Space, Value
-from tune_resnet.config.validation import SpecError, coerced, nearest
+from tune_resnet.config.validation import SpecError, coerced, nearest, shown
 
 ARGUMENT = "model.args."  # what the names of the arguments of one's own network begin with
-# varied on a linear scale unless a file says otherwise
+# varied on a linear scale unless a domain says otherwise
 LINEAR = (
     "peak_at", "momentum", "momentum_at_peak", "label_smoothing", "dropout", "crop_padding", "cutout", "ema_decay",
 )  # fmt: skip
@@ -40,11 +40,13 @@ class Configuration:
     train: TrainSpec = field(default_factory=TrainSpec)
 
     def value(self, name: str) -> Any:
-        """The value of a setting by its name as a hyperparameter; None where it has none."""
+        """The value of a setting by its name as a hyperparameter, where it is not given the one that it stands for;
+        None where it has none."""
         if name.startswith(ARGUMENT):
             return self.model.args.get(name.removeprefix(ARGUMENT))
         section, _, own = name.rpartition(".")
-        return getattr(getattr(self, section or "train"), own)
+        found = getattr(getattr(self, section or "train"), own)
+        return getattr(self.train, f"own_{own}", None) if found is None else found
 
     def kind(self, name: str) -> type:
         """The type of a hyperparameter's values: bool, int, float or str. That of an argument is its reference's."""
@@ -64,9 +66,18 @@ class Configuration:
         return replace(self, **{section: replace(getattr(self, section), **part) for section, part in parts.items()})
 
 
+def limits_of(name: str) -> Mapping[str, Any]:
+    """The limits of a hyperparameter, see `setting`; none are known of an argument of one's own network."""
+    section, _, own = name.rpartition(".")
+    kind = {"": TrainSpec, "data": DataSpec, "model": ModelSpec}.get(section)
+    return next((item.metadata for item in fields(kind) if item.name == own), {}) if kind else {}
+
+
 def checked_domain(name: str, space: Space, reference: Configuration) -> Domain | Choices:
-    """The domain with choices of the hyperparameter's type; SpecError where it is not possible."""
+    """The domain with choices of the hyperparameter's type, or a scale; SpecError where it is not possible."""
     domain = space[name]
+    if not isinstance(domain, Domain | Choices):
+        raise SpecError(f"space.{name} must be a Domain or Choices, got {shown(domain)}")
     if not _is_known(name):
         known = ", ".join((*HYPERPARAMETERS, f"{ARGUMENT}NAME"))
         raise SpecError(f"unknown hyperparameter space.{name}{nearest(name, HYPERPARAMETERS)}; known: {known}")
@@ -79,6 +90,8 @@ def checked_domain(name: str, space: Space, reference: Configuration) -> Domain 
     ends = [_checked_value(name, value, reference) for value in domain.ends]
     if isinstance(domain, Choices):
         domain = replace(domain, choices=tuple(ends))
+    else:
+        domain = _with_scale(name, domain, reference.kind(name))
     if not domain.holds(known):
         raise SpecError(f"space.{name} = {domain} must contain the reference {setting} = {known}")
     other, value = condition(domain)
@@ -87,6 +100,20 @@ def checked_domain(name: str, space: Space, reference: Configuration) -> Domain 
             f"space.{name}: when must be NAME=VALUE of another hyperparameter of the space, got {domain.when}"
         )
     return domain
+
+
+def _with_scale(name: str, domain: Domain, kind: type) -> Domain:
+    """The domain with its scale, where it does not say which: of an argument, whose meaning is not known, the
+    logarithmic one where that is possible."""
+    if kind is int and domain.step and not domain.step.is_integer():
+        raise SpecError(f"space.{name}: step must be a whole number, got {domain.step}")
+    if domain.log is not None:
+        return domain
+    log = name not in LINEAR and not domain.step and not (name.startswith(ARGUMENT) and domain.low <= 0)
+    try:
+        return replace(domain, log=log)
+    except SpecError as error:
+        raise SpecError(f"space.{name}: {error}") from None
 
 
 def _is_known(name: str) -> bool:

@@ -5,6 +5,7 @@ Every error is a `SpecError` with a one-line message that names the setting.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -101,6 +102,11 @@ class ModelSpec(Section):
         return {"factory": self.factory, **({"args": self.args} if self.args else {})}
 
 
+# What a schedule has of its own.
+PEAK_AT = {"linear-exponential": 0.5, "linear": 0.5, "cosine": 0.3}  # share of the steps up to the peak
+FINAL_DIV_FACTOR = {"linear-exponential": 25.0, "linear": math.inf, "cosine": 25e4}
+
+
 @dataclass(frozen=True, kw_only=True, repr=False)
 class TrainSpec(Section):
     """One training run. The defaults are the reference configuration."""
@@ -127,6 +133,22 @@ class TrainSpec(Section):
     ema_decay: float = setting(0.0, "of an average of the weights over the steps, judged and kept", ge=0, le=0.9999)
     seed: int = setting(0, "of weights, order, augmentation, dropout and sampler", ge=0, le=MAX_SEED)
     precision: str = setting("auto", "auto: what suits the device", choices=PRECISIONS)
+
+    @property
+    def own_peak_at(self) -> float:
+        """The share of the steps up to the peak where none is given."""
+        return PEAK_AT[self.schedule]
+
+    @property
+    def own_final_div_factor(self) -> float | None:
+        """`max_lr` over the last learning rate where none is given; None: that is 0."""
+        found = FINAL_DIV_FACTOR[self.schedule]
+        return found if math.isfinite(found) else None
+
+    @property
+    def own_momentum_at_peak(self) -> float:
+        """The momentum where the rate has its peak, where none is given."""
+        return self.momentum
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)

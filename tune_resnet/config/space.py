@@ -6,6 +6,7 @@ import math
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
+from decimal import Decimal
 from statistics import NormalDist
 from typing import Any
 
@@ -21,7 +22,8 @@ class Domain(Section):
     section = "space"
     low: float
     high: float
-    log: bool = True  # log-uniform; false: uniform
+    log: bool | None = None  # log-uniform; False: uniform; None: as is usual for the hyperparameter
+    step: float | None = None  # only low, low + step, ... up to high
     prior: float | None = None  # where good values are expected
     when: str | None = None  # "optimizer=sgd": only where another hyperparameter has that value
 
@@ -31,12 +33,25 @@ class Domain(Section):
             raise SpecError(f"space low must be below high, got {self.low} and {self.high}")
         if self.log and self.low <= 0:
             raise SpecError(f"space low must be greater than 0 on a log scale, got {self.low}")
+        if self.step is not None:
+            self._check_step(self.step)
         if self.prior is not None and not self.holds(self.prior):
             raise SpecError(f"space prior must lie between low and high, got {self.prior} and {self}")
 
+    def _check_step(self, step: float) -> None:
+        if self.log:
+            raise SpecError("space step goes with a linear scale, log = false")
+        if step <= 0 or (_exact(self.high) - _exact(self.low)) % _exact(step):  # in decimals, as it was written
+            raise SpecError(
+                f"space step must divide the way from low to high, got {step} for [{self.low}, {self.high}]"
+            )
+
     def holds(self, value: Any) -> bool:
         """Whether a value is one of the domain's."""
-        return isinstance(value, int | float) and self.low <= value <= self.high
+        if not isinstance(value, int | float) or not self.low <= value <= self.high:
+            return False
+        steps = (value - self.low) / self.step if self.step else 0
+        return abs(steps - round(steps)) < 1e-8
 
     @property
     def ends(self) -> tuple[Value, ...]:
@@ -44,7 +59,7 @@ class Domain(Section):
         return self.low, self.high
 
     def __str__(self) -> str:
-        return f"[{self.low}, {self.high}]"
+        return f"[{self.low}, {self.high}]{f' in steps of {self.step}' if self.step else ''}"
 
     def share(self, value: float) -> float:
         """Where a value lies between low (0) and high (1), on the domain's scale."""
@@ -58,6 +73,8 @@ class Domain(Section):
             found = math.exp(math.log(self.low) + share * _log_ratio(self.high, self.low))
         else:
             found = self.low + share * (self.high - self.low)
+        if self.step:
+            found = self.low + self.step * round((found - self.low) / self.step)
         return min(max(found, self.low), self.high)
 
     def expected(self, level: float) -> float:
@@ -80,6 +97,8 @@ class Domain(Section):
 
     def contains(self, other: Domain | Choices) -> bool:
         """Whether all of the other domain's values are in this one."""
+        if self.step and isinstance(other, Domain) and (not other.step or _exact(other.step) % _exact(self.step)):
+            return False
         return all(map(self.holds, other.ends))
 
 
@@ -91,7 +110,12 @@ class Choices:
     when: str | None = None  # as of a `Domain`
 
     def __post_init__(self) -> None:
-        if len(self.choices) < 2 or len(set(self.choices)) < len(self.choices):
+        given = self.choices
+        if not isinstance(given, list | tuple) or not all(isinstance(one, bool | int | float | str) for one in given):
+            raise SpecError(f"choices must be a list of numbers, strings or booleans, got {shown(given)}")
+        object.__setattr__(self, "choices", tuple(given))
+        object.__setattr__(self, "when", coerced("space.when", self.when, str | None))
+        if len(given) < 2 or len(set(given)) < len(given):
             raise SpecError(f"space choices must be two different values or more, got {shown(list(self.choices))}")
 
     def __repr__(self) -> str:
@@ -121,17 +145,20 @@ class Choices:
 Space = Mapping[str, Domain | Choices]
 
 DEFAULT_SPACE = {
-    "max_lr": Domain(low=1e-3, high=1e-1),
-    "weight_decay": Domain(low=1e-6, high=1e-2),
-    "grad_clip": Domain(low=1e-2, high=1.0),
+    "max_lr": Domain(low=1e-3, high=1e-1, log=True),
+    "weight_decay": Domain(low=1e-6, high=1e-2, log=True),
+    "grad_clip": Domain(low=1e-2, high=1.0, log=True),
 }
+
+
+_KEPT = ("log", "step", "prior", "when")  # of a domain that is given other bounds
 
 
 def with_bounds(space: Mapping[str, Domain | Choices], bounds: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     """The tables of a space with other bounds or choices; each scale and condition stays as it is."""
     tables = {name: domain.to_table() for name, domain in space.items()}
     for name, table in bounds.items():
-        kept = ("when",) if "choices" in table else ("log", "prior", "when")
+        kept = ("when",) if "choices" in table else ("prior", "when") if "step" in table else _KEPT
         old = {key: value for key, value in tables.get(name, {}).items() if key in kept}
         tables[name] = {**old, **table}
     return tables
@@ -156,11 +183,9 @@ POINTS_TO_EVALUATE: tuple[Point, ...] = (
 )
 
 
-def domain_from_table(table: Any, *, log: bool) -> Domain | Choices:
-    """The domain in its table; `log`: its scale where the table does not say. SpecError where it is wrong."""
+def domain_from_table(table: Any) -> Domain | Choices:
+    """The domain in its table. SpecError where it is wrong."""
     if not isinstance(table, Mapping) or "choices" not in table:
-        if isinstance(table, Mapping) and "log" not in table:
-            table = {**table, "log": log}
         try:
             return Domain.from_table(table)
         except TypeError:
@@ -168,10 +193,12 @@ def domain_from_table(table: Any, *, log: bool) -> Domain | Choices:
     for key in table:
         if key not in ("choices", "when"):
             raise SpecError(f"{key} does not go with choices")
-    choices, when = table["choices"], table.get("when")
-    if not isinstance(choices, list) or not all(isinstance(one, bool | int | float | str) for one in choices):
-        raise SpecError(f"choices must be a list of numbers, strings or booleans, got {shown(choices)}")
-    return Choices(choices=tuple(choices), when=coerced("space.when", when, str | None))
+    return Choices(choices=table["choices"], when=table.get("when"))
+
+
+def _exact(number: float) -> Decimal:
+    """A number as it is written."""
+    return Decimal(str(number))
 
 
 def _round_number(value: float) -> float:

@@ -11,7 +11,7 @@ import tomli_w
 from tune_resnet.config.hyperparameters import HYPERPARAMETERS, Configuration, checked_domain, checked_point, condition
 from tune_resnet.config.sections import SECTIONS, TUNABLE, VAL_ACCURACY, BudgetSpec, ResourceSpec, SchedulerSpec
 from tune_resnet.config.space import DEFAULT_SPACE, POINTS_TO_EVALUATE, Point, Space, Value
-from tune_resnet.config.validation import SpecError, differences
+from tune_resnet.config.validation import SpecError, differences, shown
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -25,6 +25,8 @@ class SearchSpec(Configuration):
     points_to_evaluate: tuple[Point, ...] = POINTS_TO_EVALUATE  # tried after the reference, before the sampler proposes
 
     def __post_init__(self) -> None:
+        if not isinstance(self.space, Mapping):
+            raise SpecError(f"space must be a mapping of hyperparameters to domains, got {shown(self.space)}")
         if not self.space:
             raise SpecError(f"space must vary at least one of {', '.join(HYPERPARAMETERS)}")
         reference = Configuration(data=self.data, model=self.model, train=self.train)

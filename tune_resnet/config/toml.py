@@ -12,7 +12,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, get_type_hints
 
-from tune_resnet.config.hyperparameters import ARGUMENT, LINEAR
 from tune_resnet.config.sections import SECTIONS
 from tune_resnet.config.space import Point, Space, domain_from_table
 from tune_resnet.config.spec import SearchSpec
@@ -43,17 +42,10 @@ def _space(table: Any) -> Space:
     space = {}
     for name, domain in _flat(table).items():
         try:
-            space[name] = domain_from_table(domain, log=_is_log(name, domain))
+            space[name] = domain_from_table(domain)
         except SpecError as error:
             raise SpecError(f"space.{name}: {error}") from None
     return space
-
-
-def _is_log(name: str, domain: Any) -> bool:
-    """The scale of a domain that does not say which: of an argument, whose meaning is not known, the logarithmic one
-    where that is possible."""
-    low = domain.get("low") if name.startswith(ARGUMENT) and isinstance(domain, Mapping) else None
-    return name not in LINEAR and not (isinstance(low, int | float) and low <= 0)
 
 
 def _points(points: Any) -> tuple[Point, ...]:

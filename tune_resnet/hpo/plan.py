@@ -155,8 +155,8 @@ class Plan:
         if not (regularisers and judged):
             return []
         return [
-            f"warning     {', '.join(regularisers)}: more of it raises the training loss, by which trials are judged "
-            "here, whatever it does for other images (see --signal, --scheduler)"
+            f"warning     {', '.join(regularisers)}: its value alone changes the training loss, by which trials are "
+            "judged here, whatever it does for other images (see --signal, --scheduler)"
         ]
 
     def _single_lines(self) -> list[str]:

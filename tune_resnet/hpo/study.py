@@ -124,9 +124,9 @@ def _suggest(trial: optuna.Trial, name: str, domain: BaseDistribution) -> None:
     if isinstance(domain, CategoricalDistribution):
         trial.suggest_categorical(name, domain.choices)
     elif isinstance(domain, IntDistribution):
-        trial.suggest_int(name, domain.low, domain.high, log=domain.log)
+        trial.suggest_int(name, domain.low, domain.high, step=domain.step, log=domain.log)
     elif isinstance(domain, FloatDistribution):
-        trial.suggest_float(name, domain.low, domain.high, log=domain.log)
+        trial.suggest_float(name, domain.low, domain.high, step=domain.step, log=domain.log)
 
 
 def _known_trials(spec: SearchSpec, history: History) -> list[FrozenTrial]:

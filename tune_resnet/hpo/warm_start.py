@@ -21,7 +21,7 @@ from tune_resnet.errors import RecordError, UserError
 from tune_resnet.hpo.ranking import best_trials
 from tune_resnet.runs.load import RunFrames, load_run
 from tune_resnet.runs.reading import read_text
-from tune_resnet.runs.tables import FINISHED, REFERENCE_TRIAL, STOPPED, spec_of
+from tune_resnet.runs.tables import FINISHED, STOPPED, spec_of
 
 _TRIED_FIRST = 3  # of each run whose task was another one
 
@@ -108,8 +108,9 @@ def _distribution(kind: type, domain: Domain | Choices) -> BaseDistribution:
     if isinstance(domain, Choices):
         return CategoricalDistribution(domain.choices)
     if kind is int:
-        return IntDistribution(math.ceil(domain.low), math.floor(domain.high), log=domain.log)
-    return FloatDistribution(domain.low, domain.high, log=domain.log)
+        low, high, step = math.ceil(domain.low), math.floor(domain.high), int(domain.step or 1)
+        return IntDistribution(low, high, log=bool(domain.log), step=step)
+    return FloatDistribution(domain.low, domain.high, log=bool(domain.log), step=domain.step)
 
 
 def known_trial(spec: SearchSpec, values: Mapping[str, Any], **about: Any) -> FrozenTrial:
@@ -141,7 +142,7 @@ def warm_start(paths: Sequence[Path], spec: SearchSpec, fingerprint: str) -> War
         if same:
             found.trials += [_trial(row, frames, spec) for row in same]
         else:
-            found.configurations += _best(frames, spec)
+            found.configurations += [one for one in _best(frames, spec) if one not in found.configurations]
     return found
 
 
@@ -180,5 +181,8 @@ def _trial(row: Mapping[Any, Any], frames: RunFrames, spec: SearchSpec) -> Froze
 
 def _best(frames: RunFrames, spec: SearchSpec) -> list[dict[str, Any]]:
     finished = best_trials(frames, len(frames.trials)).to_dict("records")
-    values = [_values(row, frames, spec) for row in finished if row["trial"] != REFERENCE_TRIAL]
-    return [one for one in values if one is not None][:_TRIED_FIRST]
+    found = [spec.reference]  # which every search tries: what varied only there is the same as it, or as another
+    for values in (_values(row, frames, spec) for row in finished):
+        if values is not None and values not in found:
+            found.append(values)
+    return found[1 : _TRIED_FIRST + 1]

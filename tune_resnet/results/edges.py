@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
 
 from tune_resnet._text import printable, to_run
-from tune_resnet.config.sections import MAX_TRIALS, TrainSpec
+from tune_resnet.config.hyperparameters import limits_of
+from tune_resnet.config.sections import MAX_TRIALS
 from tune_resnet.config.space import Domain
+from tune_resnet.config.spec import SearchSpec
 from tune_resnet.hpo.ranking import best_trials
 from tune_resnet.runs.directory import SEARCH, RunDirectory
 from tune_resnet.runs.load import RunFrames, once_per_run
@@ -21,6 +23,7 @@ LOWER, UPPER = "lower", "upper"
 _AT_BOUND = 0.05  # of a domain, on its scale, counted from a bound: what lies there lies at it
 _MIN_FOR_QUARTER = 8  # finished trials: by chance, the two best are at a given bound together once in 400 runs
 _GOOD_SHARE = 0.25  # of the finished trials
+_STEPS = 9  # from a domain's lower bound to its upper one: with fewer, chance leads to a bound
 _MORE_TRIALS = 1.5  # times as many as the run has, for a wider space
 _AS_GOOD_AS_ZERO = {"weight_decay": 1e-6}  # no log scale reaches 0, and smaller values do nothing else
 
@@ -53,17 +56,26 @@ def edges(frames: RunFrames) -> list[Edge]:
     winner, quarter = best_trials(frames, 1), best_quarter(frames, _MIN_FOR_QUARTER)
     found = []
     for name, domain in _intervals(frames).items():
-        for side, bound, wider in _movable(name, domain):
-            wins = _most_at(winner[name], domain, side)
-            if wins or _most_at(quarter[name], domain, side):
+        ours, theirs = _varied(winner, name, frames.spec), _varied(quarter, name, frames.spec)
+        for side, bound, wider in _movable(name, domain, frames.spec.kind(name)):
+            wins = _most_at(ours, domain, side)
+            if wins or _most_at(theirs, domain, side):
                 found.append(Edge(name=name, side=side, bound=bound, wider=wider, winner=wins))
     return found
 
 
 def _intervals(frames: RunFrames) -> dict[str, Domain]:
-    """The hyperparameters with bounds that may be anywhere: not choices, not whole numbers."""
-    space = frames.spec.space.items()
-    return {name: domain for name, domain in space if isinstance(domain, Domain) and frames.spec.kind(name) is float}
+    """The hyperparameters whose bounds are something special: not choices, not the ends of few values."""
+    found = {name: domain for name, domain in frames.spec.space.items() if isinstance(domain, Domain)}
+    steps = {name: domain.step or (1 if frames.spec.kind(name) is int else 0) for name, domain in found.items()}
+    return {name: domain for name, domain in found.items() if domain.high - domain.low >= _STEPS * steps[name]}
+
+
+def _varied(trials: pd.DataFrame, name: str, spec: SearchSpec) -> pd.Series:
+    """The trials' values of a hyperparameter; NaN where its condition does not hold."""
+    rows: Any = trials.to_dict("records")
+    holds = [name in spec.varied(row) for row in rows]
+    return trials[name].where(pd.Series(holds, trials.index, dtype=bool))
 
 
 def _most_at(values: pd.Series, domain: Domain, side: str) -> bool:
@@ -74,13 +86,15 @@ def _most_at(values: pd.Series, domain: Domain, side: str) -> bool:
     return bool(near.mean() > 0.5)
 
 
-def _movable(name: str, domain: Domain) -> list[tuple[str, float, float]]:
-    """The sides of a domain that can be moved outwards: side, bound, and where to; within the limits of `TrainSpec`,
-    which knows none of an argument's."""
-    limits: Mapping[str, Any] = next((item.metadata for item in fields(TrainSpec) if item.name == name), {})
+def _movable(name: str, domain: Domain, kind: type) -> list[tuple[str, float, float]]:
+    """The sides of a domain that can be moved outwards: side, bound, and where to; within the setting's limits, which
+    are not known of an argument."""
+    limits = limits_of(name)
     least = _AS_GOOD_AS_ZERO.get(name, 0.0) if domain.log else 0.0
     low, high = domain.wider_bounds()
-    low, high = max(low, least), min(high, limits.get("le", math.inf))
+    low, high = max(low, least, limits.get("ge", 0.0)), min(high, limits.get("le", math.inf))
+    if step := domain.step or (1 if kind is int else None):
+        low, high = domain.low - (domain.low - low) // step * step, domain.high + (high - domain.high) // step * step
     sides = [(LOWER, domain.low, low)] if low < domain.low and low > limits.get("gt", -math.inf) else []
     return [*sides, (UPPER, domain.high, high)] if high > domain.high else sides
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from tune_resnet.config.space import Domain
+from tune_resnet.config.spec import SearchSpec
 from tune_resnet.errors import RecordError
 from tune_resnet.runs.directory import BASELINE, FINAL, SEARCH, RunDirectory
 from tune_resnet.runs.load import RunFrames, load_run
@@ -35,8 +36,11 @@ class History:
         return sum(row.state in ENDED for row in self.trials)
 
 
-def read_history(run: RunDirectory) -> History:
+def read_history(run: RunDirectory, spec: SearchSpec | None = None) -> History:
     """The history of a run that nothing else writes to; what a crash left half-written is removed first.
+
+    Args:
+        spec: what the run goes on with; where that varies more than the run did, its trials had the reference's value.
 
     Raises:
         RecordError: a file is missing or damaged, a trial is missing, or does not belong to the spec.
@@ -54,8 +58,9 @@ def read_history(run: RunDirectory) -> History:
     epochs = epochs[epochs["trial"].isin(trials["trial"])].drop_duplicates(["trial", "epoch"], keep="last")
     _check_trials(run.trials_csv, frames)
     _check_between(run.epochs_csv, epochs, "epoch", 1, frames.spec.train.epochs)
+    rows = [TrialRow.from_cells(_named(row), frames.spec.hyperparameters) for row in trials.to_dict("records")]
     return History(
-        trials=[TrialRow.from_cells(_named(row), frames.spec.hyperparameters) for row in trials.to_dict("records")],
+        trials=[replace(row, values={**(spec or frames.spec).values, **row.values}) for row in rows],
         epochs=[_named(row) for row in epochs.to_dict("records")],
         env=frames.env,
         kind=frames.kind,

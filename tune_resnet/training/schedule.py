@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import math
 
-from tune_resnet.config.sections import TrainSpec
-
-_PEAK_AT = {"linear-exponential": 0.5, "linear": 0.5, "cosine": 0.3}  # share of the steps up to the peak
-_FINAL_DIV_FACTOR = {"linear-exponential": 25.0, "linear": math.inf, "cosine": 25e4}
+from tune_resnet.config.sections import FINAL_DIV_FACTOR, PEAK_AT, TrainSpec
 
 
 def one_cycle(
@@ -39,7 +36,7 @@ def one_cycle(
         ValueError: `step` or `total_steps` is out of range, or the shape is unknown.
     """
     rises, share = _place(step, total_steps, shape, peak_at)
-    start, end = max_lr / div_factor, max_lr / (final_div_factor or _FINAL_DIV_FACTOR[shape])
+    start, end = max_lr / div_factor, max_lr / (final_div_factor or FINAL_DIV_FACTOR[shape])
     if shape == "linear-exponential" and not rises:
         return float(max_lr * (end / max_lr) ** share)
     return _between(start, max_lr, share, shape) if rises else _between(max_lr, end, share, shape)
@@ -75,9 +72,9 @@ def _place(step: int, total_steps: int, shape: str, peak_at: float | None) -> tu
     """Whether the rate rises at a step, and how far it has come on its way up or down, in [0, 1]."""
     if not 0 <= step < total_steps:
         raise ValueError(f"step must be in [0, {total_steps}), got {step}")
-    if shape not in _PEAK_AT:
+    if shape not in PEAK_AT:
         raise ValueError(f"unknown schedule {shape!r}")
-    peak = (_PEAK_AT[shape] if peak_at is None else peak_at) * total_steps
+    peak = (PEAK_AT[shape] if peak_at is None else peak_at) * total_steps
     peak = max(peak - 1, 0.0) if shape == "cosine" else math.floor(peak)  # the former as in PyTorch
     if step <= peak:
         return True, _share(step, 0, peak)
