@@ -112,6 +112,10 @@ def test_a_resumed_run_keeps_the_arguments_of_its_network(tmp_path: Path) -> Non
         ("norm = { low = 1, high = 2 }", "space.model.args.norm needs choices: its values are no numbers"),
         ("norm = { choices = ['batch', 3] }", "space.model.args.norm: model.args.norm must be a string, got 3"),
         ("width = { low = 1, high = 2 }", "model.args.width must be given, for the search varies it"),
+        (
+            "depth = { low = 1, high = 4 }\n[space.dropout]\nlow = 0\nhigh = 0.5",
+            "space.dropout: train.dropout is a setting",
+        ),
     ],
 )
 def test_a_domain_of_an_argument_that_cannot_be_is_one_line(changes: str, message: str) -> None:
@@ -174,12 +178,18 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"dropout": {"low": 0, "high": 0.4, "step": 0}}, "space.dropout: space step must divide the way from low to high"),
     ({"dropout": {"low": 0.1, "high": 0.4, "step": 0.1, "log": True}}, "space.dropout: space step goes with a linear"),
     ({"crop_padding": {"low": 0, "high": 8, "step": 0.5}}, "space.crop_padding: step must be a whole number, got 0.5"),
-    ({"batch_size": {"low": 150, "high": 550, "step": 100}}, "space.batch_size = [150.0, 550.0] in steps of 100.0 must"),
+    ({"batch_size": {"low": 150, "high": 550, "step": 100}}, "space.batch_size = [150.0, 550.0] in steps"),
+    ({"max_lr": 3}, "space.max_lr: it needs a table with low and high, or choices, got 3"),
+    (
+        {"max_lr": {"low": 1e-3, "high": 0.1}, "momentum": {"low": 0.8, "high": 0.99, "when": "max_lr=0.05"}},
+        "space.momentum: when must be NAME=VALUE of another hyperparameter of the space, with a choice or",
+    ),
     ({"weight_decay": {"low": 0, "high": 1}}, "space.weight_decay: space low must be greater than 0 on a log"),
     ({"momentum": {"low": 0.8, "high": 0.99, "when": "optimizer=sgd"}}, "space.momentum: when must be NAME=VALUE"),
     (
         {"optimizer": {"choices": ["adam", "sgd"]}, "momentum": {"low": 0.8, "high": 0.99, "when": "optimizer=lion"}},
-        "space.momentum: when must be NAME=VALUE of another hyperparameter of the space, got optimizer=lion",
+        "space.momentum: when must be NAME=VALUE of another hyperparameter of the space, with a choice or a whole "
+        "number, got optimizer=lion",
     ),
 ]  # fmt: skip
 

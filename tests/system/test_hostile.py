@@ -38,8 +38,8 @@ from tune_resnet import analysis, predict, report
 from tune_resnet.commands.confirm import _conclude
 from tune_resnet.commands.options import parse_options
 from tune_resnet.commands.pairs import Comparison
-from tune_resnet.config.sections import TUNABLE, BudgetSpec, DataSpec, ModelSpec
-from tune_resnet.config.space import DEFAULT_SPACE
+from tune_resnet.config.sections import BudgetSpec, DataSpec, ModelSpec
+from tune_resnet.config.space import DEFAULT_SPACE, Choices, Domain, Space
 from tune_resnet.data.image_file import read_image
 from tune_resnet.data.load import load_dataset
 from tune_resnet.data.split import search_split
@@ -93,13 +93,40 @@ def good(tmp_path_factory: pytest.TempPathFactory, split: Split) -> Path:
 
 @pytest.fixture(scope="module")
 def rich(tmp_path_factory: pytest.TempPathFactory, split: Split) -> Path:
-    """A run with enough of them."""
-    return make_run(tmp_path_factory.mktemp("rich") / "run", split, "tpe", ends=(0.64, 0.7, 0.66, 0.5))
+    """A run with enough of them, whose space has numbers, whole numbers, steps, choices and a condition."""
+    path = tmp_path_factory.mktemp("rich") / "run"
+    return make_run(
+        path, split, "tpe", ends=(0.64, 0.7, 0.66, 0.5), space={**DEFAULT_SPACE, **VARIED}, values=VALUES_OF
+    )
 
 
-def make_run(path: Path, split: Split, sampler: str, ends: Sequence[float]) -> Path:
-    """A run that has everything: trials in each state, what earlier runs gave, a confirmation, checkpoint and model."""
-    spec = dataclasses.replace(SPEC, model=ModelSpec(width=1), search=BudgetSpec(sampler=sampler))
+VARIED: Space = {
+    "batch_size": Choices(choices=(50, 400)),
+    "crop_padding": Domain(low=0, high=8),
+    "dropout": Domain(low=0, high=0.5, step=0.1),
+    "decoupled_decay": Choices(choices=(False, True)),
+    "optimizer": Choices(choices=("adam", "sgd")),
+    "momentum": Domain(low=0.8, high=0.99, when="optimizer=sgd"),
+}
+VALUES_OF: tuple[dict[str, Any], ...] = (
+    {"optimizer": "sgd", "momentum": 0.95, "dropout": 0.3},
+    {"batch_size": 50, "crop_padding": 8},
+    {"decoupled_decay": True, "crop_padding": 0},
+    {},
+)
+
+
+def make_run(
+    path: Path,
+    split: Split,
+    sampler: str,
+    ends: Sequence[float],
+    space: Space = DEFAULT_SPACE,
+    values: Sequence[dict[str, Any]] = ({}, {}),
+) -> Path:
+    """A run that has everything: trials in each state, what earlier runs gave, a confirmation, checkpoint and model.
+    `values`: what the trials with these `ends` have, beside their peak rates."""
+    spec = dataclasses.replace(SPEC, model=ModelSpec(width=1), search=BudgetSpec(sampler=sampler), space=space)
     build = Build(path, spec)
     run = build.directory
     build.trial([0.3, 0.4, 0.5, 0.6], FINISHED)
@@ -108,8 +135,8 @@ def make_run(path: Path, split: Split, sampler: str, ends: Sequence[float]) -> P
     build.trial([0.2], STOPPED, max_lr=0.09)
     build.trial([0.2], FAILED, error=f"{NOT_FINITE} in epoch 2")
     build.trial([], FAILED, error="its process died")
-    for number, end in enumerate(ends):
-        build.trial([0.3, 0.4, 0.5, end], FINISHED, max_lr=0.01 * (number + 2))
+    for number, (end, other) in enumerate(zip(ends, values, strict=True)):
+        build.trial([0.3, 0.4, 0.5, end], FINISHED, max_lr=0.01 * (number + 2), **other)
     env = {"dataset_fingerprint": FINGERPRINT, "device_name": "a CPU", "held_out_images": 500, "kind": "search"}
     run.write_env({**env, "wall_seconds": 9.5, "resumed": [{"started_at": 1.5, "command": "again"}]})
     warm = warm_start([run.path], build.recorder.spec, FINGERPRINT)
@@ -135,7 +162,7 @@ def make_run(path: Path, split: Split, sampler: str, ends: Sequence[float]) -> P
     assert training.last is not None
     outcome = Outcome(
         trial=best["trial"],
-        train=dataclasses.replace(training.spec, **{name: best[name] for name in TUNABLE}),
+        train=dataclasses.replace(training.spec, **{name: best[name] for name in spec.hyperparameters}),
         last=training.last,
     )
     save_model(run.model_of(best["trial"]), training.model, split, ModelSpec(width=1), outcome)

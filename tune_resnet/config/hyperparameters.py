@@ -95,9 +95,12 @@ def checked_domain(name: str, space: Space, reference: Configuration) -> Domain 
     if not domain.holds(known):
         raise SpecError(f"space.{name} = {domain} must contain the reference {setting} = {known}")
     other, value = condition(domain)
-    if other is not None and (other not in space or space[other].when or not space[other].holds(value)):
+    if other is not None and (
+        other not in space or space[other].when or not space[other].holds(value) or reference.kind(other) is float
+    ):
         raise SpecError(
-            f"space.{name}: when must be NAME=VALUE of another hyperparameter of the space, got {domain.when}"
+            f"space.{name}: when must be NAME=VALUE of another hyperparameter of the space, with a choice or a whole "
+            f"number, got {domain.when}"
         )
     return domain
 

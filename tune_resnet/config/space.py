@@ -185,7 +185,9 @@ POINTS_TO_EVALUATE: tuple[Point, ...] = (
 
 def domain_from_table(table: Any) -> Domain | Choices:
     """The domain in its table. SpecError where it is wrong."""
-    if not isinstance(table, Mapping) or "choices" not in table:
+    if not isinstance(table, Mapping):
+        raise SpecError(f"it needs a table with low and high, or choices, got {shown(table)}")
+    if "choices" not in table:
         try:
             return Domain.from_table(table)
         except TypeError:
