@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments.benchmarks.speed.gpu_check import CHECKS, Part, report, run_part
+from experiments.benchmarks.speed.gpu_check import AT_FULL_SIZE, CHECKS, Part, report, run_part
 from experiments.benchmarks.speed.gpu_parts import PARTS, Notes, epochs, equality, fp16, out_of_memory, unrecordable
 
 PART = Part(name="part", limit=1, goals={})
@@ -62,3 +62,14 @@ def test_parts_that_train_are_rehearsed(tmp_path: Path, monkeypatch: pytest.Monk
     PARTS[name](notes, [])
     wanted = next(check.goals for check in CHECKS if check.name == name)
     assert set(wanted) <= set(json.loads(notes.path.read_text()))
+
+
+def test_the_reference_is_judged_at_full_size_only() -> None:
+    result = {"ended": "done", "seconds": 9.0, "figures": {"images": "digits, 1,438 to train on"}}
+    assert f"| baseline | {AT_FULL_SIZE} | - | >= 0.85: not measured: other images |" in report(
+        {"baseline": result}, True
+    )
+    result["figures"] = {AT_FULL_SIZE: 0.862}
+    assert f"| baseline | {AT_FULL_SIZE} | 0.862 | >= 0.85: met |" in report({"baseline": result}, True)
+    result |= {"ended": "failed, see baseline.txt", "figures": {}}
+    assert "missed |" in report({"baseline": result}, True)

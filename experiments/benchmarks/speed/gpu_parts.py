@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from experiments.benchmarks.speed.between_trials import gaps
 from experiments.benchmarks.speed.goals import options
+from experiments.benchmarks.speed.gpu_check import AT_FULL_SIZE
 from experiments.benchmarks.speed.measures import digits, flops_per_image, matmul_flops, synchronise
 from tune_resnet._files import write_whole
 from tune_resnet.config.sections import ModelSpec, TrainSpec
@@ -34,6 +35,7 @@ ON_GPU = torch.cuda.is_available()
 DEVICE = torch.device("cuda" if ON_GPU else "cpu")
 TRAIN, HELD_OUT, MODEL = (50_000, 10_000, ModelSpec()) if ON_GPU else (200, 50, ModelSpec(width=4))
 SPEC = TrainSpec(epochs=1000, batch_size=400 if ON_GPU else 25)
+FULL_SIZE = 50_000  # training images, of CIFAR-10
 BUDGET = 30  # seconds of the search that has one
 # A whole search or reference, or a small one.
 SIZE = [] if ON_GPU else ["--limit-train", "300", "--width", "4", "--epochs", "2", "--batch-size", "25"]
@@ -93,7 +95,11 @@ def baseline(note: Notes, data: list[str]) -> None:
     frames, seconds = _command(["--baseline", *data, *SIZE])
     last = frames.epochs.iloc[-1]
     judged = "test" if last.get("test_accuracy", float("nan")) > 0 else "val"
-    note("accuracy of the reference, of 1", float(last[f"{judged}_accuracy"]))
+    accuracy, train_images = float(last[f"{judged}_accuracy"]), frames.env["train_images"]
+    note("accuracy of the reference, of 1", accuracy)
+    note("images", f"{frames.env['dataset']}, {train_images:,} to train on")
+    if train_images == FULL_SIZE:
+        note(AT_FULL_SIZE, accuracy)
     note("judged by", "test images" if judged == "test" else "validation images")
     note("steps", frames.env.get("steps", UNKNOWN))
     note("seconds of training", float(frames.epochs["seconds"].sum()))

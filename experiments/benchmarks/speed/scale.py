@@ -281,7 +281,7 @@ def reading(benchmark: Benchmark) -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "run"
         record(path)
-        for module, goal in (("analysis", 5), ("report", 10)):
+        for module, goal in (("analysis", 2.5), ("report", 10)):
             name, seconds = f"{module} of {RECORDED:,} trials", []
             for _ in range(READINGS):
                 started = time.perf_counter()

@@ -94,7 +94,7 @@ def run(arguments: argparse.Namespace) -> None:
             benchmark.sample("--help", bare=helps[-1][0], ours=helps[-1][1])
         bare_script = "import torch, ray.init"
         benchmark.row(
-            paired("search to first training step", steps, peer=bare_script, unit="s", goal=Goal(at_most=1.5))
+            paired("search to first training step", steps, peer=bare_script, unit="s", goal=Goal(at_most=1.3))
         )
         benchmark.row(
             paired("search --dry-run, whole", dry, peer=f"{bare_script}, exit", unit="s", goal=Goal(at_most=1.5))
