@@ -113,10 +113,10 @@ def test_runs_with_other_objectives_are_not_compared(balanced: Build, usual: Bui
     runs = [balanced.load(), usual.load(), third.load()]
     best = leader(runs)
     assert best is not None
-    assert best.name in ("usual", "third")  # of two; the highest is in one of them, too
+    assert best.run.name in ("usual", "third")  # of two; the highest is in one of them, too
     page = Page(write_report([run.path for run in runs], tmp_path / "page.html")).text
     assert "validation balanced accuracy" in page
-    assert "The best score so far" in page
+    assert "The score of the winner so far" in page
 
 
 def test_a_search_goes_on_by_it(balanced: Build) -> None:

@@ -20,6 +20,7 @@ from tune_resnet.config.sections import SchedulerSpec
 from tune_resnet.config.space import DEFAULT_SPACE, Domain
 from tune_resnet.config.toml import load_spec
 from tune_resnet.errors import RecordError
+from tune_resnet.hpo.ranking import winner
 from tune_resnet.hpo.stopping import Signal, stopping_rule
 from tune_resnet.report import main
 from tune_resnet.results.chart_data import (
@@ -478,10 +479,25 @@ def test_a_comparison_names_the_best_run_and_what_differs(tmp_path: Path) -> Non
     names = [row[0] for row in differing_settings(runs)]
     assert "scheduler.signal" in names
     assert "train.epochs" not in names
-    assert leader(runs) is runs[0]
     text = Page(write_report([SEARCH, other], tmp_path / "page.html")).text
-    assert f"{SEARCH.name} has the best winner: 76.60% validation accuracy" in text
+    assert f"{other.name} has the best confirmed winner: 77.14% mean test accuracy" in text
     assert "Proven: +2.02 points, 95% interval 1.51 to 2.53" in text
+
+
+def test_without_every_confirmation_the_estimates_decide_and_the_page_says_so(tmp_path: Path) -> None:
+    other = Path(shutil.copytree(RESULTS / "cifar10-jpeg-search-usual", tmp_path / "other"))
+    (other / "confirm.csv").unlink()
+    best = leader([load_run(other), load_run(SEARCH)])
+    assert best is not None
+    assert (best.run.path, best.confirmed) == (SEARCH, None)
+    text = Page(write_report([SEARCH, other], tmp_path / "page.html")).text
+    assert f"{SEARCH.name} has the best winner as measured: 76.60% validation accuracy" in text
+
+
+@pytest.mark.parametrize("name", ["cifar10-jpeg-search", "cifar10-jpeg-search-usual"])
+def test_the_curve_of_a_run_beside_others_ends_at_its_winner(name: str) -> None:
+    run = load_run(RESULTS / name)
+    assert runs_side_by_side({"it": run})["best"].iloc[-1] == winner(run)["val_accuracy"]  # type: ignore[index]
 
 
 def test_runs_on_other_images_do_not_lead(tmp_path: Path) -> None:
@@ -490,5 +506,7 @@ def test_runs_on_other_images_do_not_lead(tmp_path: Path) -> None:
         build.trial([0.5, 0.6, 0.7, last], FINISHED)
         build.directory.write_env({"dataset_fingerprint": images})
     runs = [build.load() for build in builds]
-    assert leader(runs) is runs[1]
+    best = leader(runs)
+    assert best is not None
+    assert best.run is runs[1]
     assert leader([Build(tmp_path / "empty").load()]) is None

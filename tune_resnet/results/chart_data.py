@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from tune_resnet.config.space import Choices, Domain
-from tune_resnet.hpo.ranking import ranked_trials, winner
+from tune_resnet.hpo.ranking import estimated, ranked_trials, winner
 from tune_resnet.results.edges import best_quarter
 from tune_resnet.runs.load import RunFrames, accuracy_column
 from tune_resnet.runs.tables import FINISHED, REFERENCE, REFERENCE_TRIAL, STOPPED, WINNER
@@ -193,7 +193,7 @@ def most_at_once(when: pd.DataFrame) -> int:
 
 
 def runs_side_by_side(runs: dict[str, RunFrames]) -> pd.DataFrame:
-    """Columns run, epochs (trained so far, over all trials) and best (highest accuracy of a finished trial by then, in
+    """Columns run, epochs (trained so far, over all trials) and best (the accuracy of who was the winner by then, in
     [0, 1]): one row per finished trial, in the order of their ends.
     """
     tables = []
@@ -201,6 +201,18 @@ def runs_side_by_side(runs: dict[str, RunFrames]) -> pd.DataFrame:
         finished = frames.trials[frames.trials["state"] == FINISHED].sort_values("ended_at")
         ends = np.sort(frames.epochs["ended_at"].to_numpy())
         spent = np.searchsorted(ends, finished["ended_at"].to_numpy(), side="right")
-        best = finished[accuracy_column(frames)].cummax()
-        tables.append(pd.DataFrame({"run": label, "epochs": spent, "best": best}))
+        tables.append(pd.DataFrame({"run": label, "epochs": spent, "best": _winners_so_far(frames, finished)}))
     return pd.concat(tables, ignore_index=True)
+
+
+def _winners_so_far(frames: RunFrames, finished: pd.DataFrame) -> list[float]:
+    """The accuracy of the winner of the first, the first two, ... of these trials."""
+    column = accuracy_column(frames)
+    last = frames.epochs[frames.epochs["epoch"] == frames.spec.train.epochs].set_index("trial")
+    final = finished.set_index("trial")[column]
+    best = []
+    for count in range(1, len(final) + 1):
+        first = final.iloc[:count]
+        estimate = estimated(first, last["val_loss"], column)
+        best.append(max(zip(estimate, first, strict=True), default=(math.nan, math.nan))[1])
+    return best

@@ -130,7 +130,7 @@ def importance_chart(shares: pd.DataFrame) -> go.Figure:
 
 
 def runs_chart(progress: pd.DataFrame) -> go.Figure:
-    """The best score of each run over the epochs that it has spent."""
+    """The score of each run's winner so far over the epochs that it has spent."""
     figure = go.Figure()
     for label, rows in progress.groupby("run", sort=False):
         trace = go.Scatter(
@@ -140,5 +140,5 @@ def runs_chart(progress: pd.DataFrame) -> go.Figure:
         figure.add_trace(trace)
     figure.update_layout(colorway=[colour for colour in COLOURS.values() if colour != "ink"][::-1])
     figure.update_xaxes(title="epochs trained, over all trials", rangemode="tozero")
-    figure.update_yaxes(title="best finished trial", tickformat=PERCENT)
+    figure.update_yaxes(title="winner so far", tickformat=PERCENT)
     return figure

@@ -11,7 +11,7 @@ from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from tune_resnet._files import replacing
-from tune_resnet._text import duration, hyperparameter, printable
+from tune_resnet._text import duration, hyperparameter, percent, printable
 from tune_resnet.errors import RecordError
 from tune_resnet.hpo.ranking import winner
 from tune_resnet.results import chart_data, charts
@@ -23,7 +23,7 @@ from tune_resnet.results.page_details import commands_of
 from tune_resnet.results.page_parts import Section, Table, plot_of
 from tune_resnet.results.page_sections import PARTS
 from tune_resnet.results.sentences import progress_words, run_sentences
-from tune_resnet.results.side_by_side import differing_settings, leader, score_of
+from tune_resnet.results.side_by_side import Leader, differing_settings, leader, score_of
 from tune_resnet.results.tables import winner_beside_reference
 from tune_resnet.results.verdict import OPEN, Verdict, evidence, evidence_columns, verdict
 from tune_resnet.runs.directory import SEARCH
@@ -86,7 +86,7 @@ def comparison_page(runs: Sequence[RunFrames]) -> str:
     rows = [
         [label, f"{len(run.trials):,}", f"{len(run.epochs):,}", *_beside(run, names)] for label, run in by_label.items()
     ]
-    marks = [WINNER if run is best else "" for run in runs]
+    marks = [WINNER if best and run is best.run else "" for run in runs]
     sections = [Section("Runs side by side", table=Table(columns, rows, marks, sortable=True))]
     settings = differing_settings(runs)
     if settings:
@@ -94,8 +94,8 @@ def comparison_page(runs: Sequence[RunFrames]) -> str:
         sections.append(Section("Settings that differ", "All others are the same in all of the runs.", table=table))
     progress = chart_data.runs_side_by_side(by_label)
     if len(progress):
-        plot = plot_of(f"Best {score} of each run by epochs trained", charts.runs_chart(progress))
-        sections.append(Section(f"The best {score} so far, by epochs trained", plots=[plot]))
+        plot = plot_of(f"The winner's {score} by epochs trained, of each run", charts.runs_chart(progress))
+        sections.append(Section(f"The {score} of the winner so far, by epochs trained", plots=[plot]))
     for label, run in by_label.items():
         commands = [*widening_commands(run), *commands_of(run)]
         sections.append(Section(label, note=" ".join(run_sentences(run)), commands=commands))
@@ -108,11 +108,15 @@ def _beside(run: RunFrames, names: Sequence[str]) -> list[str]:
     return [*cells[:5], verdict(run).headline, *cells[5:]]
 
 
-def _comparison_answer(by_label: Mapping[str, RunFrames], best: RunFrames | None) -> Answer:
+def _comparison_answer(by_label: Mapping[str, RunFrames], best: Leader | None) -> Answer:
     if best is None:
         return Answer(Verdict(OPEN, "No trial has finished yet in any of the runs"))
-    found, label = compare_to_reference(best), next(name for name, run in by_label.items() if run is best)
-    return Answer(Verdict(verdict(best).tone, f"{label} has the best winner: {found.reached}"), verdict(best).headline)
+    own, label = verdict(best.run), next(name for name, run in by_label.items() if run is best.run)
+    if best.confirmed is None:
+        reached = compare_to_reference(best.run).reached
+        return Answer(Verdict(OPEN, f"{label} has the best winner as measured: {reached}"), own.headline)
+    mean = f"{percent(best.confirmed)} mean test {best.run.spec.search.judged_by}"
+    return Answer(Verdict(own.tone, f"{label} has the best confirmed winner: {mean}"), own.headline)
 
 
 def _rendered(name: str, answer: Answer, sections: list[Section], live: str = "", reload: int = 0) -> str:

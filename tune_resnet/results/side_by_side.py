@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from tune_resnet._text import flat, printable
+from tune_resnet.hpo.ranking import winner
 from tune_resnet.results.comparison import compare_to_reference
+from tune_resnet.results.confirmation import confirmations
 from tune_resnet.runs.load import RunFrames
+from tune_resnet.runs.tables import WINNER
 
 _OWN = ("search.name", "points_to_evaluate")  # settings that say nothing about what differs
 
@@ -18,9 +22,18 @@ def score_of(runs: Sequence[RunFrames]) -> str:
     return words.pop() if len(words) == 1 else "score"
 
 
-def leader(runs: Sequence[RunFrames]) -> RunFrames | None:
-    """The run with the best winner among those that are judged by the same on the same images, in the largest such
-    group; None where no trial has finished."""
+@dataclass(frozen=True)
+class Leader:
+    """The run with the best winner. `confirmed`: the winner's mean score on the test images, in [0, 1], which decided;
+    None: the estimates did, as not every run's winner is confirmed."""
+
+    run: RunFrames
+    confirmed: float | None
+
+
+def leader(runs: Sequence[RunFrames]) -> Leader | None:
+    """The best among those that are judged by the same on the same images, in the largest such group; None where no
+    trial has finished."""
     groups: dict[tuple[object, ...], list[RunFrames]] = {}
     for run in runs:
         found = compare_to_reference(run)
@@ -28,7 +41,19 @@ def leader(runs: Sequence[RunFrames]) -> RunFrames | None:
             judged = (found.search.objective, found.judged_on, run.env.get("dataset_fingerprint"))
             groups.setdefault(judged, []).append(run)
     largest = max(groups.values(), key=len, default=[])
-    return max(largest, key=lambda run: compare_to_reference(run).winner_accuracy or 0, default=None)
+    if not largest:
+        return None
+    scores = [_confirmed_score(run) for run in largest]
+    known = [score for score in scores if score is not None]
+    if len(known) == len(largest):
+        return Leader(largest[known.index(max(known))], max(known))
+    return Leader(max(largest, key=lambda run: (winner(run) or {})["estimate"]), None)
+
+
+def _confirmed_score(run: RunFrames) -> float | None:
+    """The winner's mean over the pairs of its confirmation at the search's own size, in [0, 1]; None: there is none."""
+    found = (one for one in confirmations(run) if one.of_winner and one.result and not one.place)
+    return next((float(one.pairs[WINNER].mean()) for one in found), None)
 
 
 def differing_settings(runs: Sequence[RunFrames]) -> list[list[str]]:
