@@ -279,7 +279,7 @@ def test_several_runs_are_compared(tmp_path: Path, capsys: pytest.CaptureFixture
     page = Page(tmp_path / "two.html")
     assert "2 runs" in page.text
     assert [trace["name"] for trace in page.figures["plot-3-1"]["data"]] == [SEARCH.name, baseline.name]
-    assert f"{SEARCH.name} has the best winner: 76.60% validation accuracy" in page.text
+    assert f"{SEARCH.name} has the best confirmed winner: 76.72% mean test accuracy" in page.text
     commands = [load_run(run).env["command"] for run in (SEARCH, baseline)]
     assert all(command in page.text for command in commands)
 
