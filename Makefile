@@ -17,7 +17,7 @@ test: $(VENV)/installed
 	$(PYTHON) -m ruff check .
 	$(PYTHON) -m mypy
 	$(VENV)/bin/lint-imports
-	$(PYTHON) -m pytest
+	OMP_NUM_THREADS=1 $(PYTHON) -m pytest  # several processes share the cores
 
 # Nothing else should run meanwhile.
 bench: $(VENV)/installed
