@@ -549,16 +549,10 @@ def test_the_plan_is_told_what_was_done_to_the_images(tree: Path) -> None:
     assert load_folder(tree).shapes == shapes
 
 
-def test_a_split_says_how_even_its_classes_are_and_what_is_left_to_test_on(tree: Path, classes_only: Path) -> None:
-    split = search_split(load_folder(tree), DataSpec(validation_fraction=0.3))
-    assert split.lines()[-1] == "classes     2, of 2 to 3 training images each; the chance level is 50.0%"
-    assert split.note == "; 4 test images untouched"
+def test_a_split_says_what_is_left_to_test_on(tree: Path) -> None:
+    assert search_split(load_folder(tree), DataSpec()).note == "; 4 test images untouched"
     shutil.rmtree(tree / "test")
-    dataset = load_folder(tree)
-    assert search_split(dataset, DataSpec()).note == "; no test set"
-    assert final_split(dataset, DataSpec()).lines()[-1].endswith("the chance level is 57.1%")
-    pets = baseline_split(load_folder(classes_only), DataSpec())
-    assert pets.lines()[-1] == "classes     2, of 8 to 16 training images each; the chance level is 66.7%"
+    assert search_split(load_folder(tree), DataSpec()).note == "; no test set"
 
 
 def test_a_copied_tree_is_known(tree: Path, tmp_path: Path) -> None:

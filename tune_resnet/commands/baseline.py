@@ -21,7 +21,7 @@ from tune_resnet.config.spec import SearchSpec
 from tune_resnet.data.split import baseline_split, final_split
 from tune_resnet.data.types import Dataset, Split
 from tune_resnet.execution.interrupts import signal_of
-from tune_resnet.hpo.plan import Plan
+from tune_resnet.hpo.plan import Plan, data_lines
 from tune_resnet.runs.directory import FINAL, RunDirectory
 from tune_resnet.runs.predictions import write_predictions
 from tune_resnet.runs.recorder import Recorder
@@ -72,7 +72,7 @@ def plan_single(spec: SearchSpec, dataset: Dataset, trial: int = REFERENCE_TRIAL
         held_out_images=len(data.held_out),
         held_out="validation" if dataset.test is None and not final else "test",
         note=data.note,
-        data_lines=data.lines(),
+        data_lines=data_lines(data, spec.search),
     )
 
 

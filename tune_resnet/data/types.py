@@ -165,16 +165,3 @@ class Split:
     std: np.ndarray
     note: str = ""
     shapes: str = ""
-
-    def lines(self) -> tuple[str, ...]:
-        """A plan's further lines about the images: their sizes, where known, and how even the classes are.
-
-        The chance level is the accuracy of who always answers with the class that is the most common one in training.
-        """
-        counts = np.bincount(self.train.labels, minlength=len(self.classes))
-        judged = self.held_out.labels if len(self.held_out) else self.train.labels
-        chance = (judged == counts.argmax()).mean()
-        spread = f"{counts.min():,}" if counts.min() == counts.max() else f"{counts.min():,} to {counts.max():,}"
-        each = "training image" if counts.max() == 1 else "training images"
-        balance = f"classes     {len(counts):,}, of {spread} {each} each; the chance level is {chance:.1%}"
-        return (*([f"images      {self.shapes}"] if self.shapes else []), balance)

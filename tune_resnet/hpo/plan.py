@@ -10,12 +10,17 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+import numpy as np
+import torch
+
 from tune_resnet._text import counted, duration, printable
-from tune_resnet.config.sections import ResourceSpec
+from tune_resnet.config.sections import OBJECTIVES, BudgetSpec, ResourceSpec
 from tune_resnet.config.spec import SearchSpec
+from tune_resnet.data.types import Split
 from tune_resnet.hpo.stopping import rung_epochs, stopping_rule
 from tune_resnet.runs.tables import REFERENCE_TRIAL
 from tune_resnet.training.device import ResolvedSpec
+from tune_resnet.training.evaluation import scores
 
 _START_SECONDS = 4.0  # until the processes of trials train, on a machine with nothing else to do
 _ENOUGH_STEPS = 10  # of the optimizer in an epoch
@@ -38,7 +43,7 @@ class Plan:
     held_out_images: int
     held_out: str  # "validation" or "test"
     note: str = ""  # of the split
-    data_lines: tuple[str, ...] = ()  # of the split
+    data_lines: tuple[str, ...] = ()  # see `data_lines`
     trials: int = 1
     ended: int = 0  # trials of a resumed search that are done
     single: int | None = None  # the number of the trial of which this is a single training
@@ -169,6 +174,21 @@ class Plan:
             f"time        about {duration(self.seconds(self.epochs))} "
             f"({self.train_images / self.seconds_per_epoch:,.0f} images/s, from a few timed steps)",
         ]
+
+
+def data_lines(data: Split, search: BudgetSpec) -> tuple[str, ...]:
+    """The lines about the images: their sizes, where known, how even the classes are, and the chance level.
+
+    That is the objective of who always answers with the class that is the most common one in training.
+    """
+    counts = np.bincount(data.train.labels, minlength=len(data.classes))
+    spread = f"{counts.min():,}" if counts.min() == counts.max() else f"{counts.min():,} to {counts.max():,}"
+    each = "training image" if counts.max() == 1 else "training images"
+    judged = torch.tensor(data.held_out.labels if len(data.held_out) else data.train.labels)
+    always = scores(torch.full_like(judged, int(counts.argmax())), judged, len(counts))
+    chance = always[list(OBJECTIVES).index(search.objective)].item()
+    balance = f"classes     {len(counts):,}, of {spread} {each} each; the chance level{search.of_what} is {chance:.1%}"
+    return (*([f"images      {data.shapes}"] if data.shapes else []), balance)
 
 
 def expected_survival(spec: SearchSpec) -> tuple[float, ...]:
