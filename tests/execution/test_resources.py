@@ -171,18 +171,35 @@ def test_a_plan_says_how_even_the_classes_are_and_what_chance_gives_of_the_objec
     assert line(*uneven, "macro_f1").endswith(f"; the chance level of macro F1 is {f1 / 3:.1%}")
 
 
+def plan_of(**sections: Any) -> list[str]:
+    """The plan of four trials with these sections of a spec."""
+    plan = Plan(
+        spec=resolved(SearchSpec(**sections), "cpu", "fp32"), device_name="a CPU", seconds_per_epoch=1, concurrency=1,
+        train_images=4000, held_out_images=20, held_out="validation", trials=4,
+    )  # fmt: skip
+    return plan.lines()
+
+
 def test_a_plan_warns_where_trials_are_judged_by_what_a_hyperparameter_changes_by_itself() -> None:
     def warnings_of(**changes: Any) -> list[str]:
         space = {"max_lr": Domain(low=1e-3, high=0.1), "dropout": Domain(low=0, high=0.5, log=False)}
-        spec = resolved(SearchSpec(space=space, scheduler=SchedulerSpec(**changes)), "cpu", "fp32")
-        plan = Plan(
-            spec=spec, device_name="a CPU", seconds_per_epoch=1, concurrency=1, train_images=4000, held_out_images=20,
-            held_out="validation", trials=4,
-        )  # fmt: skip
-        return [line for line in plan.lines() if line.startswith("warning")]
+        lines = plan_of(space=space, scheduler=SchedulerSpec(**changes))
+        return [line for line in lines if line.startswith("warning")]
 
     assert warnings_of()[0].startswith("warning     dropout: more of it raises the training loss, by which trials are")
     assert warnings_of(signal="val_loss") == warnings_of(name="none") == []
+
+
+def test_a_plan_says_where_early_stopping_does_not_go_by_the_objective() -> None:
+    def stopping(objective: str, **changes: Any) -> str:
+        lines = plan_of(search=BudgetSpec(objective=objective), scheduler=SchedulerSpec(**changes))
+        return next(line for line in lines if line.startswith("stopping"))
+
+    assert stopping("accuracy").startswith("stopping    asha on train_loss, rungs at epochs ")
+    assert stopping("macro_f1").startswith("stopping    asha on train_loss whatever the objective is, rungs at epochs ")
+    assert stopping("macro_f1", signal="val_accuracy").startswith("stopping    asha on val_macro_f1, rungs")
+    assert stopping("macro_f1", name="median") == "stopping    median on train_loss whatever the objective is"
+    assert stopping("macro_f1", name="none") == "stopping    none on train_loss"
 
 
 @given(images=st.integers(1, 100_000), batch=st.integers(2, 100_000))

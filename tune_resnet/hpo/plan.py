@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from tune_resnet._text import counted, duration, printable
-from tune_resnet.config.sections import OBJECTIVES, BudgetSpec, ResourceSpec
+from tune_resnet.config.sections import OBJECTIVES, VAL_ACCURACY, BudgetSpec, ResourceSpec
 from tune_resnet.config.spec import SearchSpec
 from tune_resnet.data.types import Split
 from tune_resnet.hpo.stopping import rung_epochs, stopping_rule
@@ -139,11 +139,13 @@ class Plan:
         if together > 1:
             pace = f": a few steps timed alone, times the {together} trials on one GPU"
         judged = spec.search.named and f"; judged by{spec.search.named}"
+        other = judged and spec.scheduler.name != "none" and spec.scheduler.signal != VAL_ACCURACY
+        whatever = " whatever the objective is" if other else ""
         limit = f", ended after {duration(spec.search.time_budget)}" if spec.search.time_budget else ""
         return [
             f"search      {trials}, the first is the reference{points}; sampler {spec.search.sampler}{judged}{limit}",
             *([f"resume      {self.ended} of {trials} ended, {self.trials - self.ended} left"] if self.ended else []),
-            f"stopping    {spec.scheduler.name} on {spec.signal}{stops}",
+            f"stopping    {spec.scheduler.name} on {spec.signal}{whatever}{stops}",
             *self._signal_warning(),
             f"epochs      about {self.epochs_expected:.0f} expected with early stopping, {most} at most",
             f"device      {self.device_name}, {spec.train.precision}; {self.concurrency} at once, "
