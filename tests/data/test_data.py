@@ -764,7 +764,9 @@ def test_digits_are_the_1797_real_ones() -> None:
     assert everyone.tolist() == [178, 182, 177, 183, 181, 182, 181, 179, 174, 180]
     assert np.abs(np.bincount(digits.test.labels) - everyone * 359 / 1797).max() < 1
     assert load_dataset(DataSpec(dataset="digits")).fingerprint == digits.fingerprint
-    assert load_dataset(DataSpec(dataset="digits", image_size=64)).train.images.shape == (1438, 3, 64, 64)
+    larger = load_dataset(DataSpec(dataset="digits", image_size=64))
+    assert larger.train.images.shape == (1438, 3, 64, 64)
+    assert (digits.shapes, larger.shapes) == ("32x32, scaled from 8x8", "64x64, scaled from 8x8")
 
 
 def test_cifar10_has_one_size(tmp_path: Path) -> None:
@@ -1058,6 +1060,7 @@ def test_cifar10_is_downloaded_once_into_the_user_cache(
     assert first.train.images.flags.c_contiguous
     assert first.train.labels.tolist() == [index % 10 for index in range(20)] * 5
     assert first.classes == tuple(f"thing{index}" for index in range(10))
+    assert first.shapes == "32x32, as they are"
     shutil.rmtree(host)
     assert load_dataset(DataSpec()).fingerprint == first.fingerprint
 

@@ -253,7 +253,8 @@ def test_a_closed_terminal_interrupts_a_baseline_which_is_recorded_whole(
 def test_a_dry_baseline_says_how_long_it_takes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert search([*SMALL, "--limit-train", "100", "--runs-dir", str(tmp_path), "--dry-run"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split()[0] for line in lines] == ["data", "classes", "model", "warning", "reference", "device", "time"]
+    parts = ["data", "images", "classes", "model", "warning", "reference", "device", "time"]
+    assert [line.split()[0] for line in lines] == parts
     assert "100 training, 359 test images" in lines[0]
     assert "images/s, from a few timed steps" in lines[-1]
     assert list(tmp_path.iterdir()) == []
