@@ -13,7 +13,7 @@ import numpy as np
 
 from tune_resnet._text import as_json, counted, percent, printable
 from tune_resnet.data.image_file import image_files, read_image
-from tune_resnet.data.image_list import PARTS
+from tune_resnet.data.image_tree import part_of
 from tune_resnet.errors import exit_code_of
 from tune_resnet.hpo.models import chosen_model
 from tune_resnet.runs.find import find_run
@@ -74,7 +74,7 @@ def _class_of(path: Path, folder: Path, classes: Sequence[str]) -> str | None:
     """The class of an image below a folder: the first folder on the way to it that is named after one, else the folder
     itself; None where neither is."""
     way = path.relative_to(folder).parts[:-1]
-    if len(way) > 1 and way[0] in PARTS and way[1] in classes:  # train/CLASS, even where a class is called train
+    if len(way) > 1 and part_of(way[0]) and way[1] in classes:  # train/CLASS, even where a class is called train
         way = way[1:]
     return next((name for name in (*way, folder.name) if name in classes), None)
 

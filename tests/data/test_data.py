@@ -168,10 +168,27 @@ def test_a_validation_set_beside_the_training_set_is_used(name: str, tree: Path)
         load_folder(tree)
 
 
-def test_of_two_validation_sets_none_is_chosen(tree: Path) -> None:
-    for name in ("validation", "val"):
-        (tree / name).mkdir()
-    with pytest.raises(DataError, match="tree has both val/ and validation/: one of them is to be the validation set"):
+@pytest.mark.parametrize(
+    ("one", "other", "meant"),
+    [("val", "validation", "validation"), ("Val", "valid", "validation"), ("TRAIN", "train", "training")],
+)
+def test_of_two_folders_for_one_set_none_is_chosen(one: str, other: str, meant: str, tree: Path) -> None:
+    for name in (one, other):
+        (tree / name).mkdir(exist_ok=True)
+    with pytest.raises(DataError, match=f"tree has both {one}/ and {other}/: one of them is to be the {meant} set"):
+        load_folder(tree)
+
+
+def test_folders_for_splits_may_have_capitals(tree: Path) -> None:
+    for label in ("cat", "dog"):
+        write_image(tree / "val" / label / "0.png", 50)
+    before = load_folder(tree)
+    for name, other in (("train", "Train"), ("test", "TEST"), ("val", "Validation")):
+        (tree / name).rename(tree / other)
+    found = load_folder(tree)
+    assert (found.classes, found.fingerprint) == (before.classes, before.fingerprint)
+    (tree / "TEST" / "dog").rename(tree / "TEST" / "cow")
+    with pytest.raises(DataError, match=r"class 'dog' of .*/Train is missing from .*/TEST"):
         load_folder(tree)
 
 
@@ -275,7 +292,7 @@ def listed(tree: Path, split: Callable[[str], str]) -> str:
 def test_a_list_gives_what_its_tree_gives(tree: Path) -> None:
     for name in ("cat", "dog"):
         write_image(tree / "valid" / name / "0.png", 50)
-    whole, from_list = load_folder(tree), load_folder(write_list(tree, listed(tree, str)))
+    whole, from_list = load_folder(tree), load_folder(write_list(tree, listed(tree, str.title)))
     assert from_list.fingerprint == whole.fingerprint
     assert from_list.test is not None
     assert from_list.val is not None

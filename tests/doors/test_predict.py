@@ -158,6 +158,7 @@ def test_an_image_in_a_folder_below_a_class_folder_is_of_that_class() -> None:
     assert class_of("sub/1.png", "tree/cat") == class_of("1.png", "tree/cat") == "cat"
     assert class_of("cat/1.png", "photos/dog") == "cat"
     assert class_of("train/cat/1.png", "tree") == "cat"  # a class may be called like a split
+    assert class_of("Train/cat/1.png", "tree", ("cat", "Train")) == "cat"
     assert class_of("train/train/1.png", "tree") == class_of("train/sub/1.png", "tree/test") == "train"
     assert class_of("other/1.png", "tree") is None
 
