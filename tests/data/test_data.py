@@ -197,7 +197,7 @@ def test_the_spec_names_the_folder(tree: Path) -> None:
     assert DataSpec().dataset == DataSpec(dataset="cifar10", data_dir=str(tree)).dataset == "cifar10"
     (tree / "cifar-10-batches-py").mkdir()
     assert DataSpec(data_dir=str(tree)).dataset == "cifar10"
-    with pytest.raises(DataError, match="--data-dir"):
+    with pytest.raises(DataError, match=r"needs data\.data_dir, the folder"):
         load_dataset(DataSpec(dataset="folder"))
 
 
