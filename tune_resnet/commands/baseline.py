@@ -109,7 +109,8 @@ def train_single(
         outcome = Outcome(trial=trial, train=spec.train, last=last)
         save_model(run.model_of(trial), training.judged, data, spec.model, outcome)
         if plan.held_out == "test" and plan.held_out_images:
-            found, tested = training.held_out_logits().softmax(1).numpy(), data.held_out
+            # float64, in which logits that differ are probabilities that differ: the likeliest class stays the same
+            found, tested = training.held_out_logits().double().softmax(1).numpy(), data.held_out
             write_predictions(run, found, tested.labels, data.classes, tested.source, test_files)
         recorder.end(trial, FINISHED)
     except NonFiniteLoss as error:
