@@ -13,6 +13,7 @@ import numpy as np
 
 from tune_resnet._text import as_json, counted, percent, printable
 from tune_resnet.data.image_file import image_files, read_image
+from tune_resnet.data.image_tree import part_of
 from tune_resnet.errors import exit_code_of
 from tune_resnet.hpo.models import chosen_model
 from tune_resnet.runs.find import find_run
@@ -30,7 +31,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _print(options: argparse.Namespace) -> None:
     chosen = chosen_model(find_run(options.run))
     model = load_model(chosen.path, options.model)
-    paths = [path for named in options.images for path in (image_files(named) if named.is_dir() else [named])]
+    found = [(named, path) for named in options.images for path in (image_files(named) if named.is_dir() else [named])]
+    paths = [path for _, path in found]
     rows = probabilities(model, np.stack([read_image(path, model.size) for path in paths]))
     if options.csv:
         writer = csv.writer(sys.stdout, lineterminator="\n")
@@ -47,23 +49,34 @@ def _print(options: argparse.Namespace) -> None:
     for path, best in zip(paths, ranked, strict=True):
         shown = ", ".join(f"{printable(name)} {percent(share)}" for name, share in best)
         print(f"{printable(path)}: {shown}")
-    if any(map(Path.is_dir, options.images)) and (line := _accuracy_line(model, paths, rows)):
+    if line := _accuracy_line(found, rows, model.classes):
         print(line)
 
 
-def _accuracy_line(model: TrainedModel, paths: Sequence[Path], rows: np.ndarray) -> str:
-    """How many of the images are of the class that their folder is named after; empty where no folder is."""
-    places = {name: place for place, name in enumerate(model.classes)}
-    named = [
-        (places[path.parent.name], row) for path, row in zip(paths, rows, strict=True) if path.parent.name in places
+def _accuracy_line(found: Sequence[tuple[Path, Path]], rows: np.ndarray, classes: Sequence[str]) -> str:
+    """How many of the images are of the class that their folder is named after; empty where no folder is. `found` has
+    what was named and the image: a single file that was named is not counted."""
+    judged = [
+        (_class_of(path, named, classes), classes[row.argmax()])
+        for (named, path), row in zip(found, rows, strict=True)
+        if path != named
     ]
-    if not named:
+    known = [label == seen for label, seen in judged if label is not None]
+    if not known:
         return ""
-    right = sum(row.argmax() == place for place, row in named)
-    others = len(paths) - len(named)
+    right, others = sum(known), len(judged) - len(known)
     left_out = f"; {counted(others, 'image')} in other folders left out" if others else ""
-    images = counted(len(named), "image")
-    return f"accuracy: {percent(right / len(named))}, {right} of {images} in folders named after a class{left_out}"
+    images = counted(len(known), "image")
+    return f"accuracy: {percent(right / len(known))}, {right} of {images} in folders named after a class{left_out}"
+
+
+def _class_of(path: Path, folder: Path, classes: Sequence[str]) -> str | None:
+    """The class of an image below a folder: the first folder on the way to it that is named after one, else the folder
+    itself; None where neither is."""
+    way = path.relative_to(folder).parts[:-1]
+    if len(way) > 1 and part_of(way[0]) and way[1] in classes:  # train/CLASS, even where a class is called train
+        way = way[1:]
+    return next((name for name in (*way, folder.name) if name in classes), None)
 
 
 def _likeliest(model: TrainedModel, row: np.ndarray, count: int) -> list[tuple[str, float]]:

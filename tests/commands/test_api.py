@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,10 +11,11 @@ import pytest
 from factories import ROOT, SEARCH, Build
 
 import tune_resnet
-from tune_resnet import REFERENCE, BudgetSpec, DataSpec, Domain, ModelSpec, Search, SearchSpec, load_run
+from tune_resnet import REFERENCE, BudgetSpec, DataSpec, Domain, ModelSpec, Search, SearchSpec, load_run, load_spec
 from tune_resnet.commands.options import parse_options
 from tune_resnet.config.validation import SpecError
 from tune_resnet.data.digits import load_digits
+from tune_resnet.data.load import load_dataset
 from tune_resnet.errors import UserError
 from tune_resnet.runs.directory import RunDirectory
 from tune_resnet.runs.tables import FINISHED, STOPPED
@@ -78,6 +80,28 @@ def test_what_is_wrong_is_an_exception_with_the_commands_message(tmp_path: Path)
 def test_an_error_of_the_command_line_speaks_of_flags(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"^--confirm needs the winner of a search: --baseline has none"):
         parse_options(["--baseline", "--confirm"])
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: ModelSpec(args={"a": 1}),
+        lambda: BudgetSpec(name="a/b"),
+        lambda: SearchSpec(data=DataSpec(dataset="folder")),
+        lambda: load_dataset(DataSpec(dataset="folder")),
+        lambda: load_spec("nope.toml"),
+    ],
+)
+def test_what_is_raised_outside_a_search_speaks_of_settings(make: Callable[[], object]) -> None:
+    with pytest.raises(UserError, match=r"^(?!.*--)(model\.args|search\.name|data\.dataset|cannot read nope\.toml)"):
+        make()
+
+
+def test_a_space_that_has_shrunk_is_no_flag(tmp_path: Path) -> None:
+    spec = SearchSpec(space={"max_lr": Domain(low=1e-3, high=1e-1)})
+    RunDirectory.create(tmp_path / "it", spec)
+    with pytest.raises(SpecError, match=r"^space max_lr must contain 0\.001:0\.1"):
+        Search(replace(spec, space={"max_lr": Domain(low=1e-3, high=5e-2)}), resume=tmp_path / "it")
 
 
 def test_an_error_while_it_runs_speaks_of_arguments_too(tmp_path: Path) -> None:

@@ -218,9 +218,9 @@ BAD = [
     (["--seed", "-1"], "train.seed must be at least 0, got -1"),
     (["--cpus-per-trial", "nan"], "resources.cpus_per_trial must be a finite number, got nan"),
     (["--gpus-per-trial", "-0.5"], "resources.gpus_per_trial must be at least 0, got -0.5"),
-    (["--dataset", "folder"], "data.dataset = 'folder' needs data.data_dir (--data-dir), the folder of your images"),
-    (["--name", "a/b"], "search.name must be one folder's name (see --runs-dir for its place), got 'a/b'"),
-    (["--name", ".."], "search.name must be one folder's name (see --runs-dir for its place), got '..'"),
+    (["--dataset", "folder"], "data.dataset = 'folder' needs data.data_dir, the folder of your images"),
+    (["--name", "a/b"], "search.name must be the name of one folder where the runs are, got 'a/b'"),
+    (["--name", ".."], "search.name must be the name of one folder where the runs are, got '..'"),
     (["--name", ""], "search.name must not be empty or hold NUL, got ''"),
     (["--confirm", "1"], "--confirm must be at least 2 seeds, got 1"),
     (["--confirm", "2", "--baseline"], "--confirm needs the winner of a search: --baseline has none"),
@@ -238,7 +238,7 @@ BAD = [
     (["--space", "temperature=2:3"], f"unknown hyperparameter space.temperature; known: {KNOWN}"),
     (["--model-args", "hidden"], "argument --model-args: 'hidden' is not NAME=VALUE, as hidden=128"),
     (["--model-args", "hidden=3"],
-     "model.args are arguments of a network of your own, which model.factory (--model) names"),
+     "model.args are arguments of a network of your own, which model.factory names"),
     (["--experiment", "/none.toml"], "cannot read /none.toml: No such file or directory"),
 ]  # fmt: skip
 

@@ -128,7 +128,7 @@ def test_a_domain_of_an_argument_that_cannot_be_is_one_line(changes: str, messag
 @pytest.mark.parametrize(
     ("model", "message"),
     [
-        ({"args": {"a": 1}}, "model.args are arguments of a network of your own, which model.factory (--model) names"),
+        ({"args": {"a": 1}}, "model.args are arguments of a network of your own, which model.factory names"),
         ({"factory": "a:b", "args": 3}, "model.args must be a table, got 3"),
         ({"factory": "a:b", "args": {"a b": 3}}, "model.args must have names for keys, got 'a b'"),
         ({"factory": "a:b", "args": {"a": [3]}}, "model.args.a must be a number, a string, true or false, got a list"),

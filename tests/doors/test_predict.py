@@ -23,7 +23,7 @@ from tune_resnet import analysis, export, report
 from tune_resnet.commands import baseline
 from tune_resnet.data.image_file import read_image
 from tune_resnet.data.types import Dataset
-from tune_resnet.predict import main
+from tune_resnet.predict import _class_of, main
 from tune_resnet.runs.load import load_run
 from tune_resnet.search import main as search
 from tune_resnet.training.loop import TrainingRun
@@ -149,6 +149,20 @@ def test_folders_named_after_classes_tell_the_accuracy(
     assert "accuracy" not in capsys.readouterr().out
 
 
+def test_an_image_in_a_folder_below_a_class_folder_is_of_that_class() -> None:
+    def class_of(path: str, folder: str, classes: tuple[str, ...] = ("cat", "dog", "train")) -> str | None:
+        return _class_of(Path(folder, path), Path(folder), classes)
+
+    assert class_of("cat/sub/deep/1.png", "tree") == "cat"
+    assert class_of("test/dog/cat/1.png", "tree") == "dog"
+    assert class_of("sub/1.png", "tree/cat") == class_of("1.png", "tree/cat") == "cat"
+    assert class_of("cat/1.png", "photos/dog") == "cat"
+    assert class_of("train/cat/1.png", "tree") == "cat"  # a class may be called like a split
+    assert class_of("Train/cat/1.png", "tree", ("cat", "Train")) == "cat"
+    assert class_of("train/train/1.png", "tree") == class_of("train/sub/1.png", "tree/test") == "train"
+    assert class_of("other/1.png", "tree") is None
+
+
 def test_as_json_it_prints_every_class_with_its_letters(
     run: Path, test_files: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -240,7 +254,8 @@ def test_a_closed_terminal_interrupts_a_baseline_which_is_recorded_whole(
 def test_a_dry_baseline_says_how_long_it_takes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert search([*SMALL, "--limit-train", "100", "--runs-dir", str(tmp_path), "--dry-run"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split()[0] for line in lines] == ["data", "classes", "model", "warning", "reference", "device", "time"]
+    parts = ["data", "images", "classes", "model", "warning", "reference", "device", "time"]
+    assert [line.split()[0] for line in lines] == parts
     assert "100 training, 359 test images" in lines[0]
     assert "images/s, from a few timed steps" in lines[-1]
     assert list(tmp_path.iterdir()) == []

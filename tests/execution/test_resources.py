@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 import ray
@@ -29,10 +30,10 @@ from tune_resnet.config.sections import BudgetSpec, ModelSpec, ResourceSpec, Sch
 from tune_resnet.config.space import Domain
 from tune_resnet.config.spec import SearchSpec
 from tune_resnet.config.toml import load_spec
-from tune_resnet.data.types import Dataset, Split
+from tune_resnet.data.types import Dataset, ImageSet, Split
 from tune_resnet.execution.cluster import ray_cluster
 from tune_resnet.execution.resources import make_plan
-from tune_resnet.hpo.plan import Plan, expected_survival, trials_per_gpu
+from tune_resnet.hpo.plan import Plan, data_lines, expected_survival, trials_per_gpu
 from tune_resnet.runs.load import load_run
 from tune_resnet.training.device import OUT_OF_MEMORY, DeviceError, resolved
 from tune_resnet.training.loop import TrainingRun
@@ -126,7 +127,7 @@ def test_a_share_of_a_gpu_is_refused_where_trials_run_on_the_cpu(
     assert (settled.resources.device, settled.resources.gpus_per_trial) == ("cpu", 0)
 
 
-def data_lines(images: int, batch: int, note: str = "") -> list[str]:
+def lines_about_data(images: int, batch: int, note: str = "") -> list[str]:
     """What the plan of a single training says of its images and network."""
     plan = Plan(
         spec=resolved(SearchSpec(train=TrainSpec(batch_size=batch, epochs=1)), "cpu", "fp32"),
@@ -143,27 +144,47 @@ def data_lines(images: int, batch: int, note: str = "") -> list[str]:
 
 
 def test_a_plan_says_how_many_steps_an_epoch_has_and_warns_of_few() -> None:
-    assert data_lines(4000, 400, "; the validation set is the folder's own") == [
+    assert lines_about_data(4000, 400, "; the validation set is the folder's own") == [
         "data        cifar10: 4,000 training, 20 validation images; the validation set is the folder's own",
         "model       ResNet9, width 64; 1 epoch of 10 steps, batch 400, linear-exponential",
     ]
-    assert data_lines(216, 400)[1:] == [
+    assert lines_about_data(216, 400)[1:] == [
         "model       ResNet9, width 64; 1 epoch of 1 step, batch 400, linear-exponential",
         "warning     only 1 optimizer step an epoch, too few to learn much: "
         "choose a smaller --batch-size (21 gives 11 steps)",
     ]
-    assert len(data_lines(8, 1)) == 2  # there is no smaller one
+    assert len(lines_about_data(8, 1)) == 2  # there is no smaller one
+
+
+def test_a_plan_says_how_even_the_classes_are_and_what_chance_gives_of_the_objective(split: Split) -> None:
+    def line(train: list[int], held_out: list[int], objective: str = "accuracy") -> str:
+        parts = [ImageSet(split.train.source, np.repeat(np.arange(3), each)) for each in (train, held_out)]
+        data = replace(split, train=parts[0], held_out=parts[1], classes=("ant", "bee", "cat"))
+        return data_lines(data, BudgetSpec(objective=objective))[-1]
+
+    assert line([2, 2, 2], [1, 1, 2]) == "classes     3, of 2 training images each; the chance level is 25.0%"
+    assert line([1, 1, 1], [0, 0, 0]) == "classes     3, of 1 training image each; the chance level is 33.3%"
+    uneven = [2000, 9, 70], [70, 10, 20]
+    assert line(*uneven) == "classes     3, of 9 to 2,000 training images each; the chance level is 70.0%"
+    assert line(*uneven, "balanced_accuracy").endswith("; the chance level of balanced accuracy is 33.3%")
+    f1 = 2 * 0.7 / (1 + 0.7)  # of the common class: its precision is 0.7, its recall 1
+    assert line(*uneven, "macro_f1").endswith(f"; the chance level of macro F1 is {f1 / 3:.1%}")
+
+
+def plan_of(**sections: Any) -> list[str]:
+    """The plan of four trials with these sections of a spec."""
+    plan = Plan(
+        spec=resolved(SearchSpec(**sections), "cpu", "fp32"), device_name="a CPU", seconds_per_epoch=1, concurrency=1,
+        train_images=4000, held_out_images=20, held_out="validation", trials=4,
+    )  # fmt: skip
+    return plan.lines()
 
 
 def test_a_plan_warns_where_trials_are_judged_by_what_a_hyperparameter_changes_by_itself() -> None:
     def warnings_of(**changes: Any) -> list[str]:
         space = {"max_lr": Domain(low=1e-3, high=0.1), "dropout": Domain(low=0, high=0.5, log=False)}
-        spec = resolved(SearchSpec(space=space, scheduler=SchedulerSpec(**changes)), "cpu", "fp32")
-        plan = Plan(
-            spec=spec, device_name="a CPU", seconds_per_epoch=1, concurrency=1, train_images=4000, held_out_images=20,
-            held_out="validation", trials=4,
-        )  # fmt: skip
-        return [line for line in plan.lines() if line.startswith("warning")]
+        lines = plan_of(space=space, scheduler=SchedulerSpec(**changes))
+        return [line for line in lines if line.startswith("warning")]
 
     assert warnings_of()[0].startswith(
         "warning     dropout: its value alone changes the training loss, by which trials are"
@@ -171,13 +192,25 @@ def test_a_plan_warns_where_trials_are_judged_by_what_a_hyperparameter_changes_b
     assert warnings_of(signal="val_loss") == warnings_of(name="none") == []
 
 
+def test_a_plan_says_where_early_stopping_does_not_go_by_the_objective() -> None:
+    def stopping(objective: str, **changes: Any) -> str:
+        lines = plan_of(search=BudgetSpec(objective=objective), scheduler=SchedulerSpec(**changes))
+        return next(line for line in lines if line.startswith("stopping"))
+
+    assert stopping("accuracy").startswith("stopping    asha on train_loss, rungs at epochs ")
+    assert stopping("macro_f1").startswith("stopping    asha on train_loss whatever the objective is, rungs at epochs ")
+    assert stopping("macro_f1", signal="val_accuracy").startswith("stopping    asha on val_macro_f1, rungs")
+    assert stopping("macro_f1", name="median") == "stopping    median on train_loss whatever the objective is"
+    assert stopping("macro_f1", name="none") == "stopping    none on train_loss"
+
+
 @given(images=st.integers(1, 100_000), batch=st.integers(2, 100_000))
 @settings(derandomize=True, deadline=None, max_examples=200)
 def test_the_batch_size_that_a_warning_names_gives_no_warning(images: int, batch: int) -> None:
-    for line in data_lines(images, batch)[2:]:
+    for line in lines_about_data(images, batch)[2:]:
         named = int(line.partition("(")[2].split()[0])
         assert 1 <= named < batch
-        assert len(data_lines(images, named)) == 2
+        assert len(lines_about_data(images, named)) == 2
 
 
 @pytest.mark.parametrize(

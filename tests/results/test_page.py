@@ -404,6 +404,21 @@ def test_without_a_confirmation_nothing_is_claimed(
     assert "Proven" not in Page(write_report([build.directory.path])).text
 
 
+def test_what_is_not_smoothed_is_not_called_so(tmp_path: Path) -> None:
+    build = Build(tmp_path / "run")
+    build.directory.write_env({"kind": "search"})
+    for last in (0.6, 0.8, 0.7):
+        build.trial([0.3, 0.4, 0.5, last], FINISHED, max_lr=last / 10)
+    assert [row[0] for row in evidence(build.load())] == ["observed", "confirmed"]
+    assert evidence(build.load())[0][-1].endswith("; the best of 3 is probably a lucky one: expect less")
+    text = Page(write_report([build.directory.path])).text
+    assert "By accuracy on the held-out images, which is the estimate too." in text
+    assert "together" not in text.replace("Hyperparameters together", "")
+    build.trial([0.3, 0.4, 0.5, 0.75], FINISHED, max_lr=0.075)
+    assert [row[0] for row in evidence(build.load())] == ["observed", "smoothed", "confirmed"]
+    assert "what accuracy and loss on the held-out images say together" in Page(write_report([build.load().path])).text
+
+
 def test_the_third_row_says_what_a_confirmation_would_take(mixed: Build) -> None:
     assert evidence(mixed.load())[-1] == ["confirmed", "-", "-", "-", "no verdict yet: see the command to confirm it"]
     mixed.directory.write_env({"test_set": False})

@@ -172,12 +172,12 @@ def test_a_dry_run_prints_the_plan_and_leaves_nothing(
     arguments = [*SMALL, "--epochs", "8", "--dry-run", "--max-concurrent", "1", "--runs-dir", str(tmp_path)]
     assert main([*arguments, *cluster]) == 0
     lines = capsys.readouterr().out.splitlines()
-    parts = ["data", "classes", "model", "warning", "search", "stopping", "epochs", "device", "time"]
+    parts = ["data", "images", "classes", "model", "warning", "search", "stopping", "epochs", "device", "time"]
     assert [line.split()[0] for line in lines] == parts
     assert "180 training, 20 validation images" in lines[0]
-    assert "asha on train_loss, rungs at epochs 3" in lines[5]
-    assert "256 at most" in lines[6]
-    assert "1 at once, each with 1 CPU" in lines[7]
+    assert "asha on train_loss, rungs at epochs 3" in lines[6]
+    assert "256 at most" in lines[7]
+    assert "1 at once, each with 1 CPU" in lines[8]
     assert list(tmp_path.iterdir()) == []
 
 

@@ -21,7 +21,7 @@ from tune_resnet.config.spec import SearchSpec
 from tune_resnet.data.split import baseline_split, final_split
 from tune_resnet.data.types import Dataset, Split
 from tune_resnet.execution.interrupts import signal_of
-from tune_resnet.hpo.plan import Plan
+from tune_resnet.hpo.plan import Plan, data_lines
 from tune_resnet.runs.directory import FINAL, RunDirectory
 from tune_resnet.runs.predictions import write_predictions
 from tune_resnet.runs.recorder import Recorder
@@ -72,7 +72,7 @@ def plan_single(spec: SearchSpec, dataset: Dataset, trial: int = REFERENCE_TRIAL
         held_out_images=len(data.held_out),
         held_out="validation" if dataset.test is None and not final else "test",
         note=data.note,
-        data_lines=data.lines(),
+        data_lines=data_lines(data, spec.search),
     )
 
 
@@ -109,7 +109,8 @@ def train_single(
         outcome = Outcome(trial=trial, train=spec.train, last=last)
         save_model(run.model_of(trial), training.judged, data, spec.model, outcome)
         if plan.held_out == "test" and plan.held_out_images:
-            found, tested = training.held_out_logits().softmax(1).numpy(), data.held_out
+            # float64, in which logits that differ are probabilities that differ: the likeliest class stays the same
+            found, tested = training.held_out_logits().double().softmax(1).numpy(), data.held_out
             write_predictions(run, found, tested.labels, data.classes, tested.source, test_files)
         recorder.end(trial, FINISHED)
     except NonFiniteLoss as error:

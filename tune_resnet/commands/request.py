@@ -134,7 +134,7 @@ def _with_arguments(message: str) -> str:
     """A message with the arguments of `Request` and of a spec's sections instead of flags; a command to run stays."""
     if "-m tune_resnet." in message:
         return message
-    names = {item.name.replace("_", "-"): item.name for item in fields(Request)}
+    names = {item.name.replace("_", "-"): item.name for item in (*fields(SearchSpec), *fields(Request))}
     for section, kind in SECTIONS.items():
         for item in fields(kind):
             names[item.metadata.get("flag", item.name).replace("_", "-")] = f"{section}.{item.name}"

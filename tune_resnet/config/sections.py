@@ -77,9 +77,7 @@ class ModelSpec(Section):
         super().__post_init__()
         if self.factory is None:
             if self.args:
-                raise SpecError(
-                    "model.args are arguments of a network of your own, which model.factory (--model) names"
-                )
+                raise SpecError("model.args are arguments of a network of your own, which model.factory names")
             return
         module, _, function = self.factory.partition(":")
         if not all(name.isidentifier() for name in (*module.split("."), function)):
@@ -169,7 +167,7 @@ class BudgetSpec(Section):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.name is not None and (self.name in (".", "..") or "/" in self.name or "\\" in self.name):
-            raise SpecError(f"search.name must be one folder's name (see --runs-dir for its place), got {self.name!r}")
+            raise SpecError(f"search.name must be the name of one folder where the runs are, got {self.name!r}")
 
     def column(self, held_out: str) -> str:
         """The column of a run's tables that judges its trainings, on the `val` or `test` images."""

@@ -37,7 +37,7 @@ class SearchSpec(Configuration):
         points = tuple(checked_point(point, reference) for point in self.points_to_evaluate)
         object.__setattr__(self, "points_to_evaluate", points)
         if self.data.dataset == "folder" and self.data.data_dir is None:
-            raise SpecError("data.dataset = 'folder' needs data.data_dir (--data-dir), the folder of your images")
+            raise SpecError("data.dataset = 'folder' needs data.data_dir, the folder of your images")
 
     def __repr__(self) -> str:
         return differences(self)

@@ -93,9 +93,9 @@ def load_tables(path: Path) -> dict[str, Any]:
         raise SpecError(f"{path} is nested too deeply") from None
 
 
-def load_spec(path: Path) -> SearchSpec:
-    """The spec in a TOML file."""
-    tables = load_tables(path)
+def load_spec(path: Path | str) -> SearchSpec:
+    """The spec in a TOML file; SpecError where it cannot be read, or a setting is wrong."""
+    tables = load_tables(Path(path))
     try:
         return spec_from_tables(tables)
     except SpecError as error:

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from tune_resnet.config.sections import CIFAR10_FILES
-from tune_resnet.data.types import DataError, Dataset, ImageSet, content_fingerprint
+from tune_resnet.data.types import SIZE, DataError, Dataset, ImageSet, content_fingerprint, shapes_line
 
 CIFAR10_URL = "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz"
 PROBE_SECONDS = 2.0  # for the download host's first answer, name resolution included
@@ -44,7 +44,8 @@ def load_cifar10(root: Path) -> Dataset:
         for part in parts
     )
     classes = tuple(parts[0].classes)
-    return Dataset("cifar10", train, test, classes, content_fingerprint(train, test, classes))
+    shapes = shapes_line(np.full((len(train), 2), SIZE), SIZE)
+    return Dataset("cifar10", train, test, classes, content_fingerprint(train, test, classes), shapes=shapes)
 
 
 def _answers(url: str) -> bool:

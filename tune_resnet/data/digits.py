@@ -7,7 +7,7 @@ from importlib.metadata import distribution
 import numpy as np
 
 from tune_resnet.data.split import apportion, draw
-from tune_resnet.data.types import SIZE, Dataset, ImageSet, content_fingerprint
+from tune_resnet.data.types import SIZE, Dataset, ImageSet, content_fingerprint, shapes_line
 
 DIGITS_TEST_FRACTION = 0.2
 
@@ -28,4 +28,5 @@ def load_digits(size: int = SIZE) -> Dataset:
     held_out = draw(everything.labels, take, np.random.default_rng(0))
     classes = tuple(str(digit) for digit in range(10))
     train, test = everything.subset(~held_out), everything.subset(held_out)
-    return Dataset("digits", train, test, classes, content_fingerprint(train, test, classes))
+    shapes = shapes_line(np.full((len(images), 2), grey.shape[-1]), size)
+    return Dataset("digits", train, test, classes, content_fingerprint(train, test, classes), shapes=shapes)

@@ -36,6 +36,7 @@ from tune_resnet.data.types import (
     ImageSet,
     MappedImages,
     content_fingerprint,
+    shapes_line,
     subset,
 )
 
@@ -77,7 +78,7 @@ def load_folder(root: Path, size: int = SIZE, split_seed: int = 0) -> Dataset:
         decoded, fingerprint = found
     train, test, val = _parts(tree, decoded.images_in(entry))
     paths = tuple(file.path for file in tree.parts["train" if tree.whole else "test"])
-    shapes = _shapes_line(decoded.shapes, size)
+    shapes = shapes_line(decoded.shapes, size)
     if isinstance(train.source, MappedImages):
         shapes += f"; {decoded.images.nbytes / 1e9:.1f} GB, read from the cache as they are needed"
     dataset = Dataset("folder", train, test, tree.classes, fingerprint, val, paths, shapes)
@@ -113,18 +114,6 @@ def _with_test_set(dataset: Dataset, seed: int) -> Dataset:
         fingerprint=hashlib.sha256(f"{dataset.fingerprint}\0{TEST_FRACTION}\0{seed}".encode()).hexdigest(),
         note=f"; {counted(total, 'test image')} drawn, {TEST_FRACTION:.0%} of each class by the split seed",
     )
-
-
-def _shapes_line(shapes: np.ndarray, size: int) -> str:
-    """What files of these widths and heights have become."""
-    low, high = shapes.min(axis=0), shapes.max(axis=0)
-    if (low == size).all() and (high == size).all():
-        return f"{size}x{size}, as they are"
-    found = f"{low[0]}x{low[1]}" + ("" if (low == high).all() else f" to {high[0]}x{high[1]}")
-    long = int((shapes[:, 0] != shapes[:, 1]).sum())
-    are, their = ("is", "its") if long == 1 else ("are", "their")
-    cut = f"; {long:,} of {len(shapes):,} {are} not square: {their} middle is kept" if long else ""
-    return f"{size}x{size}, scaled from {found}{cut}"
 
 
 def _digest(size: int, text: str) -> str:

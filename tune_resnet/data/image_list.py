@@ -8,10 +8,8 @@ from functools import partial
 from pathlib import Path
 
 from tune_resnet.config.validation import nearest
-from tune_resnet.data.image_tree import VALIDATION_FOLDERS, ImageFile, Tree, image_file
+from tune_resnet.data.image_tree import PARTS, ImageFile, Tree, image_file, part_of
 from tune_resnet.data.types import DataError
-
-PARTS = {"train": "train", "test": "test", **dict.fromkeys(VALIDATION_FOLDERS, "val")}  # by what a list calls them
 
 
 def read_list(path: Path) -> Tree:
@@ -29,14 +27,15 @@ def read_list(path: Path) -> Tree:
         split = row["split"] if has_split else "train"
         if not name or not row["path"]:
             raise DataError(f"{where}: {'class' if row['path'] else 'path'} is missing")
-        if split not in PARTS:
+        part = part_of(split)
+        if part is None:
             raise DataError(f"{where}: unknown split {split!r}{nearest(split, PARTS)}: wanted {', '.join(PARTS)}")
         if image in seen:
             raise DataError(f"{where}: {image} is in line {seen[image]} already")
         if not os.path.lexists(path.parent / image):
             raise DataError(f"{where}: there is no file {path.parent / image}")
         seen[image] = line
-        listed[PARTS[split]].setdefault(name, []).append(image)
+        listed[part].setdefault(name, []).append(image)
     classes = tuple(sorted(listed["train"]))
     if len(classes) < 2:
         found = f"only {classes[0]!r}" if classes else "none"

@@ -13,7 +13,8 @@ from tune_resnet._text import printable
 from tune_resnet.data.image_file import files_below, image_suffixes
 from tune_resnet.data.types import DataError
 
-VALIDATION_FOLDERS = ("val", "valid", "validation")
+PARTS = {"train": "train", "test": "test", "val": "val", "valid": "val", "validation": "val"}  # by what they are called
+_MEANING = {"train": "training", "test": "test", "val": "validation"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,36 +62,47 @@ def scan(root: Path) -> Tree:
     try:
         if not root.is_dir():
             raise DataError(f"data folder {root} does not exist")
-        folders = {"test": _only_folder(root, ["test"]), "val": _only_folder(root, VALIDATION_FOLDERS)}
-        train = _only_folder(root, ["train"])
-        if train is None and (any(folders.values()) or not _class_names(root)):
+        folders = _split_folders(root)
+        train = folders.get("train")
+        if train is None and (folders or not _folder_names(root)):
             raise DataError(f"{root} has no train/ folder (wanted: {root}/train/CLASS/IMAGE, or {root}/CLASS/IMAGE)")
-        tree = Tree(_class_names(root / (train or "")), whole=train is None)
+        tree = Tree(_folder_names(root / (train or "")), whole=train is None)
         if len(tree.classes) < 2:
             found = f"only {tree.classes[0]!r}" if tree.classes else "none"
             raise DataError(f"{root / (train or '')} needs at least two class folders, found {found}")
-        for part, folder in {"train": train or ".", **folders}.items():
-            if folder:
-                _scan_part(root, folder, tree.parts[part], tree)
+        for part, folder in {"train": ".", **folders}.items():
+            _check_classes(root / folder, root / (train or ""), tree.classes)
+            _scan_part(root, folder, tree.parts[part], tree)
         return tree
     except OSError as error:
         raise DataError(f"cannot read {error.filename}: {error.strerror}") from None
 
 
-def _class_names(folder: Path) -> tuple[str, ...]:
+def _folder_names(folder: Path) -> tuple[str, ...]:
     with os.scandir(folder) as entries:
         return tuple(sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith(".")))
 
 
-def _only_folder(root: Path, names: Sequence[str]) -> str | None:
-    """The one of these folders that is there, if any."""
-    found = [name for name in names if (root / name).is_dir()]
-    if len(found) > 1:
-        raise DataError(f"{root} has both {found[0]}/ and {found[1]}/: one of them is to be the validation set")
-    return found[0] if found else None
+def part_of(name: str) -> str | None:
+    """The part that a folder or a list means by this name, in small or capital letters; None where it is no split."""
+    return PARTS.get(name.lower())
 
 
-def _check_classes(folder: Path, found: Sequence[str], train: Path, wanted: Sequence[str]) -> None:
+def _split_folders(root: Path) -> dict[str, str]:
+    """The names of the folders that are there for parts; DataError where two are for the same."""
+    found: dict[str, str] = {}
+    for name in _folder_names(root):
+        part = part_of(name)
+        if part in found:
+            one_set = f"one of them is to be the {_MEANING[part]} set"
+            raise DataError(f"{root} has both {found[part]}/ and {name}/: {one_set}")
+        if part:
+            found[part] = name
+    return found
+
+
+def _check_classes(folder: Path, train: Path, wanted: Sequence[str]) -> None:
+    found = _folder_names(folder)
     for name in sorted({*wanted} - {*found}):
         raise DataError(f"class {name!r} of {train} is missing from {folder}")
     for name in sorted({*found} - {*wanted}):
@@ -100,7 +112,6 @@ def _check_classes(folder: Path, found: Sequence[str], train: Path, wanted: Sequ
 def _scan_part(root: Path, part: str, files: list[ImageFile], tree: Tree) -> None:
     """Adds the image files of one part to `files`, and to the tree what is left out there."""
     folder, suffixes = root / part, image_suffixes()
-    _check_classes(folder, _class_names(folder), root / "train", tree.classes)
     before = "" if part == "." else f"{part}/"
 
     def is_image(name: str) -> bool:

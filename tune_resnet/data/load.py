@@ -23,5 +23,5 @@ def load_dataset(spec: DataSpec) -> Dataset:
         default = user_cache_path("tune_resnet") / "cifar10"
         return load_cifar10(default if spec.data_dir is None else Path(spec.data_dir).expanduser())
     if spec.data_dir is None:
-        raise DataError("dataset 'folder' needs --data-dir, the folder of your images")
+        raise DataError("data.dataset = 'folder' needs data.data_dir, the folder of your images")
     return load_folder(Path(spec.data_dir).expanduser(), spec.image_size, spec.split_seed)

@@ -112,8 +112,8 @@ class Dataset:
     """A whole data source. `fingerprint` is the SHA-256 (hex) of all its content: equal on any machine with a copy.
 
     `val` is a validation set that comes with the source; None: the training set is to be divided. `test_files` are the
-    test images' paths below the data folder, where they come from files. For a plan, `shapes` says what sizes the files
-    had and what was done to them, and `note` how they were divided.
+    test images' paths below the data folder, where they come from files. For a plan, `shapes` says what sizes they had
+    and what was done to them, and `note` how they were divided.
     """
 
     name: str
@@ -129,6 +129,18 @@ class Dataset:
     @property
     def has_test_set(self) -> bool:
         return self.test is not None
+
+
+def shapes_line(shapes: np.ndarray, size: int) -> str:
+    """What images of these widths and heights, int (N, 2), have become, made `size` pixels high and wide."""
+    low, high = shapes.min(axis=0), shapes.max(axis=0)
+    if (low == size).all() and (high == size).all():
+        return f"{size}x{size}, as they are"
+    found = f"{low[0]}x{low[1]}" + ("" if (low == high).all() else f" to {high[0]}x{high[1]}")
+    long = int((shapes[:, 0] != shapes[:, 1]).sum())
+    are, their = ("is", "its") if long == 1 else ("are", "their")
+    cut = f"; {long:,} of {len(shapes):,} {are} not square: {their} middle is kept" if long else ""
+    return f"{size}x{size}, scaled from {found}{cut}"
 
 
 def check_test_set(dataset: Dataset) -> None:
@@ -165,16 +177,3 @@ class Split:
     std: np.ndarray
     note: str = ""
     shapes: str = ""
-
-    def lines(self) -> tuple[str, ...]:
-        """A plan's further lines about the images: their sizes, where known, and how even the classes are.
-
-        The chance level is the accuracy of who always answers with the class that is the most common one in training.
-        """
-        counts = np.bincount(self.train.labels, minlength=len(self.classes))
-        judged = self.held_out.labels if len(self.held_out) else self.train.labels
-        chance = (judged == counts.argmax()).mean()
-        spread = f"{counts.min():,}" if counts.min() == counts.max() else f"{counts.min():,} to {counts.max():,}"
-        each = "training image" if counts.max() == 1 else "training images"
-        balance = f"classes     {len(counts):,}, of {spread} {each} each; the chance level is {chance:.1%}"
-        return (*([f"images      {self.shapes}"] if self.shapes else []), balance)

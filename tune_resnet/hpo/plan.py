@@ -10,12 +10,17 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+import numpy as np
+import torch
+
 from tune_resnet._text import counted, duration, printable
-from tune_resnet.config.sections import ResourceSpec
+from tune_resnet.config.sections import OBJECTIVES, VAL_ACCURACY, BudgetSpec, ResourceSpec
 from tune_resnet.config.spec import SearchSpec
+from tune_resnet.data.types import Split
 from tune_resnet.hpo.stopping import rung_epochs, stopping_rule
 from tune_resnet.runs.tables import REFERENCE_TRIAL
 from tune_resnet.training.device import ResolvedSpec
+from tune_resnet.training.evaluation import scores
 
 _START_SECONDS = 4.0  # until the processes of trials train, on a machine with nothing else to do
 _ENOUGH_STEPS = 10  # of the optimizer in an epoch
@@ -38,7 +43,7 @@ class Plan:
     held_out_images: int
     held_out: str  # "validation" or "test"
     note: str = ""  # of the split
-    data_lines: tuple[str, ...] = ()  # of the split
+    data_lines: tuple[str, ...] = ()  # see `data_lines`
     trials: int = 1
     ended: int = 0  # trials of a resumed search that are done
     single: int | None = None  # the number of the trial of which this is a single training
@@ -134,11 +139,13 @@ class Plan:
         if together > 1:
             pace = f": a few steps timed alone, times the {together} trials on one GPU"
         judged = spec.search.named and f"; judged by{spec.search.named}"
+        other = judged and spec.scheduler.name != "none" and spec.scheduler.signal != VAL_ACCURACY
+        whatever = " whatever the objective is" if other else ""
         limit = f", ended after {duration(spec.search.time_budget)}" if spec.search.time_budget else ""
         return [
             f"search      {trials}, the first is the reference{points}; sampler {spec.search.sampler}{judged}{limit}",
             *([f"resume      {self.ended} of {trials} ended, {self.trials - self.ended} left"] if self.ended else []),
-            f"stopping    {spec.scheduler.name} on {spec.signal}{stops}",
+            f"stopping    {spec.scheduler.name} on {spec.signal}{whatever}{stops}",
             *self._signal_warning(),
             f"epochs      about {self.epochs_expected:.0f} expected with early stopping, {most} at most",
             f"device      {self.device_name}, {spec.train.precision}; {self.concurrency} at once, "
@@ -169,6 +176,21 @@ class Plan:
             f"time        about {duration(self.seconds(self.epochs))} "
             f"({self.train_images / self.seconds_per_epoch:,.0f} images/s, from a few timed steps)",
         ]
+
+
+def data_lines(data: Split, search: BudgetSpec) -> tuple[str, ...]:
+    """The lines about the images: their sizes, where known, how even the classes are, and the chance level.
+
+    That is the objective of who always answers with the class that is the most common one in training.
+    """
+    counts = np.bincount(data.train.labels, minlength=len(data.classes))
+    spread = f"{counts.min():,}" if counts.min() == counts.max() else f"{counts.min():,} to {counts.max():,}"
+    each = "training image" if counts.max() == 1 else "training images"
+    judged = torch.tensor(data.held_out.labels if len(data.held_out) else data.train.labels)
+    always = scores(torch.full_like(judged, int(counts.argmax())), judged, len(counts))
+    chance = always[list(OBJECTIVES).index(search.objective)].item()
+    balance = f"classes     {len(counts):,}, of {spread} {each} each; the chance level{search.of_what} is {chance:.1%}"
+    return (*([f"images      {data.shapes}"] if data.shapes else []), balance)
 
 
 def expected_survival(spec: SearchSpec) -> tuple[float, ...]:

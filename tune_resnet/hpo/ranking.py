@@ -71,6 +71,12 @@ def estimated(final: pd.Series, loss: pd.Series, column: str) -> pd.Series:
     return found
 
 
+def is_smoothed(frames: RunFrames) -> bool:
+    """Whether accuracy and loss count together in the estimates; else they are what was measured, see `estimated`."""
+    found = best_trials(frames, len(frames.trials))
+    return bool((found["estimate"] != found[accuracy_column(frames)]).any())
+
+
 def best_trials(frames: RunFrames, n: int = 10) -> pd.DataFrame:
     """The `n` best of the finished trials, columns and order as in `ranked_trials`."""
     ranked = ranked_trials(frames)

@@ -7,7 +7,7 @@ import math
 import pandas as pd
 
 from tune_resnet._text import hyperparameter, percent, printable
-from tune_resnet.config.sections import ACCURACY
+from tune_resnet.hpo.ranking import is_smoothed
 from tune_resnet.hpo.stopping import first_rung, rung_epochs
 from tune_resnet.results import chart_data, charts, space_charts
 from tune_resnet.results.chart_style import described
@@ -72,7 +72,7 @@ def _trials(run: RunFrames) -> Section | None:
     score = run.spec.search.judged_by
     columns = ["trial", "state", "epochs", score, "estimate", *run.spec.space]
     note = "By estimate: what accuracy and loss on the held-out images say together. The winner has the highest."
-    if run.spec.search.objective != ACCURACY:
+    if not is_smoothed(run):
         note = f"By {score} on the held-out images, which is the estimate too. The winner has the highest."
     marks = [role if role in (WINNER, REFERENCE) else "" for role in shown["role"]]
     return Section("Best trials", note, table=Table(columns, rows, marks, sortable=True)) if rows else None

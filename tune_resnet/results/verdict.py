@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from tune_resnet._text import counted, percent
-from tune_resnet.config.sections import ACCURACY
 from tune_resnet.hpo.models import trial_of
-from tune_resnet.hpo.ranking import best_trials, winner
+from tune_resnet.hpo.ranking import best_trials, is_smoothed, winner
 from tune_resnet.results.comparison import (
     EQUAL,
     LOST,
@@ -84,8 +83,8 @@ def evidence_columns(frames: RunFrames) -> list[str]:
 
 def evidence(frames: RunFrames) -> list[list[str]]:
     """The figures behind the verdict, columns as in `evidence_columns`: what was observed in the search, what accuracy
-    and loss say together, and each confirmation of the winner, or that there is none. No rows where winner and
-    reference are not both known.
+    and loss say together, where they count so, and each confirmation of the winner, or that there is none. No rows
+    where winner and reference are not both known.
     """
     found, best = compare_to_reference(frames), winner(frames)
     if frames.kind != SEARCH or found.gain is None or best is None or found.winner == REFERENCE_TRIAL:
@@ -100,12 +99,11 @@ def evidence(frames: RunFrames) -> list[list[str]]:
     confirmed = [_confirmed_row(one, one.result) for one in confirmations(frames) if one.of_winner and one.result]
     can_be = frames.env.get("test_set", True)
     none = "no verdict yet: see the command to confirm it" if can_be else "nothing: there are no test images"
-    searched = [
-        ["observed", *observed, f"{images}, one seed each{error}"],
-        ["smoothed", *smoothed, f"accuracy and loss together; {lucky}"],
-    ]
-    if found.search.objective != ACCURACY:  # which is not smoothed
-        searched = [["observed", *observed, f"{images}, one seed each; {lucky}"]]
+    seen = f"{images}, one seed each{error}"
+    searched = [["observed", *observed, f"{seen}; {lucky}"]]
+    if is_smoothed(frames):
+        together = ["smoothed", *smoothed, f"accuracy and loss together; {lucky}"]
+        searched = [["observed", *observed, seen], together]
     return [
         *searched,
         *(confirmed or [["confirmed", "-", "-", "-", none]]),

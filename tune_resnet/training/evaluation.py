@@ -60,10 +60,3 @@ def scores(predicted: Tensor, labels: Tensor, classes: int) -> Tensor:
     # 0 / 0 is NaN: a class that does not count.
     recall, f1 = right / images, 2 * right / (images + found)
     return torch.stack([right.sum() / len(labels), recall.nanmean(), f1.nanmean()])
-
-
-@torch.inference_mode()
-def all_logits(logits_of: Callable[[Tensor], Tensor], held_out: DeviceImages) -> Tensor:
-    """The logits (N, classes) of all images, still on the device; arguments as for `evaluate`."""
-    size = with_pixels_of(_BATCH[held_out.labels.device.type], held_out.images.shape[-1])
-    return torch.cat([logits_of(images) for images in held_out.in_order(size)])

@@ -6,7 +6,6 @@ import dataclasses
 import math
 import time
 from contextlib import nullcontext
-from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -18,7 +17,7 @@ from tune_resnet.data.types import Split
 from tune_resnet.training.augmentation import Normalise, augmented, draw_crops
 from tune_resnet.training.cuda_graph import room_for_recording, same_step
 from tune_resnet.training.device import choose_precision, epoch_seed, full_fp32, keep_freed_memory, on_stream, seeded
-from tune_resnet.training.evaluation import MEASURED, all_logits, evaluate
+from tune_resnet.training.evaluation import MEASURED, evaluate
 from tune_resnet.training.images import to_device
 from tune_resnet.training.loss import balanced_weights, losses
 from tune_resnet.training.metrics import BrokenRun, EpochMetrics, NonFiniteLoss
@@ -80,6 +79,7 @@ class TrainingRun:
         self.flip = self.flip if flip is None else flip
         self.epochs_done = 0
         self.last: EpochMetrics | None = None
+        self._seen: list[Tensor] = []  # logits, a batch each
         network = fresh_network(model or self.model_spec, self.classes, spec.seed, self.device)
         if before is None or model not in (None, self.model_spec):
             self.model, self.model_spec, before = network, model or self.model_spec, None
@@ -132,6 +132,7 @@ class TrainingRun:
         epoch = self.epochs_done + 1
         judged = len(self.held_out) > 0 and (self.judge_each or epoch == self.spec.epochs)
         self.is_broken = True  # until the epoch is whole
+        self._seen = []
         started = time.perf_counter()
         with on_stream(self.stream), full_fp32() if self.precision == "fp32" else nullcontext():
             train_loss_sum = self._train(epoch)
@@ -150,10 +151,9 @@ class TrainingRun:
         return self.last
 
     def held_out_logits(self) -> Tensor:
-        """The logits (N, classes) of the held-out images, float32 on the CPU, as the last epoch was judged by."""
+        """The logits (N, classes) of the held-out images by which the last epoch was judged, float32 on the CPU."""
         self._check_whole()
-        with on_stream(self.stream), full_fp32() if self.precision == "fp32" else nullcontext():
-            return all_logits(partial(self._logits, network=self.judged.eval()), self.held_out).cpu()
+        return torch.cat(self._seen).cpu()
 
     def _check_whole(self) -> None:
         if self.is_broken:
@@ -248,4 +248,12 @@ class TrainingRun:
 
     def _evaluate(self) -> Tensor:
         """What `MEASURED` names, on the held-out images, still on the device."""
-        return evaluate(partial(self._logits, network=self.judged.eval()), self.held_out)
+        network, seen = self.judged.eval(), []
+
+        def logits_of(images: Tensor) -> Tensor:
+            seen.append(self._logits(images, network))
+            return seen[-1]
+
+        found = evaluate(logits_of, self.held_out)
+        self._seen = seen  # so that all that is said of this network comes from one pass
+        return found
