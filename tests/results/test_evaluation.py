@@ -30,7 +30,7 @@ from tune_resnet.results.evaluation import (
     reliability,
 )
 from tune_resnet.results.page import write_report
-from tune_resnet.results.tables import print_evaluation
+from tune_resnet.results.tables import print_evaluation, print_run
 from tune_resnet.runs.directory import RunDirectory
 from tune_resnet.runs.load import load_run
 from tune_resnet.runs.predictions import SHOWN, mistake_file, mistakes, read_predictions, write_predictions
@@ -108,12 +108,16 @@ def test_it_is_told_in_a_terminal_and_in_the_page(build: Build) -> None:
     found = evaluated(build)
     frames = build.load()
     console = Console(file=io.StringIO(), width=80)
-    print_evaluation(console, frames)
+    print_evaluation(console, found)
     assert isinstance(console.file, io.StringIO)
     lines = console.file.getvalue().splitlines()
-    assert lines[1].split() == ["class", "precision", "recall", "F1", "images"]
-    assert lines[2].split()[:2] == ["dog", "0.00%"]  # the lowest F1 comes first
+    assert lines[0].split() == ["class", "precision", "recall", "F1", "images"]
+    assert lines[1].split()[:2] == ["dog", "0.00%"]  # the lowest F1 comes first
     assert lines[-2].startswith("Most often mistaken: dog for ")
+    again = Console(file=io.StringIO(), width=80)
+    print_run(again, frames, frames.name, 10)  # as `analysis` does
+    assert isinstance(again.file, io.StringIO)
+    assert f"\n\n{console.file.getvalue()}\n" in again.file.getvalue()
     page = Page(write_report([build.directory.path]))
     assert [sentence for sentence in evaluation_sentences(found) if sentence not in " ".join(page.text.split())] == []
     assert page.tags.count("img") == SHOWN
@@ -139,10 +143,7 @@ def test_a_perfect_model_has_no_mistakes_to_show(build: Build) -> None:
 
 
 def test_without_predictions_nothing_is_said(build: Build) -> None:
-    console = Console(file=io.StringIO())
-    print_evaluation(console, build.load())
-    assert isinstance(console.file, io.StringIO)
-    assert console.file.getvalue() == ""
+    assert predictions(build.load()) is None
     assert "Class by class" not in Page(write_report([build.directory.path])).text
     build.directory.predictions_csv.write_text("image,label,predicted,confidence\n0,a,b,1.5\n")
     with pytest.raises(RecordError, match=r"confidence is '1\.5', not between 0 and 1"):

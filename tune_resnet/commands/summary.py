@@ -10,6 +10,7 @@ from rich.console import Console
 from tune_resnet._text import counted, duration, say, to_run
 from tune_resnet.commands.live_page import written_report
 from tune_resnet.hpo.models import keep_winner, trial_of
+from tune_resnet.results.evaluation import predictions
 from tune_resnet.results.next_steps import next_steps
 from tune_resnet.results.sentences import run_sentences
 from tune_resnet.results.tables import print_evaluation, ranked_table
@@ -57,8 +58,9 @@ def conclude(
     console.print(ranked_table(frames, _TOP))
     for sentence in run_sentences(frames):
         say(console, f"\n{sentence}")
-    if frames.kind == FINAL:
-        print_evaluation(console, frames)
+    if frames.kind == FINAL and (found := predictions(frames)) is not None:
+        console.print()
+        print_evaluation(console, found)
     left = _left(frames)
     trained = budget is None or len(frames.epochs) > budget.epochs_before
     if budget and left:

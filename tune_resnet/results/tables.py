@@ -80,6 +80,9 @@ def print_run(console: Console, run: RunFrames, label: str, top: int) -> None:
         say(console, sentence + "\n")
     for command in widening_commands(run):
         say(console, command + "\n", whole=True)
+    if (found := predictions(run)) is not None:
+        print_evaluation(console, found)
+        console.print()
     rungs, shares = rung_table(run), importance(run)
     if len(rungs) and len(run.trials) > 1:
         _print_section(console, f"Early stopping on {run.spec.signal}", _rungs(rungs))
@@ -109,19 +112,15 @@ def _rungs(rungs: pd.DataFrame) -> FittingTable:
     return table
 
 
-def print_evaluation(console: Console, run: RunFrames) -> None:
-    """What the model of the run, or of its final training, says of the test images, where it has been judged; it fits
-    80 columns as long as no class has a long name."""
-    found = predictions(run)
-    if found is None:
-        return
+def print_evaluation(console: Console, found: pd.DataFrame) -> None:
+    """How good a model is class by class, from its `predictions`; it fits 80 columns as long as no class has a long
+    name."""
     classes = class_metrics(found).sort_values("f1", kind="stable")
     table = FittingTable("class", "precision", "recall", "F1", "images")
     for name, row in classes.head(_CLASSES).iterrows():
         table.add_row(Text(str(name)), *(percent(row[score]) for score in SCORES), f"{row['images']:,.0f}")
     if len(classes) > _CLASSES:
         table.caption = f"the {_CLASSES} of {len(classes):,} classes with the lowest F1"
-    console.print()
     console.print(table)
     for sentence in evaluation_sentences(found):
         say(console, sentence)
