@@ -120,6 +120,7 @@ def test_it_is_told_in_a_terminal_and_in_the_page(build: Build) -> None:
     assert f"\n\n{console.file.getvalue()}\n" in again.file.getvalue()
     page = Page(write_report([build.directory.path]))
     assert [sentence for sentence in evaluation_sentences(found) if sentence not in " ".join(page.text.split())] == []
+    assert '<button type="button">F1</button>' in (build.directory.path / "report.html").read_text()  # it sorts
     assert page.tags.count("img") == SHOWN
     assert all(str(link).startswith("data:") for link in page.links)
     assert "<b>cat</b>, taken for" in page.text or "taken for <b>cat</b>" in page.text

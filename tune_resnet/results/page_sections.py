@@ -123,7 +123,8 @@ def _importance(run: RunFrames) -> Section | None:
 def _failures(run: RunFrames) -> Section | None:
     failed = run.trials[run.trials["state"] == FAILED]
     rows = [[str(row.trial), str(row.epochs), printable(row.error)] for row in failed.head(_TOP).itertuples()]
-    return Section("Failed trials", table=Table(["trial", "epochs", "reason"], rows)) if rows else None
+    table = Table(["trial", "epochs", "reason"], rows, sortable=True)
+    return Section("Failed trials", table=table) if rows else None
 
 
 @once_per_run
