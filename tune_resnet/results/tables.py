@@ -17,7 +17,7 @@ from tune_resnet.results.early_stopping import RUNG_DTYPES, rung_table
 from tune_resnet.results.edges import edges, widening_commands
 from tune_resnet.results.evaluation import SCORES, class_metrics, evaluation_sentences, predictions
 from tune_resnet.results.fidelity import MIN_FOR_FIDELITY, run_fidelity
-from tune_resnet.results.importance import importance
+from tune_resnet.results.importance import MAX_RESAMPLED, importance_intervals
 from tune_resnet.results.sentences import progress_words, run_sentences
 from tune_resnet.results.side_by_side import score_of
 from tune_resnet.runs.directory import SEARCH
@@ -83,14 +83,18 @@ def print_run(console: Console, run: RunFrames, label: str, top: int) -> None:
     if (found := predictions(run)) is not None:
         print_evaluation(console, found)
         console.print()
-    rungs, shares = rung_table(run), importance(run)
+    rungs, shares = rung_table(run), importance_intervals(run)
     if len(rungs) and len(run.trials) > 1:
         _print_section(console, f"Early stopping on {run.spec.signal}", _rungs(rungs))
     if len(shares):
-        rows = FittingTable("hyperparameter", "importance")
-        for name, share in shares.items():
-            rows.add_row(str(name), f"{share:.2f}")
-        _print_section(console, f"Importance among the {compare_to_reference(run).finished:,} finished trials", rows)
+        is_known = shares["low"].notna().all()
+        rows = FittingTable("hyperparameter", "importance", *(["90% interval"] if is_known else []))
+        for row in shares.itertuples():
+            interval = [f"{row.low:.2f} to {row.high:.2f}"] if is_known else []
+            rows.add_row(str(row.Index), f"{row.share:.2f}", *interval)
+        title = f"Importance among the {compare_to_reference(run).finished:,} finished trials"
+        without = f" (no intervals for more than {MAX_RESAMPLED:,}: they are narrow then, and take their time)"
+        _print_section(console, title if is_known else title + without, rows)
 
 
 def _headline(run: RunFrames, label: str) -> str:
