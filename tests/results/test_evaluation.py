@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from factories import SPEC, Build, Page
+from factories import SPEC, Build, Page, leave_predictions
 from PIL import Image
 from rich.console import Console
 from sklearn.metrics import confusion_matrix as confusion_by_scikit_learn
@@ -42,13 +42,7 @@ CLASSES = ("ant", "bee", "<b>cat</b>", "dog")
 
 def evaluated(build: Build, images: int = 200) -> pd.DataFrame:
     """Predictions of a model that is right about two thirds of the time, and knows no dogs, as a run keeps them."""
-    draw = np.random.default_rng(0)
-    labels = draw.integers(0, 4, images)
-    scores = draw.random((images, 4)) + np.eye(4)[labels] * 0.8
-    scores[:, 3] = 0
-    pixels = draw.integers(0, 256, (images, 3, 32, 32), dtype=np.uint8)
-    shares = (scores / scores.sum(1, keepdims=True)).astype(np.float32)
-    write_predictions(build.directory, shares, labels, CLASSES, pixels)
+    labels, shares, pixels = leave_predictions(build.directory, CLASSES, images)
     found = read_predictions(build.directory.path)
     assert found is not None
     assert found["label"].tolist() == [CLASSES[label] for label in labels]
