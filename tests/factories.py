@@ -24,6 +24,7 @@ from tune_resnet.hpo.study import STUDY_NAME
 from tune_resnet.results.tables import ranked_table
 from tune_resnet.runs.directory import RunDirectory
 from tune_resnet.runs.load import RunFrames, load_run
+from tune_resnet.runs.predictions import write_predictions
 from tune_resnet.runs.recorder import Recorder
 from tune_resnet.runs.tables import INTERRUPTED, RUNNING, TrialRow, spec_of
 from tune_resnet.training.metrics import EpochMetrics
@@ -58,6 +59,21 @@ def leave_model(run: RunDirectory, row: TrialRow, spec: SearchSpec, **last: floa
         last=EpochMetrics(epoch=spec.train.epochs, **{**metrics, **last}),
     )
     save_model(run.model_of(row.trial), nn.Linear(1, 1), _SPLIT, ModelSpec(width=1), outcome)
+
+
+def leave_predictions(
+    run: RunDirectory, classes: Sequence[str], images: int = 200
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Predictions of a model of four classes that is right about two thirds of the time, and knows none of the last,
+    as a run keeps them: labels, probabilities and pixels."""
+    draw = np.random.default_rng(0)
+    labels = draw.integers(0, 4, images)
+    scores = draw.random((images, 4)) + np.eye(4)[labels] * 0.8
+    scores[:, 3] = 0
+    pixels = draw.integers(0, 256, (images, 3, 32, 32), dtype=np.uint8)
+    shares = (scores / scores.sum(1, keepdims=True)).astype(np.float32)
+    write_predictions(run, shares, labels, classes, pixels)
+    return labels, shares, pixels
 
 
 def load_study(path: Path) -> optuna.Study:

@@ -6,12 +6,13 @@ import argparse
 import sys
 import time
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 
 from tune_resnet._text import printable
+from tune_resnet.commands.live_page import EVERY
 from tune_resnet.errors import exit_code_of
-from tune_resnet.results.page import RELOAD_SECONDS, write_report
+from tune_resnet.results.page import write_report
+from tune_resnet.runs.directory import SEARCH
 from tune_resnet.runs.find import find_run
 from tune_resnet.runs.load import load_run
 
@@ -32,16 +33,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _write(paths: Sequence[Path], out: Path | None) -> None:
-    """Writes the page; on a terminal again and again while the only run goes on, for browsers that show it."""
+    """Writes the page. A browser that shows it loads it again where somebody goes on writing it: a search in its own
+    directory or, on a terminal, this command as long as the only run goes on."""
     runs = [find_run(path) for path in paths]  # `latest` may be another one later
-    print(f"wrote {printable(write_report(runs, out))}")
-    if len(runs) > 1 or not sys.stdout.isatty() or not load_run(runs[0]).active:
+    alone = len(runs) == 1
+    by_search = alone and out is None and load_run(runs[0]).kind == SEARCH
+    here = alone and not by_search and sys.stdout.isatty()
+    reload_seconds = EVERY if by_search or here else 0
+    print(f"wrote {printable(write_report(runs, out, reload_seconds=reload_seconds))}")
+    if not here or not load_run(runs[0]).active:
         return
-    print(f"it is written again every {RELOAD_SECONDS} s until the run ends; Ctrl-C ends that sooner")
-    with suppress(KeyboardInterrupt):
+    print(f"it is written again every {EVERY} s until the run ends; Ctrl-C ends that sooner")
+    try:
         while load_run(runs[0]).active:
-            time.sleep(RELOAD_SECONDS)
-            write_report(runs, out)
+            time.sleep(EVERY)
+            write_report(runs, out, reload_seconds=EVERY)
+    except KeyboardInterrupt:
+        write_report(runs, out)
 
 
 if __name__ == "__main__":

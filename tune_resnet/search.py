@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shlex
 import signal
 import sys
 import time
@@ -14,12 +13,10 @@ from typing import NoReturn
 from rich.console import Console
 
 from tune_resnet._text import printable, say
-from tune_resnet.commands.options import parse_options
+from tune_resnet.commands.options import parse_options, parse_runs
 from tune_resnet.commands.run import carry_out
-from tune_resnet.config.validation import SpecError
 from tune_resnet.errors import UserError
 from tune_resnet.execution.interrupts import end_by, lasting_output, on_ending_signal, signal_of
-from tune_resnet.runs.find import RUNS
 
 _PIPE_WIDTH = 1000  # characters, so that no column is cut where output is not a terminal
 
@@ -42,7 +39,7 @@ def _run(arguments: Sequence[str]) -> int:
     with on_ending_signal(on_signal):
         try:
             if arguments and arguments[0] == "runs":
-                return _list_runs(arguments[1:], console)
+                return _list_runs(parse_runs(arguments[1:]), console)
             code = carry_out(parse_options(arguments), console, started).exit_code
         except UserError as error:
             print(f"error: {error}", file=sys.stderr)
@@ -59,13 +56,10 @@ def _run(arguments: Sequence[str]) -> int:
     return 128 + received[0] if received else code
 
 
-def _list_runs(folders: Sequence[str], console: Console) -> int:
-    """Prints the runs in a folder, by default those in runs/; the exit code."""
-    if len(folders) > 1 or (folders and not os.path.isdir(folders[0])):
-        raise SpecError(f"runs takes one folder of runs, got {shlex.join(folders)}")
+def _list_runs(folder: Path, console: Console) -> int:
+    """Prints the runs in a folder; the exit code."""
     from tune_resnet.results.runs_list import runs_table
 
-    folder = Path(folders[0]) if folders else RUNS
     table = runs_table(folder)
     if table.row_count:
         console.print(table)

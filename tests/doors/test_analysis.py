@@ -27,6 +27,7 @@ from tune_resnet.config.toml import spec_from_tables
 from tune_resnet.errors import RecordError
 from tune_resnet.hpo.ranking import best_trials, ranked_trials
 from tune_resnet.hpo.stopping import rung_epochs
+from tune_resnet.results import importance as importance_module
 from tune_resnet.results.comparison import compare_to_reference
 from tune_resnet.results.early_stopping import rung_table
 from tune_resnet.results.importance import importance, importance_intervals
@@ -514,7 +515,9 @@ def test_rung_epochs_end_for_a_factor_next_to_one() -> None:
 # --- importance ------------------------------------------------------------------------------------------------------
 
 
-def test_the_hyperparameter_that_decides_is_the_most_important(build: Build) -> None:
+def test_the_hyperparameter_that_decides_is_the_most_important(
+    build: Build, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     for number in range(16):
         build.trial(
             [0.2 + number / 20] * EPOCHS, FINISHED, max_lr=0.001 * 1.3**number, grad_clip=0.1 + 0.3 * (number % 3)
@@ -528,6 +531,16 @@ def test_the_hyperparameter_that_decides_is_the_most_important(build: Build) -> 
     assert (shares["share"] <= shares["high"]).all()
     assert set(found.index) == set(SPEC.space)
     pd.testing.assert_series_equal(found, importance(build.load()))
+    first = shares.iloc[0]
+    capsys.readouterr()
+    main([str(build.directory.path)])
+    assert f"max_lr {first['share']:.2f} {first['low']:.2f} to {first['high']:.2f}" in " ".join(
+        capsys.readouterr().out.split()
+    )
+    monkeypatch.setattr(importance_module, "MAX_RESAMPLED", 15)
+    assert importance_intervals(build.load())["low"].isna().all()
+    main([str(build.directory.path)])
+    assert "no intervals for more than" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -103,7 +103,7 @@ def test_a_trial_that_goes_on_says_after_which_epoch(recorder: Recorder) -> None
 
 def test_the_time_left_starts_as_planned_and_ends_at_zero(recorder: Recorder) -> None:
     watching = progress(recorder, terminal=False)
-    assert watching.seconds_left() == pytest.approx(12 * 10 / 2)
+    assert watching.seconds_left() == pytest.approx(PLAN.seconds(12)) == PLAN.start_seconds + 12 * 10 / 2
     estimates = []
     for trial in range(5):
         run_trial(recorder, trial, [0.1] * 4, FINISHED)
@@ -175,7 +175,7 @@ def test_trainings_show_how_far_they_are_before_one_has_ended(tmp_path: Path) ->
         watching.live.refresh()
     assert isinstance(console.file, io.StringIO)
     text = console.file.getvalue()
-    assert "0 of 3 trainings ended; 0s elapsed, at most 1m 00s left" in text
+    assert "0 of 3 trainings ended; 0s elapsed, at most 1m 04s left" in text
     assert "0 of 12 epochs" in text
     assert "0 of 3 trainings ended; 0s elapsed, at most 18s left" in text
     assert "3 of 12 epochs" in text
@@ -185,6 +185,6 @@ def test_trainings_show_how_far_they_are_before_one_has_ended(tmp_path: Path) ->
 def test_trainings_draw_nothing_where_output_is_no_terminal(tmp_path: Path) -> None:
     console = Console(file=io.StringIO(), width=60)
     with TrainingsProgress([Job(SPEC, tmp_path / "0.pt")], PLAN, console, "about ") as watching:
-        assert watching.words_left() == "about 40s left"
+        assert watching.words_left() == "about 44s left"
     assert isinstance(console.file, io.StringIO)
     assert console.file.getvalue() == ""

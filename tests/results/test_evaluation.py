@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from factories import SPEC, Build, Page
+from factories import SPEC, Build, Page, leave_predictions
 from PIL import Image
 from rich.console import Console
 from sklearn.metrics import confusion_matrix as confusion_by_scikit_learn
@@ -30,7 +30,7 @@ from tune_resnet.results.evaluation import (
     reliability,
 )
 from tune_resnet.results.page import write_report
-from tune_resnet.results.tables import print_evaluation
+from tune_resnet.results.tables import print_evaluation, print_run
 from tune_resnet.runs.directory import RunDirectory
 from tune_resnet.runs.load import load_run
 from tune_resnet.runs.predictions import SHOWN, mistake_file, mistakes, read_predictions, write_predictions
@@ -42,13 +42,7 @@ CLASSES = ("ant", "bee", "<b>cat</b>", "dog")
 
 def evaluated(build: Build, images: int = 200) -> pd.DataFrame:
     """Predictions of a model that is right about two thirds of the time, and knows no dogs, as a run keeps them."""
-    draw = np.random.default_rng(0)
-    labels = draw.integers(0, 4, images)
-    scores = draw.random((images, 4)) + np.eye(4)[labels] * 0.8
-    scores[:, 3] = 0
-    pixels = draw.integers(0, 256, (images, 3, 32, 32), dtype=np.uint8)
-    shares = (scores / scores.sum(1, keepdims=True)).astype(np.float32)
-    write_predictions(build.directory, shares, labels, CLASSES, pixels)
+    labels, shares, pixels = leave_predictions(build.directory, CLASSES, images)
     found = read_predictions(build.directory.path)
     assert found is not None
     assert found["label"].tolist() == [CLASSES[label] for label in labels]
@@ -108,14 +102,19 @@ def test_it_is_told_in_a_terminal_and_in_the_page(build: Build) -> None:
     found = evaluated(build)
     frames = build.load()
     console = Console(file=io.StringIO(), width=80)
-    print_evaluation(console, frames)
+    print_evaluation(console, found)
     assert isinstance(console.file, io.StringIO)
     lines = console.file.getvalue().splitlines()
-    assert lines[1].split() == ["class", "precision", "recall", "F1", "images"]
-    assert lines[2].split()[:2] == ["dog", "0.00%"]  # the lowest F1 comes first
+    assert lines[0].split() == ["class", "precision", "recall", "F1", "images"]
+    assert lines[1].split()[:2] == ["dog", "0.00%"]  # the lowest F1 comes first
     assert lines[-2].startswith("Most often mistaken: dog for ")
+    again = Console(file=io.StringIO(), width=80)
+    print_run(again, frames, frames.name, 10)  # as `analysis` does
+    assert isinstance(again.file, io.StringIO)
+    assert f"\n\n{console.file.getvalue()}\n" in again.file.getvalue()
     page = Page(write_report([build.directory.path]))
     assert [sentence for sentence in evaluation_sentences(found) if sentence not in " ".join(page.text.split())] == []
+    assert '<button type="button">F1</button>' in (build.directory.path / "report.html").read_text()  # it sorts
     assert page.tags.count("img") == SHOWN
     assert all(str(link).startswith("data:") for link in page.links)
     assert "<b>cat</b>, taken for" in page.text or "taken for <b>cat</b>" in page.text
@@ -139,10 +138,7 @@ def test_a_perfect_model_has_no_mistakes_to_show(build: Build) -> None:
 
 
 def test_without_predictions_nothing_is_said(build: Build) -> None:
-    console = Console(file=io.StringIO())
-    print_evaluation(console, build.load())
-    assert isinstance(console.file, io.StringIO)
-    assert console.file.getvalue() == ""
+    assert predictions(build.load()) is None
     assert "Class by class" not in Page(write_report([build.directory.path])).text
     build.directory.predictions_csv.write_text("image,label,predicted,confidence\n0,a,b,1.5\n")
     with pytest.raises(RecordError, match=r"confidence is '1\.5', not between 0 and 1"):

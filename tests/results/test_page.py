@@ -16,6 +16,7 @@ import pytest
 from factories import MIXED, RESULTS, SEARCH, SPEC, Build, Page
 
 from experiments.benchmarks.speed.scale import RECORDED, record
+from tune_resnet.commands.live_page import EVERY
 from tune_resnet.config.sections import SchedulerSpec
 from tune_resnet.config.space import DEFAULT_SPACE, Domain
 from tune_resnet.config.toml import load_spec
@@ -37,7 +38,7 @@ from tune_resnet.results.chart_data import (
 )
 from tune_resnet.results.early_stopping import cuts, judged
 from tune_resnet.results.next_steps import next_steps, winner_toml
-from tune_resnet.results.page import RELOAD_SECONDS, write_report
+from tune_resnet.results.page import write_report
 from tune_resnet.results.side_by_side import differing_settings, leader
 from tune_resnet.results.space_charts import slice_chart
 from tune_resnet.results.verdict import BAD, GOOD, OPEN, Verdict, evidence, verdict
@@ -330,25 +331,34 @@ def test_a_page_of_ten_thousand_trials_is_small_and_soon_there(tmp_path: Path) -
     assert sum(len(trace["text"]) for trace in page.figures["plot-4-1"]["data"]) == 1_000
 
 
-def test_on_a_terminal_the_page_is_written_until_the_run_ends(
-    mixed: Build, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_a_page_loads_itself_again_where_somebody_writes_it_again(mixed: Build, tmp_path: Path) -> None:
+    path, elsewhere = mixed.directory.path, tmp_path / "page.html"
+    with mixed.directory.lock():
+        assert main([str(path)]) == main([str(path), "--out", str(elsewhere)]) == 0
+    assert "data-reload" in Page(path / "report.html").attributes  # by the search
+    assert "data-reload" not in Page(elsewhere).attributes
+    assert "the run was still running" in Page(elsewhere).text
+
+
+def test_on_a_terminal_a_page_elsewhere_is_written_until_the_run_ends(
+    mixed: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    path, waited = mixed.directory.path, []
+    path, page, waited = mixed.directory.path, tmp_path / "page.html", []
     monkeypatch.setattr("sys.stdout.isatty", lambda: True)
     lock = mixed.directory.lock()
     lock.__enter__()
 
     def sleep(seconds: float) -> None:
-        assert "data-reload" in Page(path / "report.html").attributes
+        assert "data-reload" in Page(page).attributes
         waited.append(seconds)
         if len(waited) == 2:
             lock.__exit__(None, None, None)
 
     monkeypatch.setattr("tune_resnet.report.time.sleep", sleep)
-    assert main([str(path)]) == 0
-    assert waited == [RELOAD_SECONDS] * 2
+    assert main([str(path), "--out", str(page)]) == 0
+    assert waited == [EVERY] * 2
     assert capsys.readouterr().out.count("\n") == 2
-    assert "data-reload" not in Page(path / "report.html").attributes
+    assert "data-reload" not in Page(page).attributes
 
 
 def confirmed(build: Build, gains: list[float]) -> Path:

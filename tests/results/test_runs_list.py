@@ -49,4 +49,9 @@ def test_an_empty_folder_and_a_wrong_one_are_said(tmp_path: Path, capsys: pytest
     assert f"there is no run in {tmp_path}" in capsys.readouterr().out
     assert main(["runs", str(tmp_path / "nowhere")]) == 2
     assert main(["runs", ".", "."]) == 2
-    assert capsys.readouterr().err.count("error: runs takes one folder of runs, got") == 2
+    assert main(["runs", "--all"]) == 2
+    assert capsys.readouterr().err.count("error: runs takes one folder of runs, got") == 3
+    with pytest.raises(SystemExit) as caught:
+        main(["runs", "--help"])
+    assert caught.value.code == 0
+    assert "usage: tune-resnet runs [-h] [DIR]" in capsys.readouterr().out

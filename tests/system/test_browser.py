@@ -9,12 +9,13 @@ from typing import Literal
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from factories import RESULTS, Build
+from factories import RESULTS, Build, leave_predictions
 from playwright.sync_api import Browser, sync_playwright
 
 from experiments.benchmarks.figures.screenshots import start_chromium
+from tune_resnet.commands.live_page import EVERY
 from tune_resnet.results.page import write_report
-from tune_resnet.runs.tables import FINISHED, STOPPED
+from tune_resnet.runs.tables import FINISHED, RUNNING, STOPPED
 
 MIN_CONTRAST = 4.5  # WCAG 2.2, level AA, text of normal size
 
@@ -51,7 +52,7 @@ def browser() -> Iterator[Browser]:
         browser.close()
 
 
-@pytest.fixture(scope="module", params=["one run", "several runs", "a thousand trials"])
+@pytest.fixture(scope="module", params=["one run", "several runs", "a thousand trials", "live, and class by class"])
 def page_file(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("pages")
     runs = [RESULTS / "cifar10-jpeg-search", RESULTS / "cifar10-jpeg-baseline"]
@@ -61,6 +62,13 @@ def page_file(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathF
             last = 0.5 + number % 97 / 400
             build.trial([0.3, 0.4, 0.5, last], FINISHED) if number % 9 == 0 else build.trial([0.2 + last / 9], STOPPED)
         runs = [build.directory.path]
+    if request.param == "live, and class by class":
+        build = Build(folder / "run")
+        build.trial([0.5, 0.6, 0.7, 0.8], FINISHED)
+        build.trial([0.5, 0.65], RUNNING, max_lr=0.02)
+        leave_predictions(build.directory, ("ant", "bee", "<b>cat</b>", "dog"))
+        with build.directory.lock():
+            return write_report([build.directory.path], folder / "report.html", reload_seconds=EVERY)
     return write_report(runs[:1] if request.param == "one run" else runs, folder / "report.html")
 
 
@@ -81,7 +89,7 @@ class View:
         self.page.wait_for_function("[...document.querySelectorAll('.plot')].every(plot => plot.querySelector('svg'))")
 
 
-@pytest.fixture(params=[(1200, "light"), (380, "dark")], ids=["desktop", "phone"])
+@pytest.fixture(scope="module", params=[(1200, "light"), (380, "dark")], ids=["desktop", "phone"])
 def view(request: pytest.FixtureRequest, browser: Browser, page_file: Path) -> Iterator[View]:
     view = View(browser, page_file, *request.param)
     yield view
@@ -92,8 +100,8 @@ def test_a_page_is_whole_fits_and_reads_well(view: View) -> None:
     page = view.page
     assert view.wrong == []
     assert len(view.requests) == 1  # the file itself
-    marks = "plot => plot.querySelectorAll('.trace path, .trace .point, .bars .point, .shapelayer path').length"
-    drawn = page.evaluate(f"[...document.querySelectorAll('.plot')].map({marks})")
+    marks = ".trace path, .trace .point, .bars .point, .shapelayer path, .heatmaplayer image"
+    drawn = page.evaluate(f"[...document.querySelectorAll('.plot')].map(it => it.querySelectorAll('{marks}').length)")
     assert drawn
     assert min(drawn) > 0
     assert page.viewport_size is not None

@@ -323,6 +323,7 @@ def test_the_quickstart_searches_confirms_and_ends_with_what_to_do_next(
     verdict = max(found.output.find("fresh seeds:"), found.output.find("The reference itself is the winner"))
     assert 0 < verdict < found.output.index("\nrun  ") < found.output.index("\nuse it ")
     assert found.output.count("\nreport  ") == 1
+    assert found.output.count(f"\nwatch       {found.path / 'report.html'}, written again ") == 1
     assert "confirm it" not in found.output
     assert "data-reload=" not in (found.path / "report.html").read_text()  # the command that wrote it is at its end
     assert load_run(found.path).spec.search.sampler == "tpe"

@@ -23,6 +23,7 @@ from rich.console import Console
 
 from tune_resnet._files import write_whole
 from tune_resnet._text import as_json, busy, counted, duration, percent, say, to_run
+from tune_resnet.commands.live_page import LivePage, written_report
 from tune_resnet.commands.pairs import Comparison, compared_with_reference, under_rule
 from tune_resnet.commands.request import Request
 from tune_resnet.commands.summary import say_next
@@ -65,8 +66,13 @@ def confirm(run: RunDirectory, request: Request, spec: SearchSpec, dataset: Data
             with busy(console, "starting Ray"):
                 cluster.enter_context(ray_cluster(request.address))
             plan = _plan(compared, len(missing), console)
-            ended_by = _train(compared, plan, missing, known, console)
+            page = LivePage(run)
+            if request.resume:  # else the search has said so
+                say(console, page.words(), whole=True)
+            with page:
+                ended_by = _train(compared, plan, missing, known, console)
         if ended_by is not None:
+            written_report(run.path, at_its_end=True)
             again = "The same command again goes on with what is missing." if request.resume else f"go on       {alone}"
             say(console, again, whole=True)
             return 128 + ended_by
@@ -74,7 +80,12 @@ def confirm(run: RunDirectory, request: Request, spec: SearchSpec, dataset: Data
         about = {**describe_environment(), **device, "command": command, "wall_seconds": time.time() - started}
     elif known is not frames.confirm:
         about = {"command": command}
-    return _conclude(compared, about, console)
+    code = _conclude(compared, about, console)
+    if code:
+        written_report(run.path, at_its_end=True)
+    else:
+        say_next(run, console)
+    return code
 
 
 def _plan(compared: Comparison, trainings: int, console: Console) -> Plan:
@@ -155,7 +166,8 @@ def _forget_others(compared: Comparison, jobs: Sequence[Job]) -> None:
 
 
 def _conclude(compared: Comparison, about: dict[str, Any] | None, console: Console) -> int:
-    """Prints the pairs and the verdict, and writes confirm.json where there is something new (`about`)."""
+    """Prints the pairs and the verdict, and writes confirm.json where there is something new (`about`). The exit
+    code."""
     confirmed = confirmations(load_run(compared.run.path))
     found = next((one for one in confirmed if one.of_winner and one.size == compared.size), None)
     if found is None:
@@ -191,5 +203,4 @@ def _conclude(compared: Comparison, about: dict[str, Any] | None, console: Conso
             **about,
         }
         write_whole(compared.run.confirm_json, as_json(summary) + "\n")
-    say_next(compared.run, console)
     return 0

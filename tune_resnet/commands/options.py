@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import re
 import shlex
 from collections.abc import Sequence
@@ -165,6 +166,21 @@ def parse_options(arguments: Sequence[str]) -> Search:
             settings.setdefault("resources.gpus_per_trial", None)  # the run's own share is of the device it had
     spec = _resolve(experiment, settings, space, resumed=run is not None)
     return Search(spec, command=shlex.join(["python", "-m", "tune_resnet.search", *arguments]), **given)
+
+
+def parse_runs(arguments: Sequence[str]) -> Path:
+    """The folder of whose runs `tune-resnet runs` is asked. SpecError, one line, where the command line is wrong;
+    SystemExit(0) after --help."""
+    parser = _Parser(
+        prog="tune-resnet runs",
+        description="Lists the runs in a folder: state, trials ended, best estimate, verdict of the confirmation.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("folder", type=Path, nargs="?", default=RUNS, metavar="DIR", help=f"default: {RUNS}")
+    known, unknown = parser.parse_known_args(arguments)
+    if unknown or not (known.folder == RUNS or os.path.isdir(known.folder)):
+        raise SpecError(f"runs takes one folder of runs, got {shlex.join(arguments)}")
+    return Path(known.folder)
 
 
 def _check_factory(named: str | None, given: str | None, experiment: Path, resumed: bool) -> None:

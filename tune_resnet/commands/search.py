@@ -90,6 +90,7 @@ def _searched(
 ) -> int:
     """Runs the search, ends Ray, and says what was found; the exit code."""
     from tune_resnet.commands.confirm import confirm
+    from tune_resnet.commands.live_page import LivePage
     from tune_resnet.commands.summary import TimeBudget, conclude
     from tune_resnet.execution.loggers import logger_callbacks
     from tune_resnet.execution.tuner import run_trials
@@ -97,7 +98,10 @@ def _searched(
     if job.request.warm_start:
         warm.write(run.warm_start_json)
     loggers = logger_callbacks(job.request.log, run)
-    end = run_trials(plan, split, run, warm, job.console, history=job.history, loggers=loggers)
+    page = LivePage(run)
+    say(job.console, page.words(), whole=True)
+    with page:
+        end = run_trials(plan, split, run, warm, job.console, history=job.history, loggers=loggers)
     cluster.close()
     budget, seconds = None, plan.spec.search.time_budget
     if seconds is not None and end.over and end.signal is None:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from pathlib import Path
 
 from rich.console import Console
 
 from tune_resnet._text import counted, duration, say, to_run
-from tune_resnet.errors import RecordError
+from tune_resnet.commands.live_page import written_report
 from tune_resnet.hpo.models import keep_winner, trial_of
+from tune_resnet.results.evaluation import predictions
 from tune_resnet.results.next_steps import next_steps
 from tune_resnet.results.sentences import run_sentences
 from tune_resnet.results.tables import print_evaluation, ranked_table
@@ -58,8 +58,9 @@ def conclude(
     console.print(ranked_table(frames, _TOP))
     for sentence in run_sentences(frames):
         say(console, f"\n{sentence}")
-    if frames.kind == FINAL:
-        print_evaluation(console, frames)
+    if frames.kind == FINAL and (found := predictions(frames)) is not None:
+        console.print()
+        print_evaluation(console, found)
     left = _left(frames)
     trained = budget is None or len(frames.epochs) > budget.epochs_before
     if budget and left:
@@ -101,13 +102,3 @@ def _next_commands(run: RunDirectory, frames: RunFrames) -> list[str]:
     if _left(frames):
         commands.append(f"go on       {run.resume_command(frames.spec.model)}")
     return [*commands, *(f"{what:<12}{command}" for what, command in next_steps(frames).items())]
-
-
-def written_report(path: Path, *, at_its_end: bool = False) -> str:
-    """Writes the run's report, see `write_report`; its path, or why there is none."""
-    from tune_resnet.results.page import write_report
-
-    try:
-        return str(write_report([path], at_its_end=at_its_end))
-    except RecordError as error:
-        return f"none: {error}"

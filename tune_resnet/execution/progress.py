@@ -37,6 +37,7 @@ class Progress:
     def __init__(self, recorder: Recorder, plan: Plan, console: Console) -> None:
         self.recorder, self.plan, self.console = recorder, plan, console
         self.started, self.column = time.monotonic(), plan.spec.search.column("val")
+        self.epochs_before = sum(row.epochs for row in self._rows())  # on record
         self._ranked, self._leader = pd.DataFrame(), ""  # of the finished trials, made anew when there is one more
         self.live = Live(get_renderable=self._table, console=console, refresh_per_second=2, transient=True)
 
@@ -78,11 +79,13 @@ class Progress:
         say(self.console, f"{_name(trial)} is tried again ({reason})")
 
     def seconds_left(self) -> float:
-        """Estimated from the pace of the epochs trained, and from the share of trials that went on after each epoch."""
+        """Estimated from the pace of the epochs trained, and from the share of trials that went on after each epoch;
+        until the first comes, with the start of the processes."""
         rows = self._rows()
         done, running, left = self._epochs(rows)
         seconds_per_epoch = sum(row.seconds for row in rows) / done if done else self.plan.seconds_per_epoch
-        return max([left / self.plan.concurrency, *running]) * seconds_per_epoch
+        start = 0.0 if done > self.epochs_before or not left else self.plan.start_seconds
+        return start + max([left / self.plan.concurrency, *running]) * seconds_per_epoch
 
     def _epochs(self, rows: Sequence[TrialRow]) -> tuple[int, list[float], float]:
         """How many have been trained, how many each running trial is expected to train, and how many all trials are."""
@@ -184,12 +187,14 @@ class TrainingsProgress:
         self.live.stop()
 
     def words_left(self) -> str:
-        """The time left, from the pace of the epochs trained here."""
+        """The time left, from the pace of the epochs trained here; until the first comes, with the start of the
+        processes."""
         running = [self.plan.epochs - job.epochs for place, job in enumerate(self.jobs) if place not in self.ended]
         trained = sum(job.trained for job in self.jobs)
         pace = sum(job.seconds for job in self.jobs) / trained if trained else self.plan.seconds_per_epoch
         longest = max(sum(running) / self.plan.concurrency, max(running, default=0))
-        return f"{self.most}{duration(longest * pace)} left"
+        start = 0.0 if trained or not running else self.plan.start_seconds
+        return f"{self.most}{duration(start + longest * pace)} left"
 
     def _bar(self) -> RenderableType:
         done, total = sum(job.epochs for job in self.jobs), self.plan.epochs * len(self.jobs)

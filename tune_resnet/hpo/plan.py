@@ -77,8 +77,12 @@ class Plan:
         """Wall time of what is left where all trials take so many epochs, never less than one whole trial, the start
         of their processes included."""
         left = epochs * (self.trials - self.ended) / self.trials
-        start = _START_SECONDS if self.single is None else 0.0
-        return start + max(left / self.concurrency, self.epochs) * self.seconds_per_epoch
+        return self.start_seconds + max(left / self.concurrency, self.epochs) * self.seconds_per_epoch
+
+    @property
+    def start_seconds(self) -> float:
+        """Until the processes train, if others than this one do."""
+        return _START_SECONDS if self.single is None else 0.0
 
     @property
     def steps_per_epoch(self) -> int:

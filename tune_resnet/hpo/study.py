@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 import math
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ import numpy as np
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.samplers import BaseSampler, GPSampler, RandomSampler, TPESampler
-from optuna.storages import JournalStorage
+from optuna.storages import InMemoryStorage, JournalStorage
 from optuna.storages.journal import BaseJournalBackend
 from optuna.trial import FrozenTrial, TrialState
 
@@ -220,6 +220,34 @@ def importances(trials: Sequence[Mapping[Any, Any]], scores: Sequence[float], sp
 
     By Optuna's default evaluator, PED-ANOVA, which draws no random numbers. Each trial is in the space of the spec.
     """
-    study = _maximize()
-    study.add_trials(known_trial(spec, trial, value=score) for trial, score in zip(trials, scores, strict=True))
-    return optuna.importance.get_param_importances(study)
+    return optuna.importance.get_param_importances(_Known(spec, trials, scores))
+
+
+class _Known(optuna.Study):
+    """A study of finished trials, given as they are: Optuna's own copies each, which takes five times as long as all
+    that is asked of them here."""
+
+    def __init__(self, spec: SearchSpec, trials: Sequence[Mapping[Any, Any]], scores: Sequence[float]) -> None:
+        storage = InMemoryStorage()
+        _maximize(study_name=STUDY_NAME, storage=storage)
+        super().__init__(STUDY_NAME, storage)
+        self._known = [
+            FrozenTrial(
+                number=number,
+                trial_id=number,
+                state=TrialState.COMPLETE,
+                value=score,
+                params={name: values[name] for name in found},
+                distributions=found,
+                datetime_start=None,
+                datetime_complete=None,
+                user_attrs={},
+                system_attrs={},
+                intermediate_values={},
+            )
+            for number, (values, score) in enumerate(zip(trials, scores, strict=True))
+            for found in [distributions(spec, values)]
+        ]
+
+    def get_trials(self, deepcopy: bool = True, states: Container[TrialState] | None = None) -> list[FrozenTrial]:
+        return self._known

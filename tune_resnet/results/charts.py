@@ -109,6 +109,7 @@ def differences_chart(confirmation: Confirmation) -> go.Figure:
 def importance_chart(shares: pd.DataFrame) -> go.Figure:
     """Each hyperparameter's share, with its interval."""
     shares = shares.iloc[::-1]
+    interval = " (%{customdata[0]:.0%} to %{customdata[1]:.0%})" if shares["low"].notna().all() else ""
     bars = go.Bar(
         x=shares["share"],
         y=shares.index,
@@ -121,7 +122,7 @@ def importance_chart(shares: pd.DataFrame) -> go.Figure:
             "color": GREY,
         },
         customdata=shares[["low", "high"]],
-        hovertemplate="%{y}: %{x:.0%} (%{customdata[0]:.0%} to %{customdata[1]:.0%})<extra></extra>",
+        hovertemplate=f"%{{y}}: %{{x:.0%}}{interval}<extra></extra>",
     )
     figure = go.Figure(bars)
     figure.update_layout(height=60 + 50 * len(shares))

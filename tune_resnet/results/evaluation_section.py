@@ -45,7 +45,7 @@ def by_class(run: RunFrames) -> Section | None:
         plot_of("Test images by class and by what they are taken for", confusion_chart(confusion_matrix(found))),
         plot_of("How often the model is right by how sure it is", reliability_chart(reliability(found))),
     ]
-    table = Table(["class", "precision", "recall", "F1", "images"], rows)
+    table = Table(["class", "precision", "recall", "F1", "images"], rows, sortable=True)
     return Section("Class by class", " ".join(evaluation_sentences(found)) + some, plots, table)
 
 

@@ -10,7 +10,7 @@ from tune_resnet.runs.load import RunFrames, accuracy_column, once_per_run
 
 MIN_FOR_IMPORTANCE = 15  # finished trials: of fewer, the shares are mostly chance
 _RESAMPLES = 40
-_MAX_RESAMPLED = 200  # finished trials: of more, the intervals are narrow, and would take their time
+MAX_RESAMPLED = 1000  # finished trials: of more, the intervals have a few points, and would take their seconds
 _LEVEL = 0.9
 
 
@@ -26,10 +26,10 @@ def importance(frames: RunFrames) -> pd.Series:
 @once_per_run
 def importance_intervals(frames: RunFrames) -> pd.DataFrame:
     """`importance` as the column share, with low and high: the 90% bootstrap interval over the finished trials. NaN
-    where there are too many of these for it to matter."""
+    for more than `MAX_RESAMPLED` of these."""
     finished, shares = _finished(frames), importance(frames)
     found = pd.DataFrame({"share": shares, "low": np.nan, "high": np.nan})
-    if shares.empty or len(finished) > _MAX_RESAMPLED:
+    if shares.empty or len(finished) > MAX_RESAMPLED:
         return found
     draw = np.random.default_rng(0)
     resampled = [

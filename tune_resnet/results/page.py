@@ -32,8 +32,6 @@ from tune_resnet.runs.load import RunFrames, load_run
 from tune_resnet.runs.merge import all_hyperparameters, run_labels
 from tune_resnet.runs.tables import REFERENCE_TRIAL, RUNNING, WINNER
 
-RELOAD_SECONDS = 30  # between two looks at a run that goes on
-
 
 @dataclass(frozen=True)
 class Answer:
@@ -48,10 +46,13 @@ class Answer:
     facts: Sequence[tuple[str, str]] = ()
 
 
-def write_report(paths: Sequence[Path], out: Path | None = None, *, at_its_end: bool = False) -> Path:
+def write_report(
+    paths: Sequence[Path], out: Path | None = None, *, at_its_end: bool = False, reload_seconds: int = 0
+) -> Path:
     """Writes the page about one run, or the comparison of several, each given as for `load_run`; its path: `out`, else
     report.html in the run's directory or, for several, in the working folder. `at_its_end`: the command that is at work
-    in the run writes it, as the last thing it does there.
+    in the run writes it, as the last thing it does there. `reload_seconds`: after so many a browser that shows the page
+    of a run that goes on loads it again, as somebody goes on writing it; 0: nobody does.
 
     Raises:
         RecordError: a run cannot be read, or the page not be written.
@@ -61,7 +62,7 @@ def write_report(paths: Sequence[Path], out: Path | None = None, *, at_its_end: 
     if at_its_end:
         runs = [replace(run, active=False) for run in runs]
     out = out or (paths[0] if len(runs) == 1 else Path()) / "report.html"
-    page = run_page(runs[0]) if len(runs) == 1 else comparison_page(runs)
+    page = run_page(runs[0], reload_seconds) if len(runs) == 1 else comparison_page(runs)
     try:
         with replacing(out) as file:
             file.write(page.encode())
@@ -70,12 +71,12 @@ def write_report(paths: Sequence[Path], out: Path | None = None, *, at_its_end: 
     return out
 
 
-def run_page(run: RunFrames) -> str:
-    """The page about one run."""
+def run_page(run: RunFrames, reload_seconds: int = 0) -> str:
+    """The page about one run, see `write_report`."""
     sections = [section for section in (part(run) for part in (*EVALUATION_PARTS, *PARTS)) if section]
     unfinished = run.active or (run.trials["state"] == RUNNING).any()
     live = f"When this page was written, the run was {progress_words(run)}." if unfinished else ""
-    return _rendered(run.name, _answer(run), sections, live, RELOAD_SECONDS if run.active else 0)
+    return _rendered(run.name, _answer(run), sections, live, reload_seconds if run.active else 0)
 
 
 def comparison_page(runs: Sequence[RunFrames]) -> str:

@@ -29,7 +29,7 @@ def _stopping(run: RunFrames) -> Section | None:
     note += "that was stopped to see how close it was."
     shown = rows[rows["trial"].isin(chart_data.drawn(run)["trial"])]
     plot = plot_of("Who was stopped and who went on at each rung", detail_charts.judged_chart(shown, cuts(run), signal))
-    table = Table([name.replace("_", " ") for name in columns], cells)
+    table = Table([name.replace("_", " ") for name in columns], cells, sortable=True)
     return Section("Early stopping", note, [plot], table, folded=True)
 
 

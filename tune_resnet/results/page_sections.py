@@ -13,7 +13,7 @@ from tune_resnet.results import chart_data, charts, space_charts
 from tune_resnet.results.chart_style import described
 from tune_resnet.results.comparison import compare_to_reference
 from tune_resnet.results.confirmation import confirmation_sentence, confirmations
-from tune_resnet.results.importance import importance_intervals
+from tune_resnet.results.importance import MAX_RESAMPLED, importance_intervals
 from tune_resnet.results.page_details import DETAILS
 from tune_resnet.results.page_parts import Section, Table, legend_of, plot_of
 from tune_resnet.runs.load import RunFrames, once_per_run
@@ -116,14 +116,18 @@ def _importance(run: RunFrames) -> Section | None:
     if shares.empty:
         return None
     note = f"What separates the best of {compare_to_reference(run).finished:,} finished trials from the others"
-    note += "." if shares["low"].isna().any() else "; the lines are 90% intervals, by bootstrap over the trials."
+    if shares["low"].isna().any():
+        note += f". Intervals are left out for more than {MAX_RESAMPLED:,}: they are narrow then, and take their time."
+    else:
+        note += "; the lines are 90% intervals, by bootstrap over the trials."
     return Section("Importance", note, [plot_of("Importance of each hyperparameter", charts.importance_chart(shares))])
 
 
 def _failures(run: RunFrames) -> Section | None:
     failed = run.trials[run.trials["state"] == FAILED]
     rows = [[str(row.trial), str(row.epochs), printable(row.error)] for row in failed.head(_TOP).itertuples()]
-    return Section("Failed trials", table=Table(["trial", "epochs", "reason"], rows)) if rows else None
+    table = Table(["trial", "epochs", "reason"], rows, sortable=True)
+    return Section("Failed trials", table=table) if rows else None
 
 
 @once_per_run

@@ -17,7 +17,7 @@ from tune_resnet.results.early_stopping import RUNG_DTYPES, rung_table
 from tune_resnet.results.edges import edges, widening_commands
 from tune_resnet.results.evaluation import SCORES, class_metrics, evaluation_sentences, predictions
 from tune_resnet.results.fidelity import MIN_FOR_FIDELITY, run_fidelity
-from tune_resnet.results.importance import importance
+from tune_resnet.results.importance import MAX_RESAMPLED, importance_intervals
 from tune_resnet.results.sentences import progress_words, run_sentences
 from tune_resnet.results.side_by_side import score_of
 from tune_resnet.runs.directory import SEARCH
@@ -80,14 +80,21 @@ def print_run(console: Console, run: RunFrames, label: str, top: int) -> None:
         say(console, sentence + "\n")
     for command in widening_commands(run):
         say(console, command + "\n", whole=True)
-    rungs, shares = rung_table(run), importance(run)
+    if (found := predictions(run)) is not None:
+        print_evaluation(console, found)
+        console.print()
+    rungs, shares = rung_table(run), importance_intervals(run)
     if len(rungs) and len(run.trials) > 1:
         _print_section(console, f"Early stopping on {run.spec.signal}", _rungs(rungs))
     if len(shares):
-        rows = FittingTable("hyperparameter", "importance")
-        for name, share in shares.items():
-            rows.add_row(str(name), f"{share:.2f}")
-        _print_section(console, f"Importance among the {compare_to_reference(run).finished:,} finished trials", rows)
+        is_known = shares["low"].notna().all()
+        rows = FittingTable("hyperparameter", "importance", *(["90% interval"] if is_known else []))
+        for row in shares.itertuples():
+            interval = [f"{row.low:.2f} to {row.high:.2f}"] if is_known else []
+            rows.add_row(str(row.Index), f"{row.share:.2f}", *interval)
+        title = f"Importance among the {compare_to_reference(run).finished:,} finished trials"
+        without = f" (no intervals for more than {MAX_RESAMPLED:,}: they are narrow then, and take their time)"
+        _print_section(console, title if is_known else title + without, rows)
 
 
 def _headline(run: RunFrames, label: str) -> str:
@@ -109,19 +116,15 @@ def _rungs(rungs: pd.DataFrame) -> FittingTable:
     return table
 
 
-def print_evaluation(console: Console, run: RunFrames) -> None:
-    """What the model of the run, or of its final training, says of the test images, where it has been judged; it fits
-    80 columns as long as no class has a long name."""
-    found = predictions(run)
-    if found is None:
-        return
+def print_evaluation(console: Console, found: pd.DataFrame) -> None:
+    """How good a model is class by class, from its `predictions`; it fits 80 columns as long as no class has a long
+    name."""
     classes = class_metrics(found).sort_values("f1", kind="stable")
     table = FittingTable("class", "precision", "recall", "F1", "images")
     for name, row in classes.head(_CLASSES).iterrows():
         table.add_row(Text(str(name)), *(percent(row[score]) for score in SCORES), f"{row['images']:,.0f}")
     if len(classes) > _CLASSES:
         table.caption = f"the {_CLASSES} of {len(classes):,} classes with the lowest F1"
-    console.print()
     console.print(table)
     for sentence in evaluation_sentences(found):
         say(console, sentence)
