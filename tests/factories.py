@@ -31,14 +31,14 @@ from tune_resnet.training.metrics import EpochMetrics
 from tune_resnet.training.saved_model import Outcome, save_model
 
 MIXED: dict[str, Domain | Choices] = {  # a float, an integer, choices of each kind, a condition
-    "max_lr": Domain(low=1e-3, high=1e-1),
+    "max_lr": Domain(low=1e-3, high=1e-1, log=True),
     "batch_size": Choices(choices=(45, 90, 180)),
     "crop_padding": Domain(low=0, high=8, log=False),
     "schedule": Choices(choices=("linear-exponential", "cosine")),
     "decoupled_decay": Choices(choices=(False, True)),
     "optimizer": Choices(choices=("adam", "sgd")),
     "momentum": Domain(low=0.8, high=0.99, log=False, when="optimizer=sgd"),
-    "model.width": Domain(low=4, high=64),
+    "model.width": Domain(low=4, high=64, log=True),
     "data.flip": Choices(choices=(True, False)),
 }
 

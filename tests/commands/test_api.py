@@ -112,7 +112,7 @@ def test_an_error_while_it_runs_speaks_of_arguments_too(tmp_path: Path) -> None:
 
 def test_what_is_made_shows_itself_in_a_line(tmp_path: Path) -> None:
     spec = SearchSpec(data=DataSpec(dataset="digits"), space={"max_lr": Domain(low=1e-3, high=1e-1)})
-    shown = "SearchSpec(data=DataSpec(dataset='digits'), space={'max_lr': Domain(low=0.001, high=0.1)})"
+    shown = "SearchSpec(data=DataSpec(dataset='digits'), space={'max_lr': Domain(low=0.001, high=0.1, log=True)})"
     assert repr(spec) == shown
     assert eval(shown) == spec
     assert repr(Search(spec, confirm=3)) == f"Search(spec={shown}, confirm=3)"

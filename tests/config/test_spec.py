@@ -325,7 +325,7 @@ LR = {"low": 1e-3, "high": 1e-1}
     ("space", "words"),
     [
         ({}, "space must vary at least one of max_lr, weight_decay, grad_clip"),
-        ({"max_lr": 1}, "space.max_lr: space must be a table, got 1"),
+        ({"max_lr": 1}, "space.max_lr: it needs a table with low and high, or choices, got 1"),
         ({"max_lr": {}}, "space.max_lr: it needs both low and high, or choices"),
         ({"max_lr": {"low": 1e-3}}, "space.max_lr: it needs both low and high, or choices"),
         ({"max_lr": {**LR, "log": 1}}, "space.max_lr: space.log must be true or false, got 1"),
@@ -373,7 +373,7 @@ def test_a_path_that_no_system_takes_is_an_error(path: str) -> None:
 
 @pytest.mark.parametrize("name", ["a/b", "..", ".", "a\\b", "/"])
 def test_a_runs_name_is_one_folders_name(name: str) -> None:
-    assert "search.name must be one folder's name" in message_of({"search": {"name": name}})
+    assert "search.name must be the name of one folder" in message_of({"search": {"name": name}})
 
 
 def test_a_byte_order_mark_is_no_part_of_a_spec(tmp_path: Path) -> None:

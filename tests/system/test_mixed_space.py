@@ -24,7 +24,7 @@ from tune_resnet.search import main
 from tune_resnet.training.loop import TrainingRun
 from tune_resnet.training.saved_model import load_model, probabilities
 
-SPACE = {**MIXED, "model.width": Domain(low=2, high=8)}
+SPACE = {**MIXED, "model.width": Domain(low=2, high=8, log=True)}
 SPEC = SearchSpec(
     data=DataSpec(dataset="digits", limit_train=200, flip=False),
     model=ModelSpec(width=4),

@@ -147,7 +147,7 @@ def importable(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_example_searches_its_own_space_with_its_own_network(searched: Path) -> None:
     run = load_run(searched)
     assert run.spec.model == ModelSpec(factory="nets:small", args={"channels": 16})
-    assert run.spec.space == {**DEFAULT_SPACE, "model.args.channels": Domain(low=4, high=64)}
+    assert run.spec.space == {**DEFAULT_SPACE, "model.args.channels": Domain(low=4, high=64, log=True)}
     assert set(run.trials["state"]) <= {"finished", "stopped"}
     channels = run.trials.set_index("trial")["model.args.channels"]
     assert channels[0] == 16
