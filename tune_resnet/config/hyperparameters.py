@@ -46,7 +46,7 @@ class Configuration:
             return self.model.args.get(name.removeprefix(ARGUMENT))
         section, _, own = name.rpartition(".")
         found = getattr(getattr(self, section or "train"), own)
-        return getattr(self.train, f"own_{own}", None) if found is None else found
+        return self.train.implied.get(name) if found is None else found
 
     def kind(self, name: str) -> type:
         """The type of a hyperparameter's values: bool, int, float or str. That of an argument is its reference's."""
@@ -81,6 +81,8 @@ def checked_domain(name: str, space: Space, reference: Configuration) -> Domain 
     if not _is_known(name):
         known = ", ".join((*HYPERPARAMETERS, f"{ARGUMENT}NAME"))
         raise SpecError(f"unknown hyperparameter space.{name}{nearest(name, HYPERPARAMETERS)}; known: {known}")
+    if name == "dropout" and reference.model.factory:
+        raise SpecError("space.dropout: train.dropout is a setting of ResNet9 only")
     known = reference.value(name)
     setting = name if "." in name else f"train.{name}"
     if known is None:

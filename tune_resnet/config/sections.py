@@ -133,20 +133,11 @@ class TrainSpec(Section):
     precision: str = setting("auto", "auto: what suits the device", choices=PRECISIONS)
 
     @property
-    def own_peak_at(self) -> float:
-        """The share of the steps up to the peak where none is given."""
-        return PEAK_AT[self.schedule]
-
-    @property
-    def own_final_div_factor(self) -> float | None:
-        """`max_lr` over the last learning rate where none is given; None: that is 0."""
-        found = FINAL_DIV_FACTOR[self.schedule]
-        return found if math.isfinite(found) else None
-
-    @property
-    def own_momentum_at_peak(self) -> float:
-        """The momentum where the rate has its peak, where none is given."""
-        return self.momentum
+    def implied(self) -> dict[str, float]:
+        """What settings stand for where they are not given; without a final divisor where the last rate is 0."""
+        final = FINAL_DIV_FACTOR[self.schedule]
+        known = {"peak_at": PEAK_AT[self.schedule], "momentum_at_peak": self.momentum}
+        return known | ({"final_div_factor": final} if math.isfinite(final) else {})
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)

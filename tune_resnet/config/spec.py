@@ -32,8 +32,6 @@ class SearchSpec(Configuration):
         reference = Configuration(data=self.data, model=self.model, train=self.train)
         space = {name: checked_domain(name, self.space, reference) for name in self.space}
         object.__setattr__(self, "space", space)
-        if "dropout" in space and self.model.factory:
-            raise SpecError("space.dropout: train.dropout is a setting of ResNet9 only")
         points = tuple(checked_point(point, reference) for point in self.points_to_evaluate)
         object.__setattr__(self, "points_to_evaluate", points)
         if self.data.dataset == "folder" and self.data.data_dir is None:

@@ -73,6 +73,8 @@ def _intervals(frames: RunFrames) -> dict[str, Domain]:
 
 def _varied(trials: pd.DataFrame, name: str, spec: SearchSpec) -> pd.Series:
     """The trials' values of a hyperparameter; NaN where its condition does not hold."""
+    if spec.space[name].when is None:
+        return trials[name]
     rows: Any = trials.to_dict("records")
     holds = [name in spec.varied(row) for row in rows]
     return trials[name].where(pd.Series(holds, trials.index, dtype=bool))

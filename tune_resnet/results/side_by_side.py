@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from operator import itemgetter
 
 from tune_resnet._text import flat, printable
 from tune_resnet.hpo.ranking import winner
@@ -34,20 +35,17 @@ class Leader:
 def leader(runs: Sequence[RunFrames]) -> Leader | None:
     """The best among those that are judged by the same on the same images, in the largest such group; None where no
     trial has finished."""
-    groups: dict[tuple[object, ...], list[RunFrames]] = {}
+    groups: dict[tuple[object, ...], list[tuple[float, Leader]]] = {}
     for run in runs:
-        found = compare_to_reference(run)
-        if found.winner is not None:
+        found, best = compare_to_reference(run), winner(run)
+        if best is not None:
             judged = (found.search.objective, found.judged_on, run.env.get("dataset_fingerprint"))
-            groups.setdefault(judged, []).append(run)
+            groups.setdefault(judged, []).append((best["estimate"], Leader(run, _confirmed_score(run))))
     largest = max(groups.values(), key=len, default=[])
-    if not largest:
-        return None
-    scores = [_confirmed_score(run) for run in largest]
-    known = [score for score in scores if score is not None]
-    if len(known) == len(largest):
-        return Leader(largest[known.index(max(known))], max(known))
-    return Leader(max(largest, key=lambda run: (winner(run) or {})["estimate"]), None)
+    if largest and all(one.confirmed is not None for _, one in largest):
+        return max((one for _, one in largest), key=lambda one: one.confirmed or 0)
+    measured = max(largest, key=itemgetter(0), default=None)
+    return measured and replace(measured[1], confirmed=None)
 
 
 def _confirmed_score(run: RunFrames) -> float | None:
