@@ -25,8 +25,8 @@ from tune_resnet.data.types import Dataset, Split
 from tune_resnet.errors import RecordError
 from tune_resnet.execution.trainable import TrialTrainable
 from tune_resnet.execution.tuner import settle_unfinished_trials
-from tune_resnet.hpo.models import KEPT, chosen_model, drop_outrun_models, final_run, keep_winner, trial_to_finalize
-from tune_resnet.hpo.ranking import winner
+from tune_resnet.hpo.models import KEPT, chosen_model, drop_outrun_models, keep_winner, trial_to_finalize
+from tune_resnet.hpo.ranking import final_run, winner
 from tune_resnet.runs.directory import FINAL, SEARCH, RunDirectory
 from tune_resnet.runs.load import load_run
 from tune_resnet.runs.recorder import Recorder

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-HEAVY = ("torch", "torchvision", "ray", "pandas", "optuna", "plotly", "scipy", "sklearn")
+HEAVY = ("torch", "torchvision", "ray", "pandas", "optuna", "plotly", "scipy.stats", "sklearn")
 
 
 @pytest.mark.parametrize(
@@ -22,6 +22,8 @@ HEAVY = ("torch", "torchvision", "ray", "pandas", "optuna", "plotly", "scipy", "
         ("tune_resnet.data.split", ""),
         ("tune_resnet.training.loop", "torch"),
         ("tune_resnet.execution.searcher", "torch ray pandas optuna"),
+        ("tune_resnet.results.tables", "pandas"),
+        ("tune_resnet.results.page", "pandas plotly"),
     ],
 )
 def test_a_module_loads_nothing_heavy_that_it_does_not_need(module: str, allowed: str) -> None:

@@ -9,7 +9,8 @@ from rich.console import Console
 
 from tune_resnet._text import counted, duration, say, to_run
 from tune_resnet.commands.live_page import written_report
-from tune_resnet.hpo.models import keep_winner, trial_of
+from tune_resnet.hpo.models import keep_winner
+from tune_resnet.hpo.ranking import trial_of
 from tune_resnet.results.evaluation import predictions
 from tune_resnet.results.next_steps import next_steps
 from tune_resnet.results.sentences import run_sentences

@@ -19,10 +19,10 @@ from tune_resnet.config.spec import SearchSpec
 from tune_resnet.config.toml import load_spec
 from tune_resnet.config.validation import SpecError
 from tune_resnet.errors import UserError
-from tune_resnet.hpo.ranking import best_trials, winner
+from tune_resnet.hpo.ranking import best_trials, trial_of, winner
 from tune_resnet.runs.directory import BASELINE, FINAL, SEARCH, RunDirectory
-from tune_resnet.runs.load import RunFrames, load_run, once_per_run
-from tune_resnet.runs.tables import FINISHED, TrialRow, epoch_dtypes, spec_of
+from tune_resnet.runs.load import RunFrames, load_run
+from tune_resnet.runs.tables import TrialRow, epoch_dtypes, spec_of
 from tune_resnet.training.saved_model import ModelFileError, read_outcome
 
 KEPT = 8  # models at the end of a search; twice as many meanwhile, so that ranking them costs next to nothing
@@ -87,22 +87,6 @@ def trial_to_finalize(frames: RunFrames, number: int | None) -> dict[Any, Any]:
     if not rows:
         raise UserError(f"{frames.name} has no trial {number}: they are 0 to {len(frames.trials) - 1}")
     return rows[0]
-
-
-@once_per_run
-def final_run(frames: RunFrames) -> RunFrames | None:
-    """The run of the final training that --finalize has left in a run's directory; None where it has not finished."""
-    final = RunDirectory(RunDirectory(frames.path).final)
-    found = load_run(final.path) if os.path.isfile(final.spec_toml) else None
-    return found if found is not None and trial_of(found) is not None else None
-
-
-def trial_of(frames: RunFrames) -> dict[Any, Any] | None:
-    """The trial whose model a run is for: the winner; of a final training, which there may be no image to judge, its
-    only trial. None where it has not finished."""
-    if frames.kind != FINAL:
-        return winner(frames)
-    return next(iter(frames.trials[frames.trials["state"] == FINISHED].to_dict("records")), None)
 
 
 def keep_winner(frames: RunFrames) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Hashable
 from typing import Any
 
@@ -9,7 +10,8 @@ import pandas as pd
 
 from tune_resnet.config.sections import VAL_ACCURACY
 from tune_resnet.hpo.estimate import estimated_accuracy
-from tune_resnet.runs.load import RunFrames, accuracy_column, once_per_run
+from tune_resnet.runs.directory import FINAL, RunDirectory
+from tune_resnet.runs.load import RunFrames, accuracy_column, load_run, once_per_run
 from tune_resnet.runs.tables import FINISHED, REFERENCE_TRIAL, STATES
 
 
@@ -89,3 +91,19 @@ def winner(frames: RunFrames) -> dict[Hashable, Any] | None:
     This is what every table, sentence, page, model and confirmation calls the winner.
     """
     return next(iter(best_trials(frames, 1).to_dict("records")), None)
+
+
+@once_per_run
+def final_run(frames: RunFrames) -> RunFrames | None:
+    """The run of the final training that --finalize has left in a run's directory; None where it has not finished."""
+    final = RunDirectory(RunDirectory(frames.path).final)
+    found = load_run(final.path) if os.path.isfile(final.spec_toml) else None
+    return found if found is not None and trial_of(found) is not None else None
+
+
+def trial_of(frames: RunFrames) -> dict[Any, Any] | None:
+    """The trial whose model a run is for: the winner; of a final training, which there may be no image to judge, its
+    only trial. None where it has not finished."""
+    if frames.kind != FINAL:
+        return winner(frames)
+    return next(iter(frames.trials[frames.trials["state"] == FINISHED].to_dict("records")), None)

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from tune_resnet._text import counted, percent
-from tune_resnet.hpo.models import final_run
+from tune_resnet.hpo.ranking import final_run
 from tune_resnet.runs.load import RunFrames, once_per_run
 from tune_resnet.runs.predictions import read_predictions
 

@@ -7,7 +7,7 @@ from typing import Any
 import tomli_w
 
 from tune_resnet._text import printable, to_run
-from tune_resnet.hpo.models import final_run, trial_of
+from tune_resnet.hpo.ranking import final_run, trial_of
 from tune_resnet.results.confirmation import confirmations
 from tune_resnet.results.edges import widening_commands
 from tune_resnet.runs.directory import FINAL, SEARCH, RunDirectory

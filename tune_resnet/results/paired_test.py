@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
+import scipy
 
 BETTER, WORSE, NOT_DISTINGUISHABLE = "better", "worse", "not distinguishable at this N"
 
@@ -115,7 +115,7 @@ def _interval(values: np.ndarray, level: float) -> tuple[float, float] | tuple[N
     """The t interval of the mean that misses it with probability `level`."""
     if values.std(ddof=1) <= _SAME:
         return None, None
-    interval = stats.ttest_1samp(values, 0).confidence_interval(1 - level)
+    interval = scipy.stats.ttest_1samp(values, 0).confidence_interval(1 - level)
     return float(interval.low), float(interval.high)
 
 
@@ -129,7 +129,7 @@ def _permutation_p(values: np.ndarray) -> float:
     """The two-sided p value under random signs (Fisher, 1935): of all sign patterns, or of drawn ones for many pairs,
     among which the observed one counts too, so that p is never 0 (Phipson and Smyth, 2010)."""
     rounded = (values.round(_DIGITS),)  # so that equal sums stay equal
-    test = stats.permutation_test(
+    test = scipy.stats.permutation_test(
         rounded, np.sum, permutation_type="samples", vectorized=True, n_resamples=_DRAWN, rng=0
     )
     return float(test.pvalue)
@@ -143,5 +143,5 @@ def _pairs_needed(mean: float, spread: float) -> int | None:
     """
     if abs(mean) <= _SAME:
         return None
-    z_alpha, z_power = (float(stats.norm.ppf(share)) for share in (1 - ALPHA / 2, POWER))
+    z_alpha, z_power = (float(scipy.stats.norm.ppf(share)) for share in (1 - ALPHA / 2, POWER))
     return math.ceil(((z_alpha + z_power) * spread / mean) ** 2 + z_alpha**2 / 2)

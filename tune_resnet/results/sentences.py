@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 import time
 
-from scipy.stats import binomtest
+import scipy
 
 from tune_resnet._text import duration, percent
 from tune_resnet.config.sections import ACCURACY
-from tune_resnet.hpo.models import final_run, trial_of
+from tune_resnet.hpo.ranking import final_run, trial_of
 from tune_resnet.results.comparison import (
     EQUAL,
     NOTHING,
@@ -78,7 +78,7 @@ def _single_sentence(frames: RunFrames, found: Comparison) -> str:
     interval, accuracy = "", float(trial[f"{'test' if found.judged_on == 'test' else 'val'}_{ACCURACY}"])
     if found.images is not None and not math.isnan(accuracy):
         right = round(accuracy * found.images)
-        low, high = binomtest(right, found.images).proportion_ci(method="wilson")  # Wilson (1927), 95%
+        low, high = scipy.stats.binomtest(right, found.images).proportion_ci(method="wilson")  # Wilson (1927), 95%
         interval = f" (95% interval from the choice of images {percent(low)} to {percent(high)})"
     if found.search.objective != ACCURACY:
         name += f" reached {found.reached} and"

@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from tune_resnet._text import counted, percent
-from tune_resnet.hpo.models import trial_of
-from tune_resnet.hpo.ranking import best_trials, is_smoothed, winner
+from tune_resnet.hpo.ranking import best_trials, is_smoothed, trial_of, winner
 from tune_resnet.results.comparison import (
     EQUAL,
     LOST,
