@@ -18,7 +18,7 @@ from factories import MIXED, RESULTS, SEARCH, SPEC, Build, Page
 from experiments.benchmarks.speed.scale import RECORDED, record
 from tune_resnet.commands.live_page import EVERY
 from tune_resnet.config.sections import SchedulerSpec
-from tune_resnet.config.space import DEFAULT_SPACE, Domain
+from tune_resnet.config.space import DEFAULT_SPACE, Choices, Domain
 from tune_resnet.config.toml import load_spec
 from tune_resnet.errors import RecordError
 from tune_resnet.hpo.ranking import winner
@@ -169,6 +169,16 @@ def test_rate_curves_are_the_schedule_s(mixed: Build) -> None:
     assert peaks.to_dict() == pytest.approx({"reference": 0.01, "winner": 0.0123})
     first = rates[rates["role"] == "winner"].iloc[20]
     assert (first["epoch"], first["lr"]) == (1.0, one_cycle(20, 80, 0.0123, shape=SPEC.train.schedule))
+
+
+def test_each_rate_curve_has_the_schedule_of_its_own_trial(tmp_path: Path) -> None:
+    shapes = Choices(choices=("linear-exponential", "cosine"))
+    build = Build(tmp_path / "run", replace(SPEC, space={**DEFAULT_SPACE, "schedule": shapes}))
+    build.trial([0.5] * 4, FINISHED)
+    build.trial([0.9] * 4, FINISHED, schedule="cosine")
+    rates = rate_curves(build.load())
+    peaks = rates.loc[rates.groupby("role")["lr"].idxmax()].set_index("role")["epoch"]
+    assert peaks.to_dict() == {"reference": 2.0, "winner": 1.15}  # cosine rises over 30% of 80 steps
 
 
 def run_at(build: Build, times: dict[int, tuple[float, float, str]]) -> None:

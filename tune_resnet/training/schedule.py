@@ -53,10 +53,10 @@ def cycled_momentum(
     return _between(momentum, at_peak, share if rises else 1 - share, shape)
 
 
-def rate_at(train: TrainSpec, step: int, total_steps: int, max_lr: float | None = None) -> float:
-    """The learning rate of one step of a configuration, or of one like it but for its peak."""
+def rate_at(train: TrainSpec, step: int, total_steps: int) -> float:
+    """The learning rate of one step of a configuration."""
     return one_cycle(
-        step, total_steps, max_lr or train.max_lr, shape=train.schedule, peak_at=train.peak_at,
+        step, total_steps, train.max_lr, shape=train.schedule, peak_at=train.peak_at,
         div_factor=train.div_factor, final_div_factor=train.final_div_factor,
     )  # fmt: skip
 
