@@ -12,13 +12,11 @@ from typing import NoReturn
 
 from rich.console import Console
 
-from tune_resnet._text import printable, say
+from tune_resnet._text import output_console, printable, say
 from tune_resnet.commands.options import parse_options, parse_runs
 from tune_resnet.commands.run import carry_out
 from tune_resnet.errors import UserError
 from tune_resnet.execution.interrupts import end_by, lasting_output, on_ending_signal, signal_of
-
-_PIPE_WIDTH = 1000  # characters, so that no column is cut where output is not a terminal
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -35,7 +33,7 @@ def _run(arguments: Sequence[str]) -> int:
         received.append(number)
         end_by(number)
 
-    console = Console(width=None if sys.stdout.isatty() else _PIPE_WIDTH, highlight=False, markup=False)
+    console = output_console()
     with on_ending_signal(on_signal):
         try:
             if arguments and arguments[0] == "runs":

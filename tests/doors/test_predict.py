@@ -127,6 +127,7 @@ def test_a_folder_stands_for_its_images_in_order(
     assert "there is no image in" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         main([str(run), "--top", "0", str(test_files[0])])
+    assert "'0' is not a whole number of at least 1" in capsys.readouterr().err
 
 
 def test_folders_named_after_classes_tell_the_accuracy(

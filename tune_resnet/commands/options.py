@@ -1,4 +1,5 @@
-"""The command line of `python -m tune_resnet.search`, turned into a search. Light, so that --help is quick."""
+"""The command line of `python -m tune_resnet.search`, turned into a search, and what the other command lines share.
+Light, so that --help is quick."""
 
 from __future__ import annotations
 
@@ -72,6 +73,23 @@ def _space(domains: list[tuple[str, dict[str, Any]]]) -> dict[str, dict[str, Any
             raise SpecError(f"--space names {name} twice")
         space[name] = table
     return space
+
+
+def positive(text: str) -> int:
+    """A whole number of at least 1."""
+    if re.fullmatch(r"[0-9]{1,18}", text) is None or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
+    return int(text)
+
+
+def run_parser(module: str, about: str, *, several: bool = False) -> argparse.ArgumentParser:
+    """The beginning of the command line of a module that takes a `run`, or `runs` where it takes several."""
+    parser = argparse.ArgumentParser(prog=f"python -m tune_resnet.{module}", description=about, allow_abbrev=False)
+    parser.add_argument(
+        "runs" if several else "run", nargs="+" if several else None, type=Path, metavar="RUN",
+        help="a run: its directory, its name in runs/, or latest",
+    )  # fmt: skip
+    return parser
 
 
 def _pairs(text: str) -> int:
