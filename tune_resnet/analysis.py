@@ -46,7 +46,7 @@ __all__ = [
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command line; the exit code: 0, or 2 after one line on stderr."""
+    """Runs the command line; the exit code, see `exit_code_of`."""
     options = _parser().parse_args(arguments)
     return exit_code_of(lambda: _print(options))
 

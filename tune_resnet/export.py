@@ -17,7 +17,7 @@ from tune_resnet.training.saved_model import load_model
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command line; the exit code: 0, or 2 after one line on stderr."""
+    """Runs the command line; the exit code, see `exit_code_of`."""
     parser = run_parser("export", "Writes a run's best model for other programs.")
     parser.add_argument("--format", choices=tuple(FORMATS), default="onnx", help="default onnx; torch: torch.export")
     parser.add_argument(
@@ -31,8 +31,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _write(options: argparse.Namespace) -> None:
     chosen = chosen_model(find_run(options.run))
     model = load_model(chosen.path, options.model)
-    chosen.place.mkdir(exist_ok=True)
     path = options.out or chosen.place / f"model{SUFFIXES[options.format]}"
+    if not options.out:
+        chosen.place.mkdir(exist_ok=True)
     difference = export(model, path, options.format)
     print(
         f"wrote {printable(path)}, {chosen.whose}; "

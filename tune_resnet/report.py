@@ -18,7 +18,7 @@ from tune_resnet.runs.load import load_run
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command line; the exit code: 0, or 2 after one line on stderr."""
+    """Runs the command line; the exit code, see `exit_code_of`."""
     parser = run_parser("report", "Writes runs as one HTML page.", several=True)
     parser.add_argument(
         "--out", type=Path, metavar="FILE", help="the page (default RUN/report.html; ./report.html for several)"
