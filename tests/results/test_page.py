@@ -44,7 +44,7 @@ from tune_resnet.results.space_charts import slice_chart
 from tune_resnet.results.verdict import BAD, GOOD, OPEN, Verdict, evidence, verdict
 from tune_resnet.runs.load import load_run
 from tune_resnet.runs.tables import CONFIRM_DTYPES, FAILED, FINISHED, INTERRUPTED, RUNNING, STOPPED
-from tune_resnet.training.schedule import one_cycle
+from tune_resnet.training.schedule import rate_at
 
 EVERY_RUN = sorted(path.parent for path in RESULTS.glob("*/trials.csv"))
 
@@ -168,7 +168,7 @@ def test_rate_curves_are_the_schedule_s(mixed: Build) -> None:
     peaks = rates.groupby("role")["lr"].max()
     assert peaks.to_dict() == pytest.approx({"reference": 0.01, "winner": 0.0123})
     first = rates[rates["role"] == "winner"].iloc[20]
-    assert (first["epoch"], first["lr"]) == (1.0, one_cycle(20, 80, 0.0123, shape=SPEC.train.schedule))
+    assert (first["epoch"], first["lr"]) == (1.0, rate_at(replace(SPEC.train, max_lr=0.0123), 20, 80))
 
 
 def test_each_rate_curve_has_the_schedule_of_its_own_trial(tmp_path: Path) -> None:
