@@ -5,8 +5,6 @@ It is the reference of a baseline, trial 0, or the trial of a search that is tra
 
 from __future__ import annotations
 
-import os
-import platform
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -23,13 +21,13 @@ from tune_resnet.data.types import Dataset, Split
 from tune_resnet.execution.interrupts import signal_of
 from tune_resnet.hpo.plan import Plan, data_lines
 from tune_resnet.runs.directory import FINAL, RunDirectory
+from tune_resnet.runs.environment import this_process
 from tune_resnet.runs.predictions import write_predictions
 from tune_resnet.runs.recorder import Recorder
 from tune_resnet.runs.resume import History
 from tune_resnet.runs.tables import ENDED, FAILED, FINISHED, REFERENCE_TRIAL
 from tune_resnet.training.checkpoint import ResumableRun
 from tune_resnet.training.device import choose_device, gpus_per_trial, resolved
-from tune_resnet.training.loop import TrainingRun
 from tune_resnet.training.metrics import EpochMetrics, NonFiniteLoss
 from tune_resnet.training.saved_model import Outcome, save_model
 from tune_resnet.training.speed import measure_speed
@@ -103,9 +101,8 @@ def train_single(
         recorder.go_on(trial)
     resumable = None
     try:
-        training = TrainingRun(spec.train, data, spec.resources.device, spec.model, flip=spec.data.flip)
-        resumable = ResumableRun(training, run.checkpoint_of(trial))
-        last = _train(plan, resumable, recorder, console)
+        resumable = ResumableRun(spec, data, spec.resources.device, run.checkpoint_of(trial))
+        training, last = resumable.training, _train(plan, resumable, recorder, console)
         outcome = Outcome(trial=trial, train=spec.train, last=last)
         save_model(run.model_of(trial), training.judged, data, spec.model, outcome)
         if plan.held_out == "test" and plan.held_out_images:
@@ -128,7 +125,7 @@ def _train(plan: Plan, resumable: ResumableRun, recorder: Recorder, console: Con
     """The epochs that are left; the metrics of the last."""
     assert plan.single is not None
     epochs, seconds_per_epoch = plan.spec.train.epochs, plan.seconds_per_epoch
-    worker = f"{platform.node()}:{os.getpid()}"
+    worker = this_process()
     if resumable.saved:
         _record(plan, recorder, resumable.saved, worker)  # it may not be on record yet
         console.print(f"goes on after epoch {resumable.saved.epoch}")
