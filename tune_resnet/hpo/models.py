@@ -19,7 +19,7 @@ from tune_resnet.config.spec import SearchSpec
 from tune_resnet.config.toml import load_spec
 from tune_resnet.config.validation import SpecError
 from tune_resnet.errors import UserError
-from tune_resnet.hpo.ranking import best_trials, winner
+from tune_resnet.hpo.ranking import finished_trials, winner
 from tune_resnet.runs.directory import BASELINE, FINAL, SEARCH, RunDirectory
 from tune_resnet.runs.load import RunFrames, load_run, once_per_run
 from tune_resnet.runs.tables import FINISHED, TrialRow, epoch_dtypes, spec_of
@@ -128,7 +128,7 @@ def drop_outrun_models(run: RunDirectory) -> None:
     if len(list(run.checkpoints.glob("trial-*.safetensors"))) <= 2 * KEPT:
         return
     frames = load_run(run.path)
-    ranked = best_trials(frames, len(frames.trials))["trial"]
+    ranked = finished_trials(frames)["trial"]
     for trial in ranked[KEPT:]:
         run.model_of(trial).unlink(missing_ok=True)
 

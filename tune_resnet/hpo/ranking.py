@@ -73,14 +73,19 @@ def estimated(final: pd.Series, loss: pd.Series, column: str) -> pd.Series:
 
 def is_smoothed(frames: RunFrames) -> bool:
     """Whether accuracy and loss count together in the estimates; else they are what was measured, see `estimated`."""
-    found = best_trials(frames, len(frames.trials))
+    found = finished_trials(frames)
     return bool((found["estimate"] != found[accuracy_column(frames)]).any())
 
 
-def best_trials(frames: RunFrames, n: int = 10) -> pd.DataFrame:
-    """The `n` best of the finished trials, columns and order as in `ranked_trials`."""
+def finished_trials(frames: RunFrames) -> pd.DataFrame:
+    """The finished trials, columns and order as in `ranked_trials`."""
     ranked = ranked_trials(frames)
-    return ranked[(ranked["state"] == FINISHED) & ranked[accuracy_column(frames)].notna()].head(n)
+    return ranked[(ranked["state"] == FINISHED) & ranked[accuracy_column(frames)].notna()]
+
+
+def best_trials(frames: RunFrames, n: int = 10) -> pd.DataFrame:
+    """The `n` best of the `finished_trials`."""
+    return finished_trials(frames).head(n)
 
 
 def winner(frames: RunFrames) -> dict[Hashable, Any] | None:

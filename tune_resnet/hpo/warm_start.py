@@ -18,7 +18,7 @@ from tune_resnet.config.hyperparameters import Configuration
 from tune_resnet.config.space import Choices, Domain
 from tune_resnet.config.spec import SearchSpec
 from tune_resnet.errors import RecordError, UserError
-from tune_resnet.hpo.ranking import best_trials
+from tune_resnet.hpo.ranking import finished_trials
 from tune_resnet.runs.load import RunFrames, load_run
 from tune_resnet.runs.reading import read_text
 from tune_resnet.runs.tables import FINISHED, STOPPED, spec_of
@@ -180,7 +180,7 @@ def _trial(row: Mapping[Any, Any], frames: RunFrames, spec: SearchSpec) -> Froze
 
 
 def _best(frames: RunFrames, spec: SearchSpec) -> list[dict[str, Any]]:
-    finished = best_trials(frames, len(frames.trials)).to_dict("records")
+    finished = finished_trials(frames).to_dict("records")
     found = [spec.reference]  # which every search tries: what varied only there is the same as it, or as another
     for values in (_values(row, frames, spec) for row in finished):
         if values is not None and values not in found:

@@ -53,6 +53,11 @@ class Confirmation:
         return f"<{confirmation_sentence(self)}>"
 
     @property
+    def judged_on(self) -> str:
+        """The test images, for a person."""
+        return "the test images" if self.images is None else f"{self.images:,} test images"
+
+    @property
     def name(self) -> str:
         """The configuration, for a person."""
         return "an earlier configuration" if self.trial is None else f"trial {self.trial}"
@@ -69,6 +74,11 @@ def confirmations(frames: RunFrames) -> list[Confirmation]:
         beside = reference[reference["seed"].isin(own["seed"]) & _is(reference, configuration, SIZE)]
         found.append(_confirmation(frames, configuration, own, beside))
     return sorted(found, key=lambda one: (not one.of_winner, one.place))
+
+
+def winner_results(frames: RunFrames) -> list[tuple[Confirmation, PairedResult]]:
+    """The `confirmations` of the run's winner that have a result, each with it."""
+    return [(one, one.result) for one in confirmations(frames) if one.of_winner and one.result]
 
 
 def _confirmation(
@@ -183,10 +193,9 @@ def confirmation_sentence(confirmation: Confirmation) -> str:
         f"Checked with fresh seeds: {whose} and the reference are not{yet} distinguishable with {result.n} pairs"
         f"{place}",
     )
-    images = "the test images" if confirmation.images is None else f"{confirmation.images:,} test images"
     points = f"percentage points{confirmation.search.of_what}"
     return (
-        f"{answer}: {result.mean:+.2f} {points} on {images} ({interval_words(result)}), "
+        f"{answer}: {result.mean:+.2f} {points} on {confirmation.judged_on} ({interval_words(result)}), "
         f"over {result.n} paired seeds; {how_sure(result)}.{_needed(confirmation, result)}"
     )
 

@@ -14,10 +14,9 @@ from tune_resnet.config.hyperparameters import limits_of
 from tune_resnet.config.sections import MAX_TRIALS
 from tune_resnet.config.space import Domain
 from tune_resnet.config.spec import SearchSpec
-from tune_resnet.hpo.ranking import best_trials
+from tune_resnet.hpo.ranking import best_trials, finished_trials
 from tune_resnet.runs.directory import SEARCH, RunDirectory
 from tune_resnet.runs.load import RunFrames, once_per_run
-from tune_resnet.runs.tables import RUNNING
 
 LOWER, UPPER = "lower", "upper"
 _AT_BOUND = 0.05  # of a domain, on its scale, counted from a bound: what lies there lies at it
@@ -42,7 +41,7 @@ class Edge:
 def best_quarter(frames: RunFrames, least: int) -> pd.DataFrame:
     """The best quarter of the finished trials, and two of them at least, columns and order as in `ranked_trials`; no
     rows where fewer than `least` have finished."""
-    finished = best_trials(frames, len(frames.trials))
+    finished = finished_trials(frames)
     return finished.head(max(2, round(_GOOD_SHARE * len(finished))) if len(finished) >= least else 0)
 
 
@@ -51,7 +50,7 @@ def edges(frames: RunFrames) -> list[Edge]:
     """Each bound that can be moved and has the winner, or more than half of the best quarter of at least 8 finished
     trials, in the outermost 5% of the domain. None while a search goes on: its winner may change.
     """
-    if frames.kind != SEARCH or (frames.active and (frames.trials["state"] == RUNNING).any()):
+    if frames.kind != SEARCH or (frames.active and frames.has_running):
         return []
     winner, quarter = best_trials(frames, 1), best_quarter(frames, _MIN_FOR_QUARTER)
     found = []

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from tune_resnet.hpo.ranking import best_trials
+from tune_resnet.hpo.ranking import finished_trials
 from tune_resnet.runs.load import RunFrames, accuracy_column, once_per_run
 
 MIN_FOR_IMPORTANCE = 15  # finished trials: of fewer, the shares are mostly chance
@@ -45,7 +45,7 @@ def importance_intervals(frames: RunFrames) -> pd.DataFrame:
 
 def _finished(frames: RunFrames) -> pd.DataFrame:
     """The finished trials in the order of their numbers, without what a space edited by hand no longer contains."""
-    finished = best_trials(frames, len(frames.trials)).sort_values("trial")
+    finished = finished_trials(frames).sort_values("trial")
     for name, domain in frames.spec.space.items():
         finished = finished[finished[name].map(domain.holds).astype(bool)]
     return finished

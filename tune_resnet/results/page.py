@@ -30,7 +30,7 @@ from tune_resnet.runs.directory import SEARCH
 from tune_resnet.runs.find import find_run
 from tune_resnet.runs.load import RunFrames, load_run
 from tune_resnet.runs.merge import all_hyperparameters, run_labels
-from tune_resnet.runs.tables import REFERENCE_TRIAL, RUNNING, WINNER
+from tune_resnet.runs.tables import REFERENCE_TRIAL, WINNER
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ def write_report(
 def run_page(run: RunFrames, reload_seconds: int = 0) -> str:
     """The page about one run, see `write_report`."""
     sections = [section for section in (part(run) for part in (*EVALUATION_PARTS, *PARTS)) if section]
-    unfinished = run.active or (run.trials["state"] == RUNNING).any()
+    unfinished = run.active or run.has_running
     live = f"When this page was written, the run was {progress_words(run)}." if unfinished else ""
     return _rendered(run.name, _answer(run), sections, live, reload_seconds if run.active else 0)
 

@@ -114,8 +114,7 @@ def _expected(found: Comparison) -> str:
 
 def progress_words(run: RunFrames) -> str:
     """Whether a run goes on, in a few words."""
-    unfinished = (run.trials["state"] == RUNNING).any()
     if not run.active:
-        return "not running" + (" (it ended without saying so; --resume goes on)" if unfinished else "")
-    last = run.epochs["ended_at"].max() if unfinished else math.nan
+        return "not running" + (" (it ended without saying so; --resume goes on)" if run.has_running else "")
+    last = run.epochs["ended_at"].max() if run.has_running else math.nan
     return "still running" + ("" if math.isnan(last) else f", last epoch {duration(time.time() - last)} ago")

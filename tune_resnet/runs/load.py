@@ -28,6 +28,7 @@ from tune_resnet.runs.directory import BASELINE, SEARCH, RunDirectory
 from tune_resnet.runs.find import find_run
 from tune_resnet.runs.reading import read_table, read_text
 from tune_resnet.runs.tables import (
+    ENDED,
     FINISHED,
     REFERENCE,
     RUNNING,
@@ -76,6 +77,21 @@ class RunFrames:
         """`search`, `baseline` or `final`."""
         judged_on_test = self.env.get("held_out") == "test"  # of the runs before there were kinds: the baselines
         return str(self.env.get("kind", BASELINE if judged_on_test else SEARCH))
+
+    @property
+    def planned(self) -> int:
+        """How many trials it is to have."""
+        return self.spec.search.num_samples if self.kind == SEARCH else 1
+
+    @property
+    def ended(self) -> int:
+        """How many trials have ended for good."""
+        return int(self.trials["state"].isin(ENDED).sum())
+
+    @property
+    def has_running(self) -> bool:
+        """Whether a trial is on record as running."""
+        return bool((self.trials["state"] == RUNNING).any())
 
     def config(self, trial: int) -> SearchSpec:
         """The whole configuration of a trial: what it trained is the reference of this spec, which `--baseline` trains
