@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Sequence
 from typing import Self
@@ -28,18 +29,16 @@ _BEST_ROWS, _RUNNING_ROWS = 5, 12  # so that the table fits a small terminal
 _PLANNED_TRIALS = 4  # the plan counts as much as so many trials, so that the first to end do not swing the estimate
 
 
-class Progress:
-    """Shows a recorder's trials while a search runs; a context manager.
+class _Display(ABC):
+    """What redraws itself twice a second in the time of a block, where output is a terminal."""
 
-    Call `trial_ended` after each trial. On a terminal the table redraws itself twice a second.
-    """
+    def __init__(self, plan: Plan, console: Console) -> None:
+        self.plan, self.console, self.started = plan, console, time.monotonic()
+        self.live = Live(get_renderable=self._drawn, console=console, refresh_per_second=2, transient=True)
 
-    def __init__(self, recorder: Recorder, plan: Plan, console: Console) -> None:
-        self.recorder, self.plan, self.console = recorder, plan, console
-        self.started, self.column = time.monotonic(), plan.spec.search.column("val")
-        self.epochs_before = sum(row.epochs for row in self._rows())  # on record
-        self._ranked, self._leader = pd.DataFrame(), ""  # of the finished trials, made anew when there is one more
-        self.live = Live(get_renderable=self._table, console=console, refresh_per_second=2, transient=True)
+    @abstractmethod
+    def _drawn(self) -> RenderableType:
+        """How it looks now."""
 
     def __enter__(self) -> Self:
         if self.console.is_terminal:
@@ -48,6 +47,16 @@ class Progress:
 
     def __exit__(self, *error: object) -> None:
         self.live.stop()  # whether it was begun or not: a terminal that is closed meanwhile is none any more
+
+
+class Progress(_Display):
+    """Shows a recorder's trials while a search runs. Call `trial_ended` after each trial."""
+
+    def __init__(self, recorder: Recorder, plan: Plan, console: Console) -> None:
+        super().__init__(plan, console)
+        self.recorder, self.column = recorder, plan.spec.search.column("val")
+        self.epochs_before = sum(row.epochs for row in self._rows())  # on record
+        self._ranked, self._leader = pd.DataFrame(), ""  # of the finished trials, made anew when there is one more
 
     def trial_ended(self, trial: int) -> None:
         """Where output is not a terminal, a line about one trial and the state of the search."""
@@ -141,7 +150,7 @@ class Progress:
     def _clock(self) -> str:
         return f"{duration(time.monotonic() - self.started)} elapsed, about {duration(self.seconds_left())} left"
 
-    def _table(self) -> RenderableType:
+    def _drawn(self) -> RenderableType:
         rows, ranked = self._rows(), self._finished()
         ended = sum(row.state != RUNNING for row in rows)
         head = Text(f"{ended} of {counted(self.plan.trials, 'trial')} ended; {self._standing()}; {self._clock()}")
@@ -168,23 +177,14 @@ class Progress:
         return Group(head, _bar_of_epochs(done, left), table)
 
 
-class TrainingsProgress:
-    """Shows how far trainings without a search are, on a terminal; a context manager."""
+class TrainingsProgress(_Display):
+    """Shows how far trainings without a search are."""
 
     def __init__(self, jobs: Sequence[Job], plan: Plan, console: Console, most: str) -> None:
         """`most`: "about " or "at most ", where fewer may do."""
-        self.jobs, self.plan, self.console, self.most = jobs, plan, console, most
+        super().__init__(plan, console)
+        self.jobs, self.most = jobs, most
         self.ended: set[int] = set()  # positions of jobs
-        self.started = time.monotonic()
-        self.live = Live(get_renderable=self._bar, console=console, refresh_per_second=2, transient=True)
-
-    def __enter__(self) -> Self:
-        if self.console.is_terminal:
-            self.live.start()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.live.stop()
 
     def words_left(self) -> str:
         """The time left, from the pace of the epochs trained here; until the first comes, with the start of the
@@ -196,7 +196,7 @@ class TrainingsProgress:
         start = 0.0 if trained or not running else self.plan.start_seconds
         return f"{self.most}{duration(start + longest * pace)} left"
 
-    def _bar(self) -> RenderableType:
+    def _drawn(self) -> RenderableType:
         done, total = sum(job.epochs for job in self.jobs), self.plan.epochs * len(self.jobs)
         trainings = counted(len(self.jobs), "training")
         elapsed = duration(time.monotonic() - self.started)

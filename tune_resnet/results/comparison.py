@@ -90,6 +90,11 @@ def compare_to_reference(frames: RunFrames) -> Comparison:
     )
 
 
+def trial_subject(trial: int) -> str:
+    """A trial at the beginning of a sentence."""
+    return "The reference" if trial == REFERENCE_TRIAL else f"Trial {trial}"
+
+
 def _held_out_images(frames: RunFrames) -> int | None:
     """How many images the run's trials are judged on; None where env.json, which may hold anything, does not say."""
     images = frames.env.get("held_out_images")

@@ -15,7 +15,7 @@ from tune_resnet._text import duration, hyperparameter, percent, printable
 from tune_resnet.errors import RecordError
 from tune_resnet.hpo.ranking import winner
 from tune_resnet.results import chart_data, charts
-from tune_resnet.results.comparison import compare_to_reference
+from tune_resnet.results.comparison import compare_to_reference, trial_subject
 from tune_resnet.results.edges import widening_commands
 from tune_resnet.results.evaluation_section import EVALUATION_PARTS
 from tune_resnet.results.next_steps import next_steps, winner_toml
@@ -30,7 +30,7 @@ from tune_resnet.runs.directory import SEARCH
 from tune_resnet.runs.find import find_run
 from tune_resnet.runs.load import RunFrames, load_run
 from tune_resnet.runs.merge import all_hyperparameters, run_labels
-from tune_resnet.runs.tables import REFERENCE_TRIAL, WINNER
+from tune_resnet.runs.tables import WINNER
 
 
 @dataclass(frozen=True)
@@ -140,11 +140,10 @@ def _answer(run: RunFrames) -> Answer:
     ]
     if run.env.get("wall_seconds"):
         facts.insert(-1, ("whole command", duration(run.env["wall_seconds"])))
-    whose = "The reference" if found.winner == REFERENCE_TRIAL else f"Trial {found.winner}"
     rows = evidence(run)
     return Answer(
         verdict(run),
-        f"{whose}: {found.reached}" if found.winner is not None and run.kind == SEARCH else "",
+        f"{trial_subject(found.winner)}: {found.reached}" if found.winner is not None and run.kind == SEARCH else "",
         Table(evidence_columns(run), rows) if rows else None,
         run_sentences(run, figures=not rows),
         winner_toml(run),

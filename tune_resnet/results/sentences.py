@@ -19,12 +19,13 @@ from tune_resnet.results.comparison import (
     WON,
     Comparison,
     compare_to_reference,
+    trial_subject,
 )
 from tune_resnet.results.confirmation import confirmation_sentence, confirmations
 from tune_resnet.results.edges import edge_sentences, edges
 from tune_resnet.runs.directory import BASELINE, FINAL
 from tune_resnet.runs.load import RunFrames
-from tune_resnet.runs.tables import FINISHED, REFERENCE_TRIAL, RUNNING
+from tune_resnet.runs.tables import FINISHED, RUNNING
 
 
 def run_sentences(frames: RunFrames, figures: bool = True) -> list[str]:
@@ -69,7 +70,7 @@ def _single_sentence(frames: RunFrames, found: Comparison) -> str:
     trial = trial_of(frames)
     if trial is None:
         return "The training has not finished."
-    name = "The reference" if trial["trial"] == REFERENCE_TRIAL else f"Trial {trial['trial']}"
+    name = trial_subject(trial["trial"])
     if found.winner is None:
         return f"{name} was trained again on all training images. There are no test images to judge it on."
     if frames.kind == FINAL:

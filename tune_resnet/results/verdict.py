@@ -16,6 +16,7 @@ from tune_resnet.results.comparison import (
     UNKNOWN,
     Comparison,
     compare_to_reference,
+    trial_subject,
 )
 from tune_resnet.results.confirmation import Confirmation, how_sure, winner_results
 from tune_resnet.results.paired_test import BETTER, WORSE, PairedResult
@@ -61,7 +62,7 @@ def _single(frames: RunFrames, found: Comparison) -> str:
     trial = trial_of(frames)
     if trial is None:
         return "The training has not finished"
-    whose = "The reference" if trial["trial"] == REFERENCE_TRIAL else f"Trial {trial['trial']}"
+    whose = trial_subject(trial["trial"])
     return whose if found.winner is None else f"{whose}: {found.reached}"
 
 
