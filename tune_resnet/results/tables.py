@@ -15,7 +15,7 @@ from tune_resnet.hpo.ranking import ranked_trials, winner
 from tune_resnet.results.comparison import compare_to_reference
 from tune_resnet.results.early_stopping import RUNG_DTYPES, rung_table
 from tune_resnet.results.edges import edges, widening_commands
-from tune_resnet.results.evaluation import SCORES, class_metrics, evaluation_sentences, predictions
+from tune_resnet.results.evaluation import CLASS_COLUMNS, class_rows, evaluation_sentences, predictions
 from tune_resnet.results.fidelity import MIN_FOR_FIDELITY, run_fidelity
 from tune_resnet.results.importance import MAX_RESAMPLED, importance_intervals
 from tune_resnet.results.sentences import progress_words, run_sentences
@@ -119,12 +119,11 @@ def _rungs(rungs: pd.DataFrame) -> FittingTable:
 def print_evaluation(console: Console, found: pd.DataFrame) -> None:
     """How good a model is class by class, from its `predictions`; it fits 80 columns as long as no class has a long
     name."""
-    classes = class_metrics(found).sort_values("f1", kind="stable")
-    table = FittingTable("class", "precision", "recall", "F1", "images")
-    for name, row in classes.head(_CLASSES).iterrows():
-        table.add_row(Text(str(name)), *(percent(row[score]) for score in SCORES), f"{row['images']:,.0f}")
-    if len(classes) > _CLASSES:
-        table.caption = f"the {_CLASSES} of {len(classes):,} classes with the lowest F1"
+    rows, table = class_rows(found), FittingTable(*CLASS_COLUMNS)
+    for name, *figures in rows[:_CLASSES]:
+        table.add_row(Text(name), *figures)
+    if len(rows) > _CLASSES:
+        table.caption = f"the {_CLASSES} of {len(rows):,} classes with the lowest F1"
     console.print(table)
     for sentence in evaluation_sentences(found):
         say(console, sentence)
