@@ -16,7 +16,7 @@ from tune_resnet.commands.request import LOGGERS, found_run, own_spec_file
 from tune_resnet.commands.run import Search
 from tune_resnet.config.hyperparameters import ARGUMENT, HYPERPARAMETERS, argument_from_text, from_text
 from tune_resnet.config.sections import SECTIONS
-from tune_resnet.config.space import DEFAULT_SPACE, with_bounds
+from tune_resnet.config.space import DEFAULT_SPACE, Space, with_bounds
 from tune_resnet.config.spec import SearchSpec
 from tune_resnet.config.toml import load_tables, spec_from_tables
 from tune_resnet.config.validation import Arguments, SpecError, nearest
@@ -220,17 +220,19 @@ def _resolve(
     experiment: Path | None, settings: dict[str, Any], space: dict[str, dict[str, Any]], *, resumed: bool
 ) -> SearchSpec:
     """The file's tables with the flags' values laid over them; a message names the file where the file is wrong."""
-    tables = load_tables(experiment) if experiment else {}
+    tables: dict[str, Any] = {}
+    own: Space = DEFAULT_SPACE
     if experiment:
+        tables = load_tables(experiment)
         folder = {key: value for key, value in settings.items() if key == "data.data_dir"}
         try:
             spec = spec_from_tables(_laid_over(tables, folder))  # a folder spec may leave the folder to the flag
         except SpecError as error:
             raise SpecError(f"{experiment}: {error}") from None
         _check_factory(spec.model.factory, settings.get("model.factory"), experiment, resumed)
-    if experiment and settings.get("model.factory", spec.model.factory) != spec.model.factory:
-        tables = {**tables, "model": {}}  # the file's network is another
-    own = spec.space if experiment else DEFAULT_SPACE
+        if settings.get("model.factory", spec.model.factory) != spec.model.factory:
+            tables = {**tables, "model": {}}  # the file's network is another
+        own = spec.space
     if space:
         tables = {**tables, "space": with_bounds(own, space)}
     return spec_from_tables(_laid_over(tables, settings))

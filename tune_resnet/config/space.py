@@ -154,7 +154,7 @@ DEFAULT_SPACE = {
 _KEPT = ("log", "step", "prior", "when")  # of a domain that is given other bounds
 
 
-def with_bounds(space: Mapping[str, Domain | Choices], bounds: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+def with_bounds(space: Space, bounds: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     """The tables of a space with other bounds or choices; each scale and condition stays as it is."""
     tables = {name: domain.to_table() for name, domain in space.items()}
     for name, table in bounds.items():
@@ -164,7 +164,7 @@ def with_bounds(space: Mapping[str, Domain | Choices], bounds: Mapping[str, Mapp
     return tables
 
 
-def check_grown(before: Mapping[str, Domain | Choices], space: Mapping[str, Domain | Choices]) -> None:
+def check_grown(before: Space, space: Space) -> None:
     """SpecError where a run's space no longer holds all that its trials were drawn from."""
     for name, domain in before.items():
         if name not in space or not space[name].contains(domain) or space[name].when != domain.when:

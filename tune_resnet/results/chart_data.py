@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from contextlib import suppress
 
 import numpy as np
 import pandas as pd
 
-from tune_resnet.config.space import Choices, Domain
+from tune_resnet.config.space import Choices, Domain, Space
 from tune_resnet.config.validation import SpecError
 from tune_resnet.hpo.ranking import estimated, ranked_trials, winner
 from tune_resnet.results.edges import best_quarter
@@ -115,7 +114,7 @@ def axis_bounds(values: pd.Series, domain: Domain | Choices) -> tuple[float, flo
     return min([*ends, *known]), max([*ends, *known])
 
 
-def positions(trials: pd.DataFrame, space: Mapping[str, Domain | Choices]) -> pd.DataFrame:
+def positions(trials: pd.DataFrame, space: Space) -> pd.DataFrame:
     """Places in [0, 1] on an axis for each hyperparameter, from its lower bound to its upper one (see `axis_bounds`),
     choices in the order of the space; what has no place there: NaN."""
     return pd.DataFrame({name: _positions(trials[name], domain) for name, domain in space.items()})
