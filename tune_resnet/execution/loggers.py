@@ -26,17 +26,16 @@ def logger_callbacks(names: Sequence[str], run: RunDirectory) -> list[tune.Callb
     Raises:
         UserError: a logger's package cannot be imported as it is installed.
     """
-    return [_logger(name, run) for name in dict.fromkeys(names)]
+    found = []
+    for name in dict.fromkeys(names):
+        try:
+            found.append(_logger(name, run))
+        except ImportError as error:
+            raise UserError(f"--log {name}: its package does not work: {one_line(error)}") from error
+    return found
 
 
 def _logger(name: str, run: RunDirectory) -> tune.Callback:
-    try:
-        return _made(name, run)
-    except ImportError as error:
-        raise UserError(f"--log {name}: its package does not work: {one_line(error)}") from error
-
-
-def _made(name: str, run: RunDirectory) -> tune.Callback:
     if name == "mlflow":
         from ray.air.integrations.mlflow import MLflowLoggerCallback
 

@@ -67,10 +67,10 @@ def read_predictions(path: Path) -> pd.DataFrame | None:
     return read_table(file, PREDICTION_DTYPES) if os.path.exists(file) else None
 
 
-def mistakes(predictions: pd.DataFrame, count: int = SHOWN) -> pd.DataFrame:
-    """The `count` images that are most confidently wrong, the most confident first."""
+def mistakes(predictions: pd.DataFrame) -> pd.DataFrame:
+    """The `SHOWN` images that are most confidently wrong, the most confident first."""
     wrong = predictions[predictions["label"] != predictions["predicted"]]
-    return wrong.sort_values("confidence", ascending=False, kind="stable").head(count)
+    return wrong.sort_values("confidence", ascending=False, kind="stable").head(SHOWN)
 
 
 def mistake_file(run: RunDirectory, place: int) -> Path:
