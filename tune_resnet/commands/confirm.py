@@ -140,7 +140,7 @@ def _train(
             if isinstance(outcome, str):
                 said, done = f"no result, {outcome}", compared.sequential  # no look beyond a pair that is missing
             else:
-                said = outcome["error"] or percent(outcome["score"])
+                said = outcome["error"] or percent(outcome[compared.spec.search.column("test")])
                 rows.append(compared.row(configuration, outcome, job.seconds))
                 compared.write(pd.DataFrame(rows, columns=columns))
                 job.checkpoint.unlink(missing_ok=True)

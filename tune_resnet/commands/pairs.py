@@ -78,9 +78,6 @@ class Comparison:
         return {
             **outcome,
             "configuration": configuration,
-            "test_accuracy": outcome["accuracy"],
-            self.spec.search.column("test"): outcome["score"],
-            "test_loss": outcome["loss"],
             "seconds": seconds,
             **self.size,
             "rule": SEQUENTIAL if self.sequential else "",

@@ -134,9 +134,8 @@ class Trainer:
         self.path: Path | None = None  # of the configuration's checkpoint
 
     def epoch(self, spec: SearchSpec, path: Path) -> dict[str, Any]:
-        """The next epoch of a configuration: seed, hyperparameters, epochs done, whether all are (`done`), accuracy,
-        score (by the objective) and loss after the last one (None after an error, NaN before), and the seconds of this
-        epoch."""
+        """The next epoch of a configuration: what a row of confirm.csv has of it, this epoch's seconds, and whether all
+        are `done`. Loss and scores are NaN before the last epoch, and missing after an error."""
         started = time.perf_counter()
         resumable = self._attached(spec, path)
         error = ""
@@ -148,13 +147,11 @@ class Trainer:
             error, self.resumable = OUT_OF_MEMORY, None
         last = None if error else resumable.training.last
         return {
+            **(last.columns("test", self.spec.search.objective) if last else {}),
             "seed": spec.train.seed,
             **spec.values,
             "epochs": resumable.training.epochs_done,
             "done": resumable.is_done or bool(error),
-            "accuracy": last.accuracy if last else None,
-            "score": getattr(last, self.spec.search.objective) if last else None,
-            "loss": last.loss if last else None,
             "seconds": time.perf_counter() - started,
             "worker": this_process(),
             "error": error,
