@@ -41,6 +41,7 @@ from tune_resnet.results.paired_test import PairedResult
 from tune_resnet.runs.directory import RunDirectory
 from tune_resnet.runs.environment import describe_environment
 from tune_resnet.runs.load import load_run
+from tune_resnet.runs.reading import records
 from tune_resnet.runs.tables import REFERENCE, REFERENCE_TRIAL, WINNER, confirm_dtypes
 
 
@@ -120,7 +121,7 @@ def _train(
     """Trains what is missing, as long as the verdict is not clear where that is looked at, adding each row to those
     that are `known` as its training ends. Returns the signal that ended it early, or None."""
     end = StopRequest(None)
-    rows: list[Any] = known.to_dict("records")
+    rows = records(known)
     columns = list(confirm_dtypes(compared.spec.kinds, compared.spec.search.objective))
     jobs = [Job(compared.trained(*pair), compared.checkpoint(*pair)) for pair in missing]
     _forget_others(compared, jobs)

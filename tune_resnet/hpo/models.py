@@ -22,6 +22,7 @@ from tune_resnet.errors import UserError
 from tune_resnet.hpo.ranking import finished_trials, winner
 from tune_resnet.runs.directory import BASELINE, FINAL, SEARCH, RunDirectory
 from tune_resnet.runs.load import RunFrames, load_run, once_per_run
+from tune_resnet.runs.reading import records
 from tune_resnet.runs.tables import FINISHED, TrialRow, epoch_dtypes, spec_of
 from tune_resnet.training.saved_model import ModelFileError, read_outcome
 
@@ -74,7 +75,7 @@ def chosen_model(path: Path) -> ChosenModel:
     )
 
 
-def trial_to_finalize(frames: RunFrames, number: int | None) -> dict[Any, Any]:
+def trial_to_finalize(frames: RunFrames, number: int | None) -> dict[str, Any]:
     """The row of the trial with that number, or of the winner, for a final training; UserError where there is none."""
     if frames.kind != SEARCH:
         raise UserError(f"--finalize needs a search: {frames.name} was trained on all training images already")
@@ -83,7 +84,7 @@ def trial_to_finalize(frames: RunFrames, number: int | None) -> dict[Any, Any]:
         if best is None:
             raise UserError(f"{frames.name} has no winner to finalize: no trial has finished (--trial N names one)")
         return best
-    rows = frames.trials[frames.trials["trial"] == number].to_dict("records")
+    rows = records(frames.trials[frames.trials["trial"] == number])
     if not rows:
         raise UserError(f"{frames.name} has no trial {number}: they are 0 to {len(frames.trials) - 1}")
     return rows[0]
@@ -97,12 +98,12 @@ def final_run(frames: RunFrames) -> RunFrames | None:
     return found if found is not None and trial_of(found) is not None else None
 
 
-def trial_of(frames: RunFrames) -> dict[Any, Any] | None:
+def trial_of(frames: RunFrames) -> dict[str, Any] | None:
     """The trial whose model a run is for: the winner; of a final training, which there may be no image to judge, its
     only trial. None where it has not finished."""
     if frames.kind != FINAL:
         return winner(frames)
-    return next(iter(frames.trials[frames.trials["state"] == FINISHED].to_dict("records")), None)
+    return next(iter(records(frames.trials[frames.trials["state"] == FINISHED])), None)
 
 
 def keep_winner(frames: RunFrames) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
 from typing import Any
 
 import pandas as pd
@@ -10,6 +9,7 @@ import pandas as pd
 from tune_resnet.config.sections import VAL_ACCURACY
 from tune_resnet.hpo.estimate import estimated_accuracy
 from tune_resnet.runs.load import RunFrames, accuracy_column, once_per_run
+from tune_resnet.runs.reading import records
 from tune_resnet.runs.tables import FINISHED, REFERENCE_TRIAL, STATES
 
 
@@ -88,9 +88,9 @@ def best_trials(frames: RunFrames, n: int = 10) -> pd.DataFrame:
     return finished_trials(frames).head(n)
 
 
-def winner(frames: RunFrames) -> dict[Hashable, Any] | None:
+def winner(frames: RunFrames) -> dict[str, Any] | None:
     """The first of `ranked_trials`, keys as its columns; None: none has finished.
 
     This is what every table, sentence, page, model and confirmation calls the winner.
     """
-    return next(iter(best_trials(frames, 1).to_dict("records")), None)
+    return next(iter(records(best_trials(frames, 1))), None)

@@ -215,7 +215,7 @@ class _Journal(BaseJournalBackend):
             self._path = None
 
 
-def importances(trials: Sequence[Mapping[Any, Any]], scores: Sequence[float], spec: SearchSpec) -> dict[str, float]:
+def importances(trials: Sequence[Mapping[str, Any]], scores: Sequence[float], spec: SearchSpec) -> dict[str, float]:
     """Each hyperparameter's share in what separates the best of these trials from the others; they add up to 1.
 
     By Optuna's default evaluator, PED-ANOVA, which draws no random numbers. Each trial is in the space of the spec.
@@ -227,7 +227,7 @@ class _Known(optuna.Study):
     """A study of finished trials, given as they are: Optuna's own copies each, which takes five times as long as all
     that is asked of them here."""
 
-    def __init__(self, spec: SearchSpec, trials: Sequence[Mapping[Any, Any]], scores: Sequence[float]) -> None:
+    def __init__(self, spec: SearchSpec, trials: Sequence[Mapping[str, Any]], scores: Sequence[float]) -> None:
         storage = InMemoryStorage()
         _maximize(study_name=STUDY_NAME, storage=storage)
         super().__init__(STUDY_NAME, storage)

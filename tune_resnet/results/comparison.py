@@ -9,6 +9,7 @@ from tune_resnet._text import percent
 from tune_resnet.config.sections import ACCURACY, BudgetSpec
 from tune_resnet.hpo.ranking import finished_trials
 from tune_resnet.runs.load import RunFrames, accuracy_column, once_per_run
+from tune_resnet.runs.reading import records
 from tune_resnet.runs.tables import REFERENCE_TRIAL
 
 CASES = (
@@ -64,7 +65,7 @@ class Comparison:
 def compare_to_reference(frames: RunFrames) -> Comparison:
     """The winner against the reference of the same run."""
     column = accuracy_column(frames)
-    finished = finished_trials(frames).to_dict("records")
+    finished = records(finished_trials(frames))
     best = finished[0] if finished else None
     reference = next((row for row in finished if row["reference"]), None)
     states = frames.trials.set_index("trial")["state"]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import pandas as pd
 
@@ -17,6 +16,7 @@ from tune_resnet.config.spec import SearchSpec
 from tune_resnet.hpo.ranking import best_trials, finished_trials
 from tune_resnet.runs.directory import SEARCH, RunDirectory
 from tune_resnet.runs.load import RunFrames, once_per_run
+from tune_resnet.runs.reading import records
 
 LOWER, UPPER = "lower", "upper"
 _AT_BOUND = 0.05  # of a domain, on its scale, counted from a bound: what lies there lies at it
@@ -74,8 +74,7 @@ def _varied(trials: pd.DataFrame, name: str, spec: SearchSpec) -> pd.Series:
     """The trials' values of a hyperparameter; NaN where its condition does not hold."""
     if spec.space[name].when is None:
         return trials[name]
-    rows: Any = trials.to_dict("records")
-    holds = [name in spec.varied(row) for row in rows]
+    holds = [name in spec.varied(row) for row in records(trials)]
     return trials[name].where(pd.Series(holds, trials.index, dtype=bool))
 
 

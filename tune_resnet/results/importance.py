@@ -7,6 +7,7 @@ import pandas as pd
 
 from tune_resnet.hpo.ranking import finished_trials
 from tune_resnet.runs.load import RunFrames, accuracy_column, once_per_run
+from tune_resnet.runs.reading import records
 
 MIN_FOR_IMPORTANCE = 15  # finished trials: of fewer, the shares are mostly chance
 _RESAMPLES = 40
@@ -58,5 +59,5 @@ def _shares(finished: pd.DataFrame, frames: RunFrames) -> pd.Series:
     shares: dict[str, float] = {}
     varies = finished[[column, *space]].nunique() > 1
     if len(finished) >= MIN_FOR_IMPORTANCE and varies[column] and varies[list(space)].any():
-        shares = importances(finished.to_dict("records"), list(finished[column]), frames.spec)
+        shares = importances(records(finished), list(finished[column]), frames.spec)
     return pd.Series(shares, dtype="float64", name="importance").rename_axis("hyperparameter")

@@ -23,6 +23,7 @@ from tune_resnet.results.side_by_side import score_of
 from tune_resnet.runs.directory import SEARCH
 from tune_resnet.runs.load import RunFrames, accuracy_column
 from tune_resnet.runs.merge import all_hyperparameters, run_labels
+from tune_resnet.runs.reading import records
 from tune_resnet.runs.tables import STATES
 
 _CLASSES = 10  # rows of a table
@@ -49,7 +50,7 @@ def ranked_table(frames: RunFrames, top: int) -> FittingTable:
     least = ("epochs", "state", accuracy_name)
     columns = ("trial", "state", "epochs", accuracy_name, "estimate", *names, *errors)
     table = FittingTable(*columns, least=least, notes=errors)
-    values = shown[list(names)].to_dict("records")
+    values = records(shown[list(names)])
     for row, accuracy, tried in zip(shown.itertuples(), shown[column], values, strict=True):
         table.add_row(
             f"{'reference' if row.reference else row.trial}{' *' * (row.winner and is_search)}",

@@ -26,7 +26,7 @@ from tune_resnet.config.validation import SpecError, shown
 from tune_resnet.errors import RecordError
 from tune_resnet.runs.directory import BASELINE, SEARCH, RunDirectory
 from tune_resnet.runs.find import find_run
-from tune_resnet.runs.reading import read_table, read_text
+from tune_resnet.runs.reading import read_table, read_text, records
 from tune_resnet.runs.tables import (
     ENDED,
     FINISHED,
@@ -96,7 +96,7 @@ class RunFrames:
     def config(self, trial: int) -> SearchSpec:
         """The whole configuration of a trial: what it trained is the reference of this spec, which `--baseline` trains
         again. KeyError where there is no such trial."""
-        row = self.trials.set_index("trial").loc[trial].to_dict()
+        [row] = records(self.trials.set_index("trial").loc[[trial]])
         return replace(spec_of(row, self.spec), search=replace(self.spec.search, name=None))
 
 

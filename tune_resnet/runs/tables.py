@@ -164,7 +164,7 @@ TRIAL_DTYPES, EPOCH_DTYPES, CONFIRM_DTYPES = trial_dtypes(), epoch_dtypes(), con
 PREDICTION_DTYPES = _dtypes(PredictionRow)
 
 
-def spec_of(trial: Mapping[Any, Any], spec: SearchSpec) -> SearchSpec:
+def spec_of(trial: Mapping[str, Any], spec: SearchSpec) -> SearchSpec:
     """The spec with what a trial trains, as a row of trials.csv has it, for reference."""
     return spec.configured({name: trial[name] for name in (*spec.hyperparameters, "seed") if name in trial})
 
