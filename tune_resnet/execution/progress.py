@@ -56,12 +56,15 @@ class Progress(_Display):
         super().__init__(plan, console)
         self.recorder, self.column = recorder, plan.spec.search.column("val")
         self.epochs_before = sum(row.epochs for row in self._rows())  # on record
-        self._ranked, self._leader = pd.DataFrame(), ""  # of the finished trials, made anew when there is one more
+        self._ranked = 0  # finished trials, of which the next two tell, see `_rank`
+        self._standing = "none finished yet"  # who would win if this were the end, beside the reference
+        self._leading: list[tuple[int, float]] = []  # the best and the reference, with estimates
 
     def trial_ended(self, trial: int) -> None:
         """Where output is not a terminal, a line about one trial and the state of the search."""
         if self.console.is_terminal:
             return
+        self._rank()
         row = self.recorder.trials[trial]
         ended = sum(other.state != RUNNING for other in self._rows())
         trained = f"{row.epochs} of {counted(self.plan.epochs, 'epoch')}"
@@ -69,7 +72,7 @@ class Progress(_Display):
         say(
             self.console,
             f"[{ended}/{self.plan.trials}] {_name(trial)} {row.state} after {trained}, "
-            f"{percent(row.cells()[self.column])}{reason}; {self._standing()}; {self._clock()}",
+            f"{percent(row.cells()[self.column])}{reason}; {self._standing}; {self._clock()}",
         )
 
     def trial_goes_on(self, trial: int, epoch: int) -> None:
@@ -132,35 +135,31 @@ class Progress(_Display):
     def _rows(self) -> list[TrialRow]:
         return list(self.recorder.trials.values())
 
-    def _finished(self) -> pd.DataFrame:
-        """The finished trials as `ranked_trials` has them: the first would be the winner if this were the end."""
+    def _rank(self) -> None:
+        """Ranks the finished trials, as `ranked_trials` does, when there is one more."""
         rows = [row for row in self._rows() if row.state == FINISHED]
-        if rows and len(rows) != len(self._ranked):
+        if len(rows) != self._ranked:
             trials = pd.DataFrame([row.cells() for row in sorted(rows, key=lambda row: row.trial)])
             final, losses = trials.set_index("trial")[self.column], pd.Series(self.recorder.last_loss)
-            self._ranked = in_order(trials, estimated(final, losses, self.column), self.column)
-            self._leader = _leader(self._ranked)
-        return self._ranked
-
-    def _standing(self) -> str:
-        """Who would win by now, beside the reference."""
-        self._finished()
-        return self._leader or "none finished yet"
+            ranked = in_order(trials, estimated(final, losses, self.column), self.column)
+            first = ranked[(ranked.index < _BEST_ROWS) | ranked["reference"]]
+            self._ranked, self._standing = len(rows), _leader(ranked) or self._standing
+            self._leading = list(zip(first["trial"], first["estimate"], strict=True))
 
     def _clock(self) -> str:
         return f"{duration(time.monotonic() - self.started)} elapsed, about {duration(self.seconds_left())} left"
 
     def _drawn(self) -> RenderableType:
-        rows, ranked = self._rows(), self._finished()
+        self._rank()
+        rows = self._rows()
         ended = sum(row.state != RUNNING for row in rows)
-        head = Text(f"{ended} of {counted(self.plan.trials, 'trial')} ended; {self._standing()}; {self._clock()}")
+        head = Text(f"{ended} of {counted(self.plan.trials, 'trial')} ended; {self._standing}; {self._clock()}")
         done, _, left = self._epochs(rows)
         names = self.plan.spec.hyperparameters
         score = self.column.replace("accuracy", "acc")
         columns = ("trial", "state", "epochs", score, "estimate", "lr now")
         table = FittingTable(*columns, *names, least=("lr now", "epochs", "state", score))
-        leading = ranked[(ranked.index < _BEST_ROWS) | ranked["reference"]] if len(ranked) else ranked
-        shown = [(self.recorder.trials[trial], estimate) for trial, estimate in _pairs(leading)]
+        shown = [(self.recorder.trials[trial], estimate) for trial, estimate in self._leading]
         shown += [(row, math.nan) for row in rows if row.state == RUNNING][:_RUNNING_ROWS]
         for place, (row, estimate) in enumerate(shown):
             is_reference = row.trial == REFERENCE_TRIAL
@@ -228,8 +227,3 @@ def _leader(ranked: pd.DataFrame) -> str:
 
 def _name(trial: int) -> str:
     return "reference" if trial == REFERENCE_TRIAL else f"trial {trial}"
-
-
-def _pairs(ranked: pd.DataFrame) -> list[tuple[int, float]]:
-    """Trials and their estimates."""
-    return list(zip(ranked["trial"], ranked["estimate"], strict=True)) if len(ranked) else []
