@@ -19,7 +19,7 @@ from tune_resnet.config.spec import SearchSpec
 from tune_resnet.data.split import baseline_split, final_split
 from tune_resnet.data.types import Dataset, Split
 from tune_resnet.execution.interrupts import signal_of
-from tune_resnet.hpo.plan import Plan, data_lines
+from tune_resnet.hpo.plan import Plan, image_lines
 from tune_resnet.runs.directory import FINAL, RunDirectory
 from tune_resnet.runs.environment import this_process
 from tune_resnet.runs.predictions import write_predictions
@@ -70,7 +70,7 @@ def plan_single(spec: SearchSpec, dataset: Dataset, trial: int = REFERENCE_TRIAL
         held_out_images=len(data.held_out),
         held_out="validation" if dataset.test is None and not final else "test",
         note=data.note,
-        data_lines=data_lines(data, spec.search),
+        image_lines=image_lines(data, spec.search),
     )
 
 
