@@ -88,12 +88,10 @@ class Study:
             self.optuna_study.enqueue_trial(expected)
         self.optuna_study.sampler = _make_sampler(self.spec, self._next)
         self._next += 1
-        if all(domain.when is None for domain in self.spec.space.values()):
-            return self.optuna_study.ask(distributions(self.spec))
-        trial = self.optuna_study.ask()
+        trial, found = self.optuna_study.ask(), distributions(self.spec)
         for name in self.spec.space_in_order:
             if name in self.spec.varied(trial.params):
-                _suggest(trial, name, distributions(self.spec)[name])
+                _suggest(trial, name, found[name])
         return trial
 
     def report(self, number: int, epoch: int, score: float) -> None:
