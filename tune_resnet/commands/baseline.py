@@ -102,7 +102,7 @@ def train_single(
     resumable = None
     try:
         resumable = ResumableRun(spec, data, spec.resources.device, run.checkpoint_of(trial))
-        training, last = resumable.training, _train(plan, resumable, recorder, console)
+        training, last = resumable.training, _train(plan, trial, resumable, recorder, console)
         outcome = Outcome(trial=trial, train=spec.train, last=last)
         save_model(run.model_of(trial), training.judged, data, spec.model, outcome)
         if plan.held_out == "test" and plan.held_out_images:
@@ -121,42 +121,37 @@ def train_single(
             recorder.close()
 
 
-def _train(plan: Plan, resumable: ResumableRun, recorder: Recorder, console: Console) -> EpochMetrics:
+def _train(plan: Plan, trial: int, resumable: ResumableRun, recorder: Recorder, console: Console) -> EpochMetrics:
     """The epochs that are left; the metrics of the last."""
-    assert plan.single is not None
     epochs, seconds_per_epoch = plan.spec.train.epochs, plan.seconds_per_epoch
-    worker = this_process()
     if resumable.saved:
-        _record(plan, recorder, resumable.saved, worker)  # it may not be on record yet
+        _record(plan, trial, recorder, resumable.saved)  # it may not be on record yet
         console.print(f"goes on after epoch {resumable.saved.epoch}")
     while not resumable.is_done:
         done = resumable.training.epochs_done
         with busy(console, f"epoch {done + 1}, about {duration((epochs - done) * seconds_per_epoch)} left"):
             metrics = resumable.run_epoch()
-        _record(plan, recorder, metrics, worker)
-        recorder.steps(plan.single, resumable.training.steps)
+        _record(plan, trial, recorder, metrics)
+        recorder.steps(trial, resumable.training.steps)
         seconds_per_epoch = metrics.seconds
         console.print(_line(plan, metrics), soft_wrap=True)
     assert resumable.training.last is not None
     return resumable.training.last
 
 
-def _record(plan: Plan, recorder: Recorder, metrics: EpochMetrics, worker: str) -> None:
-    assert plan.single is not None
-    if recorder.is_new(plan.single, metrics.epoch):
+def _record(plan: Plan, trial: int, recorder: Recorder, metrics: EpochMetrics) -> None:
+    if recorder.is_new(trial, metrics.epoch):
         row = metrics.columns("test" if plan.held_out == "test" else "val", plan.spec.search.objective)
-        recorder.epoch(plan.single, row, worker)
+        recorder.epoch(trial, row, this_process())
 
 
 def _line(plan: Plan, metrics: EpochMetrics) -> str:
     """What an epoch gave, for a person."""
-    epochs = plan.spec.train.epochs
-    search = plan.spec.search
-    judged = f"{plan.held_out} loss {metrics.loss:.4f}, accuracy {percent(metrics.accuracy)}, "
-    if search.objective != ACCURACY:
-        judged += f"{search.judged_by} {percent(getattr(metrics, search.objective))}, "
-    if not plan.held_out_images:
-        judged = ""
+    epochs, search, judged = plan.spec.train.epochs, plan.spec.search, ""
+    if plan.held_out_images:
+        judged = f"{plan.held_out} loss {metrics.loss:.4f}, accuracy {percent(metrics.accuracy)}, "
+        if search.objective != ACCURACY:
+            judged += f"{search.judged_by} {percent(getattr(metrics, search.objective))}, "
     return (
         f"epoch {metrics.epoch}/{epochs}: train loss {metrics.train_loss:.4f}, {judged}lr {metrics.lr:.2e}, "
         f"{metrics.images_per_second:,.0f} images/s, "
