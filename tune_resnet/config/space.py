@@ -1,4 +1,4 @@
-"""What a search varies: each hyperparameter's interval, and the unit cube that they span."""
+"""What a search varies: each hyperparameter's interval, or the values to choose from."""
 
 from __future__ import annotations
 

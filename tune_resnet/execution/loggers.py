@@ -19,7 +19,7 @@ PROJECT = "tune_resnet"
 
 
 def logger_callbacks(names: Sequence[str], run: RunDirectory) -> list[tune.Callback]:
-    """The callbacks of the loggers with these names, `options.LOGGERS`, each once. The run's name groups its trials.
+    """The callbacks of the loggers with these names, `request.LOGGERS`, each once. The run's name groups its trials.
 
     MLflow without an address writes to `mlflow.db` in the run directory.
 

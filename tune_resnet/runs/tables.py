@@ -47,13 +47,8 @@ class TrialRow:
 
     def cells(self) -> dict[str, Any]:
         """The row by column."""
-        cells = dict(vars(self))
-        first = {"trial": cells.pop("trial"), "state": cells.pop("state"), **cells.pop("values")}
-        return first | {
-            column: cell
-            for name, value in cells.items()
-            for column, cell in (value if name == "scores" else {name: value}).items()
-        }
+        parts = (value if isinstance(value, dict) else {name: value} for name, value in vars(self).items())
+        return {column: cell for part in parts for column, cell in part.items()}
 
     def line(self) -> str:
         """The row as a line of trials.csv."""
