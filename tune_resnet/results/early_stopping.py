@@ -94,10 +94,10 @@ def judged(frames: RunFrames) -> pd.DataFrame:
     stopped = rows["trial"].map(ended_here) == rows["epoch"]
     went_on = rows["trial"].map(last) > rows["epoch"]
     rows = rows.assign(fate=np.where(stopped, "stopped", "went on"))[stopped | went_on]
-    short = pd.Series(_judged_again(frames)[0], dtype="float64").reindex(
-        pd.MultiIndex.from_frame(rows[["trial", "epoch"]])
-    )
-    return rows.assign(short_by=short.where(rows["fate"].to_numpy() == "stopped").to_numpy()).reset_index(drop=True)
+    short, _ = _judged_again(frames)
+    known = zip(rows["trial"], rows["epoch"], rows["fate"], strict=True)
+    by = [short.get((trial, epoch), math.nan) if fate == "stopped" else math.nan for trial, epoch, fate in known]
+    return rows.assign(short_by=np.array(by, dtype="float64")).reset_index(drop=True)
 
 
 @once_per_run

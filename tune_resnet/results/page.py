@@ -24,7 +24,7 @@ from tune_resnet.results.page_parts import Section, Table, plot_of
 from tune_resnet.results.page_sections import PARTS
 from tune_resnet.results.sentences import progress_words, run_sentences
 from tune_resnet.results.side_by_side import Leader, differing_settings, leader, score_of
-from tune_resnet.results.tables import winner_beside_reference
+from tune_resnet.results.tables import winner_beside_reference, winner_values
 from tune_resnet.results.verdict import OPEN, Verdict, evidence, evidence_columns, verdict
 from tune_resnet.runs.directory import SEARCH
 from tune_resnet.runs.find import find_run
@@ -85,7 +85,15 @@ def comparison_page(runs: Sequence[RunFrames]) -> str:
     best, names, score = leader(runs), all_hyperparameters(runs), score_of(runs)
     columns = ["run", "trials", "epochs", "winner", score, "judged on", "reference", "gain", "verdict", *names]
     rows = [
-        [label, f"{len(run.trials):,}", f"{len(run.epochs):,}", *_beside(run, names)] for label, run in by_label.items()
+        [
+            label,
+            f"{len(run.trials):,}",
+            f"{len(run.epochs):,}",
+            *winner_beside_reference(run),
+            verdict(run).headline,
+            *winner_values(run, names),
+        ]
+        for label, run in by_label.items()
     ]
     marks = [WINNER if best and run is best.run else "" for run in runs]
     sections = [Section("Runs side by side", table=Table(columns, rows, marks, sortable=True))]
@@ -101,12 +109,6 @@ def comparison_page(runs: Sequence[RunFrames]) -> str:
         commands = [*widening_commands(run), *commands_of(run)]
         sections.append(Section(label, note=" ".join(run_sentences(run)), commands=commands))
     return _rendered(f"{len(runs)} runs", _comparison_answer(by_label, best), sections)
-
-
-def _beside(run: RunFrames, names: Sequence[str]) -> list[str]:
-    """What `winner_beside_reference` has, with the verdict after its five figures."""
-    cells = winner_beside_reference(run, names)
-    return [*cells[:5], verdict(run).headline, *cells[5:]]
 
 
 def _comparison_answer(by_label: Mapping[str, RunFrames], best: Leader | None) -> Answer:

@@ -164,22 +164,27 @@ def print_overview(console: Console, runs: Sequence[RunFrames]) -> None:
     )
     for run, label in zip(runs, run_labels(runs), strict=True):
         finished = compare_to_reference(run).finished
-        table.add_row(Text(label), f"{len(run.trials):,}", f"{finished:,}", *winner_beside_reference(run, names))
+        cells = [*winner_beside_reference(run), *winner_values(run, names)]
+        table.add_row(Text(label), f"{len(run.trials):,}", f"{finished:,}", *cells)
     _print_section(console, "Runs side by side", table)
 
 
-def winner_beside_reference(run: RunFrames, names: Sequence[str]) -> list[str]:
-    """Winner, its score, what on, the reference's, the gain and the winner's hyperparameters, for a person; what its
-    search did not vary was the reference's."""
-    found, best = compare_to_reference(run), winner(run)
+def winner_beside_reference(run: RunFrames) -> list[str]:
+    """Winner, its score, what on, the reference's and the gain, for a person."""
+    found = compare_to_reference(run)
     return [
         "-" if found.winner is None else str(found.winner),
         percent(found.winner_accuracy),
         f"{found.judged_on}{found.search.named}",
         percent(found.reference_accuracy),
         "-" if found.gain is None else f"{found.gain:+.2f}",
-        *(hyperparameter(name, best.get(name, run.spec.value(name))) if best else "-" for name in names),
     ]
+
+
+def winner_values(run: RunFrames, names: Sequence[str]) -> list[str]:
+    """The winner's hyperparameters, for a person; what its search did not vary was the reference's."""
+    best = winner(run)
+    return [hyperparameter(name, best.get(name, run.spec.value(name))) if best else "-" for name in names]
 
 
 def _print_section(console: Console, title: str, table: FittingTable) -> None:
