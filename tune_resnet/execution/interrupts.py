@@ -98,12 +98,8 @@ def _set(handlers: dict[int, Any]) -> None:
 def lasting_output() -> Iterator[None]:
     """In the block, what nobody can read any more (the terminal is closed, the pipe's reader has gone) is dropped: it
     must not keep a command from its work."""
-    with redirect_stdout(_lasting(sys.stdout)), redirect_stderr(_lasting(sys.stderr)):
+    with redirect_stdout(cast(TextIO, _Lasting(sys.stdout))), redirect_stderr(cast(TextIO, _Lasting(sys.stderr))):
         yield
-
-
-def _lasting(stream: TextIO) -> TextIO:
-    return cast("TextIO", _Lasting(stream))
 
 
 class _Lasting:
