@@ -129,18 +129,18 @@ def warm_start(paths: Sequence[Path], spec: SearchSpec, fingerprint: str) -> War
     Raises:
         UserError: a run has no finished or stopped trial inside of the space, or is no run.
     """
-    found = WarmStart()
-    column = spec.search.column("val")
+    found, column, wanted = WarmStart(), spec.search.column("val"), _rest({}, spec, spec)
     for path in paths:
         frames = load_run(path)
         known = frames.trials[frames.trials["state"].isin(list(_STATES)) & frames.trials["val_accuracy"].notna()]
-        inside = [row for row in records(known) if _values(row, frames, spec) is not None]
+        tried = [(row, _values(row, frames, spec)) for row in records(known)]
+        inside = [(row, values) for row, values in tried if values is not None]
         if not inside:
             raise UserError(f"{frames.name} has no trial in this search's space to start from")
         same_images = frames.env.get("dataset_fingerprint") == fingerprint and column in frames.trials
-        same = [row for row in inside if same_images and _rest(row, frames.spec, spec) == _rest({}, spec, spec)]
+        same = [one for one in inside if same_images and _rest(one[0], frames.spec, spec) == wanted]
         if same:
-            found.trials += [_trial(row, frames, spec) for row in same]
+            found.trials += [_trial(row, values, spec) for row, values in same]
         else:
             found.configurations += [one for one in _best(frames, spec) if one not in found.configurations]
     return found
@@ -164,11 +164,11 @@ def _inside(values: Mapping[str, Any], spec: SearchSpec) -> bool:
     return all(domain.holds(values[name]) for name, domain in spec.space.items())
 
 
-def _trial(row: Mapping[str, Any], frames: RunFrames, spec: SearchSpec) -> FrozenTrial:
+def _trial(row: Mapping[str, Any], values: Mapping[str, Any], spec: SearchSpec) -> FrozenTrial:
     column = spec.search.column("val")
     return known_trial(
         spec,
-        _values(row, frames, spec) or {},
+        values,
         state=_STATES[row["state"]],
         value=row[column] if row["state"] == FINISHED else None,
         intermediate_values={row["epochs"]: row[column]},
