@@ -55,7 +55,7 @@ class Domain(Section):
 
     @property
     def ends(self) -> tuple[Value, ...]:
-        """What must be possible for all of it to be."""
+        """Low and high: where the setting can have both, it can have all between."""
         return self.low, self.high
 
     def __str__(self) -> str:
@@ -127,7 +127,7 @@ class Choices:
 
     @property
     def ends(self) -> tuple[Value, ...]:
-        """What must be possible for all of it to be."""
+        """All of them: the setting must be able to have each."""
         return self.choices
 
     def __str__(self) -> str:

@@ -82,7 +82,7 @@ class _Handler:
         self.act(number)
 
     def note(self) -> None:
-        """That there has been a signal is known outside of the block, too."""
+        """Notes, here and in the blocks around this one, that there has been a signal."""
         self.called = True
         for outer in self.before.values():
             if isinstance(outer, _Handler):

@@ -77,7 +77,7 @@ def _kept_trial(kept: Any, spec: SearchSpec) -> FrozenTrial:
 
 
 def _kept_params(kept: Any, spec: SearchSpec) -> dict[str, Any]:
-    """What the run has begun to vary since then was the reference's."""
+    """A configuration that `write` kept; of what the run has begun to vary since then, with the reference's value."""
     known = {name: _value(spec.kind(name), kept.get(name, value)) for name, value in spec.reference.items()}
     if not _inside(known, spec):
         raise ValueError

@@ -64,7 +64,7 @@ def edges(frames: RunFrames) -> list[Edge]:
 
 
 def _intervals(frames: RunFrames) -> dict[str, Domain]:
-    """The hyperparameters whose bounds are something special: not choices, not the ends of few values."""
+    """The intervals with so many values that to lie at a bound says something: no choices, no few whole numbers."""
     found = {name: domain for name, domain in frames.spec.space.items() if isinstance(domain, Domain)}
     steps = {name: domain.step or (1 if frames.spec.kind(name) is int else 0) for name, domain in found.items()}
     return {name: domain for name, domain in found.items() if domain.high - domain.low >= _STEPS * steps[name]}

@@ -184,7 +184,7 @@ def _read_trials(path: Path, spec: SearchSpec) -> pd.DataFrame:
 
 
 def _reference(spec: SearchSpec) -> dict[str, Any]:
-    """What a search has begun to vary since a table was begun was the reference's in all of it."""
+    """The reference's values of what a search varies besides the first three: rows from before it did so had these."""
     return {name: value for name, value in spec.values.items() if name not in TUNABLE}
 
 

@@ -21,7 +21,7 @@ SHOWN = 12  # mistakes whose image is kept
 
 
 class ByPlace(Protocol):
-    """Arrays by their place in the test set, as an array of all has them."""
+    """Images by their place in the test set: an array of all, or what reads one at a time."""
 
     def __getitem__(self, place: int, /) -> np.ndarray: ...
 
