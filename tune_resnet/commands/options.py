@@ -16,7 +16,7 @@ from tune_resnet.commands.request import LOGGERS, found_run, own_spec_file
 from tune_resnet.commands.run import Search
 from tune_resnet.config.hyperparameters import ARGUMENT, HYPERPARAMETERS, argument_from_text, from_text
 from tune_resnet.config.sections import SECTIONS
-from tune_resnet.config.space import DEFAULT_SPACE, Space, with_bounds
+from tune_resnet.config.space import DEFAULT_SPACE, Space, Value, with_bounds
 from tune_resnet.config.spec import SearchSpec
 from tune_resnet.config.toml import load_tables, spec_from_tables
 from tune_resnet.config.validation import Arguments, SpecError, nearest
@@ -57,7 +57,7 @@ def _domain(text: str) -> tuple[str, dict[str, Any]]:
     )
 
 
-def _argument(text: str) -> tuple[str, Any]:
+def _argument(text: str) -> tuple[str, Value]:
     """`hidden=128` as a name and its value."""
     name, equals, value = text.partition("=")
     if not (name and equals):
@@ -116,7 +116,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add_what(group: Any) -> None:
+def _add_what(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--experiment", type=Path, metavar="FILE.toml", help="settings to start from")
     group.add_argument(
         "--space", type=_domain, nargs="+", action="extend", metavar="NAME=LOW:HIGH",
@@ -143,7 +143,7 @@ def _add_what(group: Any) -> None:
     group.add_argument("--runs-dir", type=Path, metavar="DIR", help=f"folder for run directories (default {RUNS})")
 
 
-def _add_setting(group: Any, section: str, item: Field[Any], kind: Any) -> None:
+def _add_setting(group: argparse._ArgumentGroup, section: str, item: Field[Any], kind: Any) -> None:
     """The flag of one setting of the spec."""
     about, flag = item.metadata["about"], item.metadata.get("flag", item.name).replace("_", "-")
     if kind == Arguments:

@@ -46,7 +46,7 @@ class Domain(Section):
                 f"space step must divide the way from low to high, got {step} for [{self.low}, {self.high}]"
             )
 
-    def holds(self, value: Any) -> bool:
+    def holds(self, value: object) -> bool:
         """Whether a value is one of the domain's."""
         if not isinstance(value, int | float) or not self.low <= value <= self.high:
             return False
@@ -121,7 +121,7 @@ class Choices:
     def __repr__(self) -> str:
         return differences(self)
 
-    def holds(self, value: Any) -> bool:
+    def holds(self, value: object) -> bool:
         """Whether a value is one of the domain's."""
         return value in self.choices
 
@@ -183,7 +183,7 @@ POINTS_TO_EVALUATE: tuple[Point, ...] = (
 )
 
 
-def domain_from_table(table: Any) -> Domain | Choices:
+def domain_from_table(table: object) -> Domain | Choices:
     """The domain in its table. SpecError where it is wrong."""
     if not isinstance(table, Mapping):
         raise SpecError(f"it needs a table with low and high, or choices, got {shown(table)}")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Any
 
 import pandas as pd
 
@@ -68,7 +67,7 @@ def commands_of(run: RunFrames) -> list[str]:
     return [printable(command) for command in commands if command]
 
 
-def _shown(name: str, value: Any) -> str:
+def _shown(name: str, value: object) -> str:
     if name.endswith("_at") and type(value) is float and 0 <= value < _LAST_DATE:
         return f"{datetime.fromtimestamp(value, UTC):%Y-%m-%d %H:%M:%S} UTC"
     return f"{value:.4g}" if type(value) is float else printable(value)

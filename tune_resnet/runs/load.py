@@ -243,7 +243,7 @@ def _read_env(path: Path) -> dict[str, Any]:
     return env
 
 
-def _is_deep(value: Any, levels: int) -> bool:
+def _is_deep(value: object, levels: int) -> bool:
     """Whether a JSON value has more than so many levels of objects and lists."""
     inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else None
     return inner is not None and (levels == 0 or any(_is_deep(item, levels - 1) for item in inner))

@@ -171,11 +171,11 @@ def ending(epochs_done: int, epochs: int, failure: str | None) -> str:
     return FINISHED if epochs_done >= epochs else STOPPED
 
 
-def csv_lines(rows: Iterable[Iterable[Any]]) -> str:
+def csv_lines(rows: Iterable[Iterable[object]]) -> str:
     buffer = io.StringIO()
     csv.writer(buffer, lineterminator="\n").writerows(rows)
     return buffer.getvalue()
 
 
-def cell(value: Any) -> Any:
+def cell(value: object) -> object:
     return "" if value is None or (isinstance(value, float) and math.isnan(value)) else value
