@@ -71,7 +71,7 @@ class Job:
             **plan.about(),
             "dataset": dataset.name,
             "dataset_fingerprint": dataset.fingerprint,
-            "test_set": dataset.test is not None,
+            "test_set": dataset.has_test_set,
             "started_at": self.started,
             **about,
         }

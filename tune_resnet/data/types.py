@@ -126,6 +126,10 @@ class Dataset:
     shapes: str = ""
     note: str = ""
 
+    @property
+    def has_test_set(self) -> bool:
+        return self.test is not None
+
 
 def shapes_line(shapes: np.ndarray, size: int) -> str:
     """What images of these widths and heights, int (N, 2), have become, made `size` pixels high and wide."""
@@ -141,7 +145,7 @@ def shapes_line(shapes: np.ndarray, size: int) -> str:
 
 def check_test_set(dataset: Dataset) -> None:
     """DataError where there are no images to confirm a result on."""
-    if dataset.test is None:
+    if not dataset.has_test_set:
         wanted = "a folder's is DIR/test/CLASS/*, a list's has the split test"
         raise DataError(f"{dataset.name} has no test set ({wanted}): nothing to confirm on")
 

@@ -30,7 +30,8 @@ _PLANNED_TRIALS = 4  # the plan counts as much as so many trials, so that the fi
 
 
 class _Display(ABC):
-    """What redraws itself twice a second in the time of a block, where output is a terminal."""
+    """What redraws itself twice a second in the time of a block, where output is a terminal. Rich draws it once when it
+    is made, so that what it shows has to be there before."""
 
     def __init__(self, plan: Plan, console: Console) -> None:
         self.plan, self.console, self.started = plan, console, time.monotonic()
@@ -53,12 +54,12 @@ class Progress(_Display):
     """Shows a recorder's trials while a search runs. Call `trial_ended` after each trial."""
 
     def __init__(self, recorder: Recorder, plan: Plan, console: Console) -> None:
-        super().__init__(plan, console)
         self.recorder, self.column = recorder, plan.spec.search.column("val")
         self.epochs_before = sum(row.epochs for row in self._rows())  # on record
         self._ranked = 0  # finished trials, of which the next two tell, see `_rank`
         self._standing = "none finished yet"  # who would win if this were the end, beside the reference
         self._leading: list[tuple[int, float]] = []  # the best and the reference, with estimates
+        super().__init__(plan, console)
 
     def trial_ended(self, trial: int) -> None:
         """Where output is not a terminal, a line about one trial and the state of the search."""
@@ -181,9 +182,9 @@ class TrainingsProgress(_Display):
 
     def __init__(self, jobs: Sequence[Job], plan: Plan, console: Console, most: str) -> None:
         """`most`: "about " or "at most ", where fewer may do."""
-        super().__init__(plan, console)
         self.jobs, self.most = jobs, most
         self.ended: set[int] = set()  # positions of jobs
+        super().__init__(plan, console)
 
     def words_left(self) -> str:
         """The time left, from the pace of the epochs trained here; until the first comes, with the start of the

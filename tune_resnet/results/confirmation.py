@@ -24,7 +24,7 @@ from tune_resnet.results.paired_test import (
     analyse_pairs,
 )
 from tune_resnet.runs.directory import RunDirectory
-from tune_resnet.runs.load import RunFrames, once_per_run, own_size, read_object
+from tune_resnet.runs.load import RunFrames, image_count, once_per_run, own_size, read_object
 from tune_resnet.runs.tables import REFERENCE, SEQUENTIAL, SIZE, WINNER
 
 SEED_OFFSET = 1000  # seeds are the search's seed + this + 0, 1, 2 ...: other searches rarely have come near them
@@ -84,7 +84,7 @@ def winner_results(frames: RunFrames) -> list[tuple[Confirmation, PairedResult]]
 def _confirmation(
     frames: RunFrames, configuration: Mapping[str, Any], own: pd.DataFrame, reference: pd.DataFrame
 ) -> Confirmation:
-    best, images = winner(frames), read_object(RunDirectory(frames.path).confirm_json).get("test_images")
+    best = winner(frames)
     of_winner = best is not None and all(best[name] == configuration[name] for name in frames.spec.hyperparameters)
     trials = frames.trials.loc[_is(frames.trials, configuration, frames.spec.hyperparameters), "trial"]
     rows = pd.concat([own, reference]).sort_values(["seed", "configuration"], ignore_index=True)
@@ -109,7 +109,7 @@ def _confirmation(
         sequential=sequential,
         goes_on=sequential and ended < first + MAX_PAIRS and not (result and result.is_clear),
         result=result,
-        images=images if type(images) is int and images > 0 else None,  # confirm.json may hold anything
+        images=image_count(read_object(RunDirectory(frames.path).confirm_json).get("test_images")),
         search=frames.spec.search,
     )
 

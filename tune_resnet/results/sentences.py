@@ -23,7 +23,7 @@ from tune_resnet.results.comparison import (
 )
 from tune_resnet.results.confirmation import confirmation_sentence, confirmations
 from tune_resnet.results.edges import edge_sentences, edges
-from tune_resnet.runs.directory import BASELINE, FINAL
+from tune_resnet.runs.directory import FINAL, SEARCH
 from tune_resnet.runs.load import RunFrames
 from tune_resnet.runs.tables import FINISHED, RUNNING
 
@@ -45,7 +45,7 @@ def comparison_sentence(frames: RunFrames) -> str:
     """What the run says about the winner and the reference, and how far that can be trusted."""
     found = compare_to_reference(frames)
     best = found.reached
-    if frames.kind in (BASELINE, FINAL):
+    if frames.kind != SEARCH:
         return _single_sentence(frames, found)
     if found.case == NOTHING:
         return "No trial has finished yet, so there is nothing to compare with the reference."

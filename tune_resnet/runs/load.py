@@ -151,6 +151,11 @@ def load_run(named: Path | str) -> RunFrames:
     )
 
 
+def image_count(value: object) -> int | None:
+    """How many images a JSON file, which may hold anything, says that there are; None where that is no such number."""
+    return value if type(value) is int and value > 0 else None
+
+
 def own_size(spec: SearchSpec, env: dict[str, Any]) -> dict[str, int]:
     """What confirms a run at its own size, see `SIZE`: on the search's validation images, too."""
     parts = [env.get(name) for name in ("train_images", "held_out_images")]

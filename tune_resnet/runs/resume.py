@@ -11,7 +11,7 @@ import pandas as pd
 from tune_resnet.config.space import Domain
 from tune_resnet.config.spec import SearchSpec
 from tune_resnet.errors import RecordError
-from tune_resnet.runs.directory import BASELINE, FINAL, SEARCH, RunDirectory
+from tune_resnet.runs.directory import FINAL, SEARCH, RunDirectory
 from tune_resnet.runs.load import RunFrames, load_run
 from tune_resnet.runs.reading import read_table, records
 from tune_resnet.runs.tables import ENDED, FINISHED, REFERENCE_TRIAL, TrialRow, epoch_dtypes
@@ -81,7 +81,7 @@ def _check_trials(path: Path, frames: RunFrames) -> None:
     _check_between(path, trials, "seconds", 0, float("inf"))
     finished = trials[trials["state"] == FINISHED]
     _check_between(path, finished, "epochs", train.epochs, train.epochs)
-    if frames.kind not in (BASELINE, FINAL):  # which may have been judged on the test set instead
+    if frames.kind == SEARCH:  # others may have been judged on the test set instead
         _check_between(path, finished, frames.spec.search.column("val"), 0, 1)
 
 
