@@ -21,7 +21,6 @@ from typing import Any
 from torch import Tensor
 
 from tune_resnet import search
-from tune_resnet.commands import baseline
 from tune_resnet.data.types import Split
 from tune_resnet.execution import trainable, training_pool, tuner
 from tune_resnet.training import checkpoint
@@ -49,7 +48,7 @@ class FaultyTraining(TrainingRun):
 
 class FaultyTrainable(trainable.TrialTrainable):
     def setup(self, config: dict[str, Any], spec: ResolvedSpec, data: Split, run_path: Path) -> None:
-        break_trainings(trainable)
+        break_trainings()
         FaultyTraining.who = str(config["trial"])
         super().setup(config, spec, data, run_path)
 
@@ -60,7 +59,7 @@ class FaultyTrainable(trainable.TrialTrainable):
 
 class FaultyTrainer(training_pool.Trainer):
     def __init__(self, *arguments: Any) -> None:
-        break_trainings(training_pool)
+        break_trainings()
         super().__init__(*arguments)
 
     def epoch(self, train: Any, path: Path) -> dict[str, Any]:
@@ -68,10 +67,10 @@ class FaultyTrainer(training_pool.Trainer):
         return super().epoch(train, path)
 
 
-def break_trainings(module: Any) -> None:
-    """From now on in this process, what the module trains may break, and is saved after every epoch."""
+def break_trainings() -> None:
+    """From now on in this process, trainings may break, and are saved after every epoch."""
     checkpoint.MAX_LOST_SECONDS = 0.0
-    module.TrainingRun = FaultyTraining
+    vars(checkpoint)["TrainingRun"] = FaultyTraining
 
 
 def happen(kind: str) -> None:
@@ -101,7 +100,7 @@ def happen(kind: str) -> None:
 
 if __name__ == "__main__":
     os.environ["COMMAND"] = str(os.getpid())
-    break_trainings(baseline)
+    break_trainings()
     tuner.run_trials = partial(tuner.run_trials, trainable=FaultyTrainable)
     vars(training_pool)["Trainer"] = FaultyTrainer
     code = search.main()

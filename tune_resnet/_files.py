@@ -1,12 +1,14 @@
-"""Files that are read and replaced whole."""
+"""Files that are read and replaced whole, and folders that killed processes left."""
 
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
+import shutil
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -41,3 +43,12 @@ def write_whole(path: Path, text: str) -> None:
     """Writes a file so that a reader sees the old content or the new, never a part."""
     with replacing(path) as file:
         file.write(text.encode("utf-8", errors="backslashreplace"))  # an error's text may hold a name that is not UTF-8
+
+
+def remove_abandoned(folder: Path, prefix: str, lock: str) -> None:
+    """Removes the folders in `folder` with names that begin so, and a file `lock` that nobody holds a lock on: what
+    killed processes left. Whoever uses such a folder holds that lock, which the system frees with the process."""
+    for left in folder.glob(f"{prefix}*"):
+        with suppress(OSError), (left / lock).open("rb+") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(left, ignore_errors=True)

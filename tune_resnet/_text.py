@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rich.console import Console
 
+_PIPE_WIDTH = 1000  # characters
+
 
 def printable(text: object) -> str:
     """Text with line breaks, control characters and bytes that are not text shown as escapes."""
@@ -37,6 +39,13 @@ def flat(values: Mapping[str, Any], above: str = "") -> dict[str, Any]:
         whole = f"{above}{printable(name)}"
         found |= flat(value, f"{whole}.") if isinstance(value, dict) else {whole: value}
     return found
+
+
+def output_console() -> Console:
+    """What prints text as it is; no column of a table is cut where output is not a terminal."""
+    from rich.console import Console
+
+    return Console(width=None if sys.stdout.isatty() else _PIPE_WIDTH, highlight=False, markup=False)
 
 
 def say(console: Console, text: str, style: str = "", *, whole: bool = False) -> None:

@@ -11,9 +11,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.console import Console
-
-from tune_resnet._text import printable, say
+from tune_resnet._text import output_console, printable, say
+from tune_resnet.commands.options import positive, run_parser
 from tune_resnet.errors import exit_code_of
 from tune_resnet.hpo.ranking import best_trials, estimates, ranked_trials, winner
 from tune_resnet.results.comparison import Comparison, compare_to_reference
@@ -45,11 +44,9 @@ __all__ = [
     "winner",
 ]
 
-_PIPE_WIDTH = 1000  # characters, so that no column is cut where output is not a terminal
-
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command line; the exit code: 0, or 2 after one line on stderr."""
+    """Runs the command line; the exit code, see `exit_code_of`."""
     options = _parser().parse_args(arguments)
     return exit_code_of(lambda: _print(options))
 
@@ -61,7 +58,7 @@ def _print(options: argparse.Namespace) -> None:
         written += export_csv(merge_runs(runs), options.csv)
     if options.parquet:
         written += export_parquet(merge_runs(runs), options.parquet)
-    console = Console(width=None if sys.stdout.isatty() else _PIPE_WIDTH, highlight=False)
+    console = output_console()
     for run, label in zip(runs, run_labels(runs), strict=True):
         print_run(console, run, label, options.top)
     if len(runs) > 1:
@@ -74,25 +71,14 @@ def _print(options: argparse.Namespace) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m tune_resnet.analysis", description="Prints what runs have found.", allow_abbrev=False
-    )
-    parser.add_argument(
-        "runs", nargs="+", type=Path, metavar="RUN", help="a run: its directory, its name in runs/, or latest"
-    )
-    parser.add_argument("--top", type=_positive, default=10, metavar="N", help="trials shown of each run (default 10)")
+    parser = run_parser("analysis", "Prints what runs have found.", several=True)
+    parser.add_argument("--top", type=positive, default=10, metavar="N", help="trials shown of each run (default 10)")
     parser.add_argument("--fidelity", action="store_true", help="also print how far early signals could be trusted")
     parser.add_argument("--csv", type=Path, metavar="DIR", help="write all trials and epochs to this folder as CSV")
     parser.add_argument(
         "--parquet", type=Path, metavar="DIR", help="write all trials and epochs to this folder as Parquet"
     )
     return parser
-
-
-def _positive(text: str) -> int:
-    if not text.isascii() or not text.isdigit() or len(text) > 18 or int(text) == 0:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
-    return int(text)
 
 
 if __name__ == "__main__":

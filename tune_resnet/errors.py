@@ -27,11 +27,14 @@ class RecordError(UserError):
     """A run directory that cannot be made, written or read."""
 
 
-def exit_code_of(command: Callable[[], None]) -> int:
-    """Runs a command; 0, or after one line on stderr the exit code of what only the user can mend."""
+def exit_code_of(command: Callable[[], int | None]) -> int:
+    """Runs a command; its exit code (None: 0), or after one line on stderr that of what only the user can mend: 1 where
+    a file cannot be read or written."""
     try:
-        command()
+        return command() or 0
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
-    return 0
+    except OSError as error:
+        print(f"error: {printable(error)}", file=sys.stderr)
+        return 1

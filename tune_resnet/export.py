@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tune_resnet._text import printable
+from tune_resnet.commands.options import run_parser
 from tune_resnet.errors import exit_code_of
 from tune_resnet.hpo.models import chosen_model
 from tune_resnet.runs.find import find_run
@@ -16,13 +17,8 @@ from tune_resnet.training.saved_model import load_model
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command line; the exit code: 0, or 2 after one line on stderr."""
-    parser = argparse.ArgumentParser(
-        prog="python -m tune_resnet.export",
-        description="Writes a run's best model for other programs.",
-        allow_abbrev=False,
-    )
-    parser.add_argument("run", type=Path, metavar="RUN", help="a run: its directory, its name in runs/, or latest")
+    """Runs the command line; the exit code, see `exit_code_of`."""
+    parser = run_parser("export", "Writes a run's best model for other programs.")
     parser.add_argument("--format", choices=tuple(FORMATS), default="onnx", help="default onnx; torch: torch.export")
     parser.add_argument(
         "--out", type=Path, metavar="FILE", help="default model.onnx or model.pt2 in RUN/best or RUN/final/best"
@@ -35,8 +31,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _write(options: argparse.Namespace) -> None:
     chosen = chosen_model(find_run(options.run))
     model = load_model(chosen.path, options.model)
-    chosen.place.mkdir(exist_ok=True)
     path = options.out or chosen.place / f"model{SUFFIXES[options.format]}"
+    if not options.out:
+        chosen.place.mkdir(exist_ok=True)
     difference = export(model, path, options.format)
     print(
         f"wrote {printable(path)}, {chosen.whose}; "

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from tune_resnet._text import as_json, counted, percent, printable
+from tune_resnet.commands.options import positive, run_parser
 from tune_resnet.data.image_file import image_files, read_image
 from tune_resnet.data.image_tree import part_of
 from tune_resnet.errors import exit_code_of
@@ -23,7 +24,7 @@ _TOP = 3  # classes shown of an image to a person
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command line; the exit code: 0, or 2 after one line on stderr."""
+    """Runs the command line; the exit code, see `exit_code_of`."""
     options = _parser().parse_args(arguments)
     return exit_code_of(lambda: _print(options))
 
@@ -85,23 +86,12 @@ def _likeliest(model: TrainedModel, row: np.ndarray, count: int) -> list[tuple[s
     return [(model.classes[place], float(row[place])) for place in places]
 
 
-def _positive(text: str) -> int:
-    count = int(text)
-    if count < 1:
-        raise ValueError
-    return count
-
-
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m tune_resnet.predict",
-        description="Prints what a run's best model sees in image files: the likeliest classes of each.",
-        allow_abbrev=False,
-    )
-    parser.add_argument("run", type=Path, metavar="RUN", help="a run: its directory, its name in runs/, or latest")
+    about = "Prints what a run's best model sees in image files: the likeliest classes of each."
+    parser = run_parser("predict", about)
     parser.add_argument("images", nargs="+", type=Path, metavar="IMAGE", help="image files of any size, or folders")
     parser.add_argument(
-        "--top", type=_positive, metavar="K", help=f"print the K likeliest (default {_TOP}; --json: all)"
+        "--top", type=positive, metavar="K", help=f"print the K likeliest (default {_TOP}; --json: all)"
     )
     parser.add_argument("--model", metavar="MODULE:FUNCTION", help="import your own network, if the run used one")
     form = parser.add_mutually_exclusive_group()

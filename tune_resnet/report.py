@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 import time
 from collections.abc import Sequence
@@ -10,6 +9,7 @@ from pathlib import Path
 
 from tune_resnet._text import printable
 from tune_resnet.commands.live_page import EVERY
+from tune_resnet.commands.options import run_parser
 from tune_resnet.errors import exit_code_of
 from tune_resnet.results.page import write_report
 from tune_resnet.runs.directory import SEARCH
@@ -18,13 +18,8 @@ from tune_resnet.runs.load import load_run
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command line; the exit code: 0, or 2 after one line on stderr."""
-    parser = argparse.ArgumentParser(
-        prog="python -m tune_resnet.report", description="Writes runs as one HTML page.", allow_abbrev=False
-    )
-    parser.add_argument(
-        "runs", nargs="+", type=Path, metavar="RUN", help="a run: its directory, its name in runs/, or latest"
-    )
+    """Runs the command line; the exit code, see `exit_code_of`."""
+    parser = run_parser("report", "Writes runs as one HTML page.", several=True)
     parser.add_argument(
         "--out", type=Path, metavar="FILE", help="the page (default RUN/report.html; ./report.html for several)"
     )

@@ -12,13 +12,11 @@ from typing import NoReturn
 
 from rich.console import Console
 
-from tune_resnet._text import printable, say
+from tune_resnet._text import output_console, printable, say
 from tune_resnet.commands.options import parse_options, parse_runs
 from tune_resnet.commands.run import carry_out
-from tune_resnet.errors import UserError
+from tune_resnet.errors import exit_code_of
 from tune_resnet.execution.interrupts import end_by, lasting_output, on_ending_signal, signal_of
-
-_PIPE_WIDTH = 1000  # characters, so that no column is cut where output is not a terminal
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -35,18 +33,10 @@ def _run(arguments: Sequence[str]) -> int:
         received.append(number)
         end_by(number)
 
-    console = Console(width=None if sys.stdout.isatty() else _PIPE_WIDTH, highlight=False, markup=False)
+    console = output_console()
     with on_ending_signal(on_signal):
         try:
-            if arguments and arguments[0] == "runs":
-                return _list_runs(parse_runs(arguments[1:]), console)
-            code = carry_out(parse_options(arguments), console, started).exit_code
-        except UserError as error:
-            print(f"error: {error}", file=sys.stderr)
-            code = error.exit_code
-        except OSError as error:
-            print(f"error: {printable(error)}", file=sys.stderr)
-            code = 1
+            code = exit_code_of(lambda: _carried_out(arguments, console, started))
         except KeyboardInterrupt:
             code = 128 + signal.SIGINT
         except SystemExit as end:
@@ -56,8 +46,15 @@ def _run(arguments: Sequence[str]) -> int:
     return 128 + received[0] if received else code
 
 
-def _list_runs(folder: Path, console: Console) -> int:
-    """Prints the runs in a folder; the exit code."""
+def _carried_out(arguments: Sequence[str], console: Console, started: float) -> int:
+    """Does what a command line asks for; the exit code."""
+    if arguments and arguments[0] == "runs":
+        _list_runs(parse_runs(arguments[1:]), console)
+        return 0
+    return carry_out(parse_options(arguments), console, started).exit_code
+
+
+def _list_runs(folder: Path, console: Console) -> None:
     from tune_resnet.results.runs_list import runs_table
 
     table = runs_table(folder)
@@ -65,7 +62,6 @@ def _list_runs(folder: Path, console: Console) -> int:
         console.print(table)
     else:
         say(console, f"there is no run in {printable(folder)}")
-    return 0
 
 
 def process() -> NoReturn:

@@ -21,8 +21,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tune_resnet.analysis import main
-from tune_resnet.config.sections import SchedulerSpec, TrainSpec
-from tune_resnet.config.space import Domain
+from tune_resnet.config.sections import ModelSpec, SchedulerSpec, TrainSpec
+from tune_resnet.config.space import DEFAULT_SPACE, Choices, Domain
 from tune_resnet.config.toml import spec_from_tables
 from tune_resnet.errors import RecordError
 from tune_resnet.hpo.ranking import best_trials, ranked_trials
@@ -687,6 +687,15 @@ def test_wrong_usage_ends_with_2(arguments: list[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         main(arguments)
     assert caught.value.code == 2
+
+
+def test_choices_in_brackets_are_shown_as_they_are(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = ModelSpec(factory="own:network", args={"layer": "[relu]"})
+    space: dict[str, Domain | Choices] = {**DEFAULT_SPACE, "model.args.layer": Choices(choices=("[relu]", "[gelu]"))}
+    build = Build(tmp_path / "run", dataclasses.replace(SPEC, model=model, space=space))
+    build.trial([0.5] * EPOCHS, FINISHED)
+    assert main([str(build.directory.path)]) == 0
+    assert "[relu]" in capsys.readouterr().out
 
 
 def command(*arguments: str | Path) -> list[str]:

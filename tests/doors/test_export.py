@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +15,7 @@ import torch
 from tune_resnet._text import to_install
 from tune_resnet.config.sections import ModelSpec, TrainSpec
 from tune_resnet.data.types import Split
+from tune_resnet.errors import exit_code_of
 from tune_resnet.export import main
 from tune_resnet.training import exported_model
 from tune_resnet.training.exported_model import TOLERANCE, ExportError, export
@@ -73,6 +76,14 @@ def test_a_file_that_answers_otherwise_is_an_error(
     monkeypatch.setitem(exported_model.FORMATS, "torch", wrong)
     with pytest.raises(ExportError, match=r"probabilities that differ from the model's by up to 0\.0002"):
         export(model, tmp_path / "it.pt2", "torch")
+
+
+def test_a_disk_that_is_full_is_said_in_a_line(capsys: pytest.CaptureFixture[str]) -> None:
+    def command() -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "best")
+
+    assert exit_code_of(command) == 1
+    assert capsys.readouterr().err == "error: [Errno 28] No space left on device: 'best'\n"
 
 
 def test_what_is_wrong_is_said_in_a_line(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

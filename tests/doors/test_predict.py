@@ -20,12 +20,12 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from tune_resnet import analysis, export, report
-from tune_resnet.commands import baseline
 from tune_resnet.data.image_file import read_image
 from tune_resnet.data.types import Dataset
 from tune_resnet.predict import _class_of, main
 from tune_resnet.runs.load import load_run
 from tune_resnet.search import main as search
+from tune_resnet.training import checkpoint
 from tune_resnet.training.loop import TrainingRun
 from tune_resnet.training.metrics import EpochMetrics, NonFiniteLoss
 from tune_resnet.training.saved_model import ModelFileError, load_model, probabilities
@@ -127,6 +127,7 @@ def test_a_folder_stands_for_its_images_in_order(
     assert "there is no image in" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         main([str(run), "--top", "0", str(test_files[0])])
+    assert "'0' is not a whole number of at least 1" in capsys.readouterr().err
 
 
 def test_folders_named_after_classes_tell_the_accuracy(
@@ -205,7 +206,7 @@ def test_a_baseline_whose_loss_is_not_finite_is_failed(
         def run_epoch(self) -> EpochMetrics:
             raise NonFiniteLoss(1, None)
 
-    monkeypatch.setattr(baseline, "TrainingRun", Diverging)
+    monkeypatch.setattr(checkpoint, "TrainingRun", Diverging)
     assert search([*SMALL, "--limit-train", "100", "--runs-dir", str(tmp_path)]) == 1
     trials = load_run(tmp_path / "it").trials
     assert (trials["state"].item(), trials["error"].item()) == ("failed", "the loss was not finite in epoch 1")
@@ -219,7 +220,7 @@ def test_an_interrupted_baseline_keeps_its_epochs(tmp_path: Path, monkeypatch: p
                 raise KeyboardInterrupt
             return super().run_epoch()
 
-    monkeypatch.setattr(baseline, "TrainingRun", Interrupted)
+    monkeypatch.setattr(checkpoint, "TrainingRun", Interrupted)
     assert search([*SMALL, "--limit-train", "100", "--runs-dir", str(tmp_path)]) == 130
     frames = load_run(tmp_path / "it")
     assert (frames.trials["state"].item(), len(frames.epochs)) == ("interrupted", 2)
@@ -238,7 +239,7 @@ def test_a_closed_terminal_interrupts_a_baseline_which_is_recorded_whole(
                 os.kill(os.getpid(), signal.SIGHUP)
             return super().run_epoch()
 
-    monkeypatch.setattr(baseline, "TrainingRun", HungUp)
+    monkeypatch.setattr(checkpoint, "TrainingRun", HungUp)
     with os.fdopen(inside, "w", buffering=1, closefd=False) as gone:  # what it still holds cannot be written
         monkeypatch.setattr(sys, "stdout", gone)
         code = search([*SMALL, "--limit-train", "100", "--runs-dir", str(tmp_path)])

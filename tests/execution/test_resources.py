@@ -33,7 +33,7 @@ from tune_resnet.config.toml import load_spec
 from tune_resnet.data.types import Dataset, ImageSet, Split
 from tune_resnet.execution.cluster import ray_cluster
 from tune_resnet.execution.resources import make_plan
-from tune_resnet.hpo.plan import Plan, data_lines, expected_survival, trials_per_gpu
+from tune_resnet.hpo.plan import Plan, expected_survival, image_lines, trials_per_gpu
 from tune_resnet.runs.load import load_run
 from tune_resnet.training.device import OUT_OF_MEMORY, DeviceError, resolved
 from tune_resnet.training.loop import TrainingRun
@@ -160,7 +160,7 @@ def test_a_plan_says_how_even_the_classes_are_and_what_chance_gives_of_the_objec
     def line(train: list[int], held_out: list[int], objective: str = "accuracy") -> str:
         parts = [ImageSet(split.train.source, np.repeat(np.arange(3), each)) for each in (train, held_out)]
         data = replace(split, train=parts[0], held_out=parts[1], classes=("ant", "bee", "cat"))
-        return data_lines(data, BudgetSpec(objective=objective))[-1]
+        return image_lines(data, BudgetSpec(objective=objective))[-1]
 
     assert line([2, 2, 2], [1, 1, 2]) == "classes     3, of 2 training images each; the chance level is 25.0%"
     assert line([1, 1, 1], [0, 0, 0]) == "classes     3, of 1 training image each; the chance level is 33.3%"

@@ -147,10 +147,11 @@ def confirmed(frames: RunFrames, spec: SearchSpec) -> RunFrames:
     rows = []
     for seed in range(1000, 1004):
         for name, rate, accuracy, score in (("winner", 0.03, 0.7, 0.8), ("reference", 0.01, 0.8, 0.7 + seed / 1e6)):
-            outcome = {"seed": seed, **spec.values, "max_lr": rate, "epochs": 4, "accuracy": accuracy, "score": score}
+            outcome = {"seed": seed, **spec.values, "max_lr": rate, "epochs": 4, "test_accuracy": accuracy}
+            outcome |= {"test_balanced_accuracy": score, "test_loss": 0.5, "worker": "host:1", "error": ""}
             size = {"width": 64, "train_images": 0, "of_epochs": 4}
             compared: Any = type("Compared", (), {"spec": spec, "size": size, "sequential": False})
-            rows.append(Comparison.row(compared, name, {**outcome, "loss": 0.5, "worker": "host:1", "error": ""}, 1.0))
+            rows.append(Comparison.row(compared, name, outcome, 1.0))
     pd.DataFrame(rows, columns=list(columns)).to_csv(frames.path / "confirm.csv", index=False)
     return frames
 

@@ -18,7 +18,7 @@ from factories import MIXED, RESULTS, SEARCH, SPEC, Build, Page
 from experiments.benchmarks.speed.scale import RECORDED, record
 from tune_resnet.commands.live_page import EVERY
 from tune_resnet.config.sections import SchedulerSpec
-from tune_resnet.config.space import DEFAULT_SPACE, Domain
+from tune_resnet.config.space import DEFAULT_SPACE, Choices, Domain
 from tune_resnet.config.toml import load_spec
 from tune_resnet.errors import RecordError
 from tune_resnet.hpo.ranking import winner
@@ -44,7 +44,7 @@ from tune_resnet.results.space_charts import slice_chart
 from tune_resnet.results.verdict import BAD, GOOD, OPEN, Verdict, evidence, verdict
 from tune_resnet.runs.load import load_run
 from tune_resnet.runs.tables import CONFIRM_DTYPES, FAILED, FINISHED, INTERRUPTED, RUNNING, STOPPED
-from tune_resnet.training.schedule import one_cycle
+from tune_resnet.training.schedule import rate_at
 
 EVERY_RUN = sorted(path.parent for path in RESULTS.glob("*/trials.csv"))
 
@@ -168,7 +168,17 @@ def test_rate_curves_are_the_schedule_s(mixed: Build) -> None:
     peaks = rates.groupby("role")["lr"].max()
     assert peaks.to_dict() == pytest.approx({"reference": 0.01, "winner": 0.0123})
     first = rates[rates["role"] == "winner"].iloc[20]
-    assert (first["epoch"], first["lr"]) == (1.0, one_cycle(20, 80, 0.0123, shape=SPEC.train.schedule))
+    assert (first["epoch"], first["lr"]) == (1.0, rate_at(replace(SPEC.train, max_lr=0.0123), 20, 80))
+
+
+def test_each_rate_curve_has_the_schedule_of_its_own_trial(tmp_path: Path) -> None:
+    shapes = Choices(choices=("linear-exponential", "cosine"))
+    build = Build(tmp_path / "run", replace(SPEC, space={**DEFAULT_SPACE, "schedule": shapes}))
+    build.trial([0.5] * 4, FINISHED)
+    build.trial([0.9] * 4, FINISHED, schedule="cosine")
+    rates = rate_curves(build.load())
+    peaks = rates.loc[rates.groupby("role")["lr"].idxmax()].set_index("role")["epoch"]
+    assert peaks.to_dict() == {"reference": 2.0, "winner": 1.15}  # cosine rises over 30% of 80 steps
 
 
 def run_at(build: Build, times: dict[int, tuple[float, float, str]]) -> None:

@@ -18,6 +18,7 @@ import yaml
 from factories import ROOT
 from faults import Broken, Fault, Injected, each_trial_is_as_alone, table
 
+from tune_resnet.execution.cluster import session_folder
 from tune_resnet.runs.tables import FINISHED
 
 CLUSTERS = ROOT / "experiments" / "cluster"
@@ -93,6 +94,17 @@ def test_a_local_ray_is_reached_from_this_machine_only_and_leaves_nothing(sessio
         assert time.monotonic() < deadline, "a process is left"
         time.sleep(0.1)
     assert set(os.listdir("/dev/shm")) <= before
+
+
+def test_only_sessions_that_nobody_uses_are_removed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
+    for name in ("tune_resnet-left", "tune_resnet-notes"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "tune_resnet-left" / "in-use").touch()
+    (tmp_path / "tune_resnet-notes" / "mine.txt").touch()  # a folder of the user's own
+    with session_folder() as first, session_folder() as second:
+        assert set(tmp_path.iterdir()) == {first, second, tmp_path / "tune_resnet-notes"}
+    assert (tmp_path / "tune_resnet-notes" / "mine.txt").exists()
 
 
 class Nodes:

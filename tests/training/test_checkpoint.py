@@ -82,7 +82,7 @@ def test_an_epoch_that_is_broken_off_leaves_the_state_of_the_last_whole_one(
     unbroken = TrainingRun(spec, split, model=WIDTH)
     expected = [unbroken.run_epoch() for _ in range(4)]
 
-    first = ResumableRun(TrainingRun(spec, split, model=WIDTH), tmp_path / "it.pt")
+    first = ResumableRun(Configuration(train=spec, model=WIDTH), split, "cpu", tmp_path / "it.pt")
     first.run_epoch()
     first.save()
     first.run_epoch()
@@ -94,7 +94,7 @@ def test_an_epoch_that_is_broken_off_leaves_the_state_of_the_last_whole_one(
         with pytest.raises(BrokenRun):
             forbidden()
 
-    again = ResumableRun(TrainingRun(spec, split, model=WIDTH), tmp_path / "it.pt")
+    again = ResumableRun(Configuration(train=spec, model=WIDTH), split, "cpu", tmp_path / "it.pt")
     assert without_seconds(again.saved) == without_seconds(expected[0])
     assert [without_seconds(again.run_epoch()) for _ in range(3)] == list(map(without_seconds, expected[1:]))
     assert again.is_done
@@ -109,7 +109,7 @@ def without_seconds(metrics: EpochMetrics | None) -> EpochMetrics:
 
 def test_a_broken_run_can_be_begun_anew(split: Split, tmp_path: Path) -> None:
     torch.set_num_threads(1)
-    run = ResumableRun(TrainingRun(SPEC, split, model=WIDTH), tmp_path / "a.pt")
+    run = ResumableRun(Configuration(train=SPEC, model=WIDTH), split, "cpu", tmp_path / "a.pt")
     expected = without_seconds(run.run_epoch())
     broken_after(2, run.training)
     with pytest.raises(MemoryError):
@@ -123,7 +123,7 @@ def test_a_broken_run_can_be_begun_anew(split: Split, tmp_path: Path) -> None:
 def test_a_checkpoint_of_another_configuration_counts_as_none(
     other: dict[str, Any], split: Split, tmp_path: Path
 ) -> None:
-    run = ResumableRun(TrainingRun(SPEC, split, model=WIDTH), tmp_path / "a.pt")
+    run = ResumableRun(Configuration(train=SPEC, model=WIDTH), split, "cpu", tmp_path / "a.pt")
     run.run_epoch()
     run.save()
     configuration = Configuration(train=SPEC, model=WIDTH)

@@ -23,7 +23,7 @@ from tune_resnet.training.evaluation import evaluate
 from tune_resnet.training.loop import TrainingRun
 from tune_resnet.training.metrics import EpochMetrics, NonFiniteLoss
 from tune_resnet.training.model import ResNet9, fresh_network
-from tune_resnet.training.schedule import cycled_momentum
+from tune_resnet.training.schedule import momentum_at
 
 SPEC = TrainSpec(epochs=4, batch_size=50, precision="fp32", seed=7)
 WIDTH = ModelSpec(width=4)
@@ -249,10 +249,7 @@ def test_it_does_what_a_plain_loop_does_with_pytorchs_optimizers(uneven: Split, 
             step = (epoch - 1) * run.steps_per_epoch + place
             group = theirs.param_groups[0]
             group["lr"].fill_(run.lr_at(step))
-            momentum = cycled_momentum(
-                step, 2 * run.steps_per_epoch, spec.momentum, spec.momentum_at_peak, shape=spec.schedule,
-                peak_at=spec.peak_at,
-            )  # fmt: skip
+            momentum = momentum_at(spec, step, 2 * run.steps_per_epoch)
             group.update({"momentum": momentum} if spec.optimizer == "sgd" else {"betas": (momentum, 0.999)})
             logits = network(run.normalise(run.train_images.images[rows]))
             theirs.zero_grad()

@@ -40,7 +40,7 @@ def test_it_does_what_torch_does_bit_for_bit() -> None:
 def test_sgd_does_what_torch_does_bit_for_bit_while_rate_and_momentum_change() -> None:
     lr = torch.tensor(0.05)
     ours, theirs = parameters(), parameters()
-    ours_optimizer = Sgd(ours, lr, momentum=0.9)
+    ours_optimizer = Sgd(ours, lr)
     theirs_optimizer = torch.optim.SGD(theirs, lr=lr, momentum=0.9, nesterov=True, fused=True)
     for rate, momentum in ((0.05, 0.9), (0.5, 0.8), (0.0, 0.95)):
         lr.fill_(rate)

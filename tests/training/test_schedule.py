@@ -11,7 +11,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tune_resnet.training.schedule import cycled_momentum, one_cycle
+from tune_resnet.config.sections import TrainSpec
+from tune_resnet.training.schedule import momentum_at, rate_at
 
 many = settings(derandomize=True, deadline=None, max_examples=100)
 
@@ -20,7 +21,8 @@ rates = st.floats(1e-6, 10)
 
 
 def whole(total: int, max_lr: float, **options: Any) -> list[float]:
-    return [one_cycle(step, total, max_lr, **options) for step in range(total)]
+    train = TrainSpec(max_lr=max_lr, **options)
+    return [rate_at(train, step, total) for step in range(total)]
 
 
 def test_exact_values_of_a_short_run() -> None:
@@ -32,10 +34,10 @@ def test_exact_values_of_a_short_run() -> None:
 
 def test_exact_values_of_the_reference() -> None:
     total = 8 * 113  # 45,000 images in batches of 400
-    assert one_cycle(0, total, 0.01) == pytest.approx(0.0004, rel=1e-12)
-    assert one_cycle(226, total, 0.01) == pytest.approx(0.0052, rel=1e-12)
-    assert one_cycle(452, total, 0.01) == pytest.approx(0.01, rel=1e-12)
-    assert one_cycle(903, total, 0.01) == pytest.approx(0.0004, rel=1e-12)
+    assert rate_at(TrainSpec(), 0, total) == pytest.approx(0.0004, rel=1e-12)
+    assert rate_at(TrainSpec(), 226, total) == pytest.approx(0.0052, rel=1e-12)
+    assert rate_at(TrainSpec(), 452, total) == pytest.approx(0.01, rel=1e-12)
+    assert rate_at(TrainSpec(), 903, total) == pytest.approx(0.0004, rel=1e-12)
 
 
 def test_the_divisors_set_both_ends() -> None:
@@ -66,7 +68,7 @@ def test_the_second_half_falls_by_a_constant_factor(total: int, max_lr: float) -
 @many
 @given(total=steps, max_lr=rates, shape=st.sampled_from(["linear-exponential", "cosine", "linear"]))
 def test_every_run_however_short_has_finite_rates_up_to_the_peak(total: int, max_lr: float, shape: str) -> None:
-    rates = whole(total, max_lr, shape=shape)
+    rates = whole(total, max_lr, schedule=shape)
     assert all(math.isfinite(rate) and 0 <= rate <= max_lr * (1 + 1e-9) for rate in rates)
 
 
@@ -93,39 +95,36 @@ def test_cosine_is_torchs_one_cycle_its_momentum_too(
         optimizer.step()
         theirs.step() if len(rates) < total else None
     options = {"peak_at": peak_at, "div_factor": div_factor, "final_div_factor": final}
-    assert whole(total, max_lr, shape="cosine", **options) == pytest.approx(rates, rel=1e-9)
-    ours = [cycled_momentum(step, total, 0.95, 0.85, shape="cosine", peak_at=peak_at) for step in range(total)]
+    assert whole(total, max_lr, schedule="cosine", **options) == pytest.approx(rates, rel=1e-9)
+    train = TrainSpec(momentum=0.95, momentum_at_peak=0.85, schedule="cosine", peak_at=peak_at)
+    ours = [momentum_at(train, step, total) for step in range(total)]
     assert ours == pytest.approx(momenta, rel=1e-9)
 
 
 @many
 @given(total=st.integers(3, 2000), max_lr=rates)
 def test_linear_falls_to_zero_by_equal_steps(total: int, max_lr: float) -> None:
-    fall = whole(total, max_lr, shape="linear")[total // 2 :]
+    fall = whole(total, max_lr, schedule="linear")[total // 2 :]
     assert (fall[0], fall[-1]) == pytest.approx((max_lr, 0))
     steps = [before - after for before, after in itertools.pairwise(fall)]
     assert steps == pytest.approx([max_lr / (len(fall) - 1)] * len(steps))
 
 
 def test_momentum_is_the_same_throughout_unless_it_cycles() -> None:
-    assert {cycled_momentum(step, 9, 0.9, None, shape="linear") for step in range(9)} == {0.9}
-    cycle = [cycled_momentum(step, 9, 0.95, 0.85, shape="linear-exponential") for step in range(9)]
+    assert {momentum_at(TrainSpec(), step, 9) for step in range(9)} == {0.9}
+    train = TrainSpec(momentum=0.95, momentum_at_peak=0.85)
+    cycle = [momentum_at(train, step, 9) for step in range(9)]
     assert (cycle[0], cycle[4], cycle[8]) == pytest.approx((0.95, 0.85, 0.95))
 
 
 @pytest.mark.parametrize(("share", "peak"), [(0.25, 25), (0.5, 50), (0.9, 90)])
 def test_the_peak_can_be_moved(share: float, peak: int) -> None:
     for shape in ("linear-exponential", "linear"):
-        rates = whole(100, 1.0, shape=shape, peak_at=share)
+        rates = whole(100, 1.0, schedule=shape, peak_at=share)
         assert rates.index(max(rates)) == peak
 
 
 @pytest.mark.parametrize(("step", "total"), [(-1, 10), (10, 10), (0, 0)])
 def test_a_step_outside_the_run_is_refused(step: int, total: int) -> None:
     with pytest.raises(ValueError, match="step must be in"):
-        one_cycle(step, total, 0.1)
-
-
-def test_an_unknown_shape_is_refused() -> None:
-    with pytest.raises(ValueError, match="unknown schedule 'triangle'"):
-        one_cycle(0, 10, 0.1, shape="triangle")
+        rate_at(TrainSpec(), step, total)

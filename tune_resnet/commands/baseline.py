@@ -5,8 +5,6 @@ It is the reference of a baseline, trial 0, or the trial of a search that is tra
 
 from __future__ import annotations
 
-import os
-import platform
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -21,15 +19,15 @@ from tune_resnet.config.spec import SearchSpec
 from tune_resnet.data.split import baseline_split, final_split
 from tune_resnet.data.types import Dataset, Split
 from tune_resnet.execution.interrupts import signal_of
-from tune_resnet.hpo.plan import Plan, data_lines
+from tune_resnet.hpo.plan import Plan, image_lines
 from tune_resnet.runs.directory import FINAL, RunDirectory
+from tune_resnet.runs.environment import this_process
 from tune_resnet.runs.predictions import write_predictions
 from tune_resnet.runs.recorder import Recorder
 from tune_resnet.runs.resume import History
 from tune_resnet.runs.tables import ENDED, FAILED, FINISHED, REFERENCE_TRIAL
 from tune_resnet.training.checkpoint import ResumableRun
 from tune_resnet.training.device import choose_device, gpus_per_trial, resolved
-from tune_resnet.training.loop import TrainingRun
 from tune_resnet.training.metrics import EpochMetrics, NonFiniteLoss
 from tune_resnet.training.saved_model import Outcome, save_model
 from tune_resnet.training.speed import measure_speed
@@ -72,7 +70,7 @@ def plan_single(spec: SearchSpec, dataset: Dataset, trial: int = REFERENCE_TRIAL
         held_out_images=len(data.held_out),
         held_out="validation" if dataset.test is None and not final else "test",
         note=data.note,
-        data_lines=data_lines(data, spec.search),
+        image_lines=image_lines(data, spec.search),
     )
 
 
@@ -103,9 +101,8 @@ def train_single(
         recorder.go_on(trial)
     resumable = None
     try:
-        training = TrainingRun(spec.train, data, spec.resources.device, spec.model, flip=spec.data.flip)
-        resumable = ResumableRun(training, run.checkpoint_of(trial))
-        last = _train(plan, resumable, recorder, console)
+        resumable = ResumableRun(spec, data, spec.resources.device, run.checkpoint_of(trial))
+        training, last = resumable.training, _train(plan, trial, resumable, recorder, console)
         outcome = Outcome(trial=trial, train=spec.train, last=last)
         save_model(run.model_of(trial), training.judged, data, spec.model, outcome)
         if plan.held_out == "test" and plan.held_out_images:
@@ -124,42 +121,37 @@ def train_single(
             recorder.close()
 
 
-def _train(plan: Plan, resumable: ResumableRun, recorder: Recorder, console: Console) -> EpochMetrics:
+def _train(plan: Plan, trial: int, resumable: ResumableRun, recorder: Recorder, console: Console) -> EpochMetrics:
     """The epochs that are left; the metrics of the last."""
-    assert plan.single is not None
     epochs, seconds_per_epoch = plan.spec.train.epochs, plan.seconds_per_epoch
-    worker = f"{platform.node()}:{os.getpid()}"
     if resumable.saved:
-        _record(plan, recorder, resumable.saved, worker)  # it may not be on record yet
+        _record(plan, trial, recorder, resumable.saved)  # it may not be on record yet
         console.print(f"goes on after epoch {resumable.saved.epoch}")
     while not resumable.is_done:
         done = resumable.training.epochs_done
         with busy(console, f"epoch {done + 1}, about {duration((epochs - done) * seconds_per_epoch)} left"):
             metrics = resumable.run_epoch()
-        _record(plan, recorder, metrics, worker)
-        recorder.steps(plan.single, resumable.training.steps)
+        _record(plan, trial, recorder, metrics)
+        recorder.steps(trial, resumable.training.steps)
         seconds_per_epoch = metrics.seconds
         console.print(_line(plan, metrics), soft_wrap=True)
     assert resumable.training.last is not None
     return resumable.training.last
 
 
-def _record(plan: Plan, recorder: Recorder, metrics: EpochMetrics, worker: str) -> None:
-    assert plan.single is not None
-    if recorder.is_new(plan.single, metrics.epoch):
+def _record(plan: Plan, trial: int, recorder: Recorder, metrics: EpochMetrics) -> None:
+    if recorder.is_new(trial, metrics.epoch):
         row = metrics.columns("test" if plan.held_out == "test" else "val", plan.spec.search.objective)
-        recorder.epoch(plan.single, row, worker)
+        recorder.epoch(trial, row, this_process())
 
 
 def _line(plan: Plan, metrics: EpochMetrics) -> str:
     """What an epoch gave, for a person."""
-    epochs = plan.spec.train.epochs
-    search = plan.spec.search
-    judged = f"{plan.held_out} loss {metrics.loss:.4f}, accuracy {percent(metrics.accuracy)}, "
-    if search.objective != ACCURACY:
-        judged += f"{search.judged_by} {percent(getattr(metrics, search.objective))}, "
-    if not plan.held_out_images:
-        judged = ""
+    epochs, search, judged = plan.spec.train.epochs, plan.spec.search, ""
+    if plan.held_out_images:
+        judged = f"{plan.held_out} loss {metrics.loss:.4f}, accuracy {percent(metrics.accuracy)}, "
+        if search.objective != ACCURACY:
+            judged += f"{search.judged_by} {percent(getattr(metrics, search.objective))}, "
     return (
         f"epoch {metrics.epoch}/{epochs}: train loss {metrics.train_loss:.4f}, {judged}lr {metrics.lr:.2e}, "
         f"{metrics.images_per_second:,.0f} images/s, "

@@ -36,10 +36,12 @@ from tune_resnet.execution.progress import TrainingsProgress
 from tune_resnet.execution.resources import make_plan
 from tune_resnet.execution.training_pool import Job, train_all
 from tune_resnet.hpo.plan import Plan
-from tune_resnet.results.confirmation import confirmation_sentence, confirmations, look_line, pairs_table
+from tune_resnet.results.confirmation import Confirmation, confirmation_sentence, confirmations, look_line, pairs_table
+from tune_resnet.results.paired_test import PairedResult
 from tune_resnet.runs.directory import RunDirectory
 from tune_resnet.runs.environment import describe_environment
 from tune_resnet.runs.load import load_run
+from tune_resnet.runs.reading import records
 from tune_resnet.runs.tables import REFERENCE, REFERENCE_TRIAL, WINNER, confirm_dtypes
 
 
@@ -119,7 +121,7 @@ def _train(
     """Trains what is missing, as long as the verdict is not clear where that is looked at, adding each row to those
     that are `known` as its training ends. Returns the signal that ended it early, or None."""
     end = StopRequest(None)
-    rows: list[Any] = known.to_dict("records")
+    rows = records(known)
     columns = list(confirm_dtypes(compared.spec.kinds, compared.spec.search.objective))
     jobs = [Job(compared.trained(*pair), compared.checkpoint(*pair)) for pair in missing]
     _forget_others(compared, jobs)
@@ -140,7 +142,7 @@ def _train(
             if isinstance(outcome, str):
                 said, done = f"no result, {outcome}", compared.sequential  # no look beyond a pair that is missing
             else:
-                said = outcome["error"] or percent(outcome["score"])
+                said = outcome["error"] or percent(outcome[compared.spec.search.column("test")])
                 rows.append(compared.row(configuration, outcome, job.seconds))
                 compared.write(pd.DataFrame(rows, columns=columns))
                 job.checkpoint.unlink(missing_ok=True)
@@ -173,8 +175,7 @@ def _conclude(compared: Comparison, about: dict[str, Any] | None, console: Conso
     if found is None:
         say(console, "No verdict: no training of the winner has a result.")
         return 1
-    images = len(compared.data.held_out)
-    found = replace(found, images=images)
+    found = replace(found, images=len(compared.data.held_out))
     console.print()
     console.print(pairs_table(found.rows, compared.spec.search))
     asked = () if compared.sequential else compared.seeds
@@ -182,25 +183,28 @@ def _conclude(compared: Comparison, about: dict[str, Any] | None, console: Conso
     if idle and found.result is not None:
         after = " and those after the verdict" if found.result.is_clear and compared.sequential else ""
         say(console, f"Incomplete pairs{after} do not count: seed {', '.join(map(str, idle))}.")
-    sentence = confirmation_sentence(found)
-    say(console, f"\n{sentence}")
+    say(console, f"\n{confirmation_sentence(found)}")
     if found.result is None:
         return 1
     if about is not None:
-        summary = {
-            "sentence": sentence,
-            **asdict(found.result),
-            "objective": compared.spec.search.objective,
-            "winner_accuracy": float(found.pairs[WINNER].mean()),
-            "reference_accuracy": float(found.pairs[REFERENCE].mean()),
-            "winner_trial": compared.trial,
-            "winner": compared.winner.values,
-            "reference": compared.spec.values,
-            "seeds": [int(seed) for seed in found.pairs.index],
-            "seeds_not_counted": [int(seed) for seed in idle],
-            "test_images": images,
-            **compared.size,
-            **about,
-        }
+        summary = {**_summary(compared, found, found.result, idle), **about}
         write_whole(compared.run.confirm_json, as_json(summary) + "\n")
     return 0
+
+
+def _summary(compared: Comparison, found: Confirmation, result: PairedResult, idle: Sequence[int]) -> dict[str, Any]:
+    """What confirm.json says of a verdict."""
+    return {
+        "sentence": confirmation_sentence(found),
+        **asdict(result),
+        "objective": compared.spec.search.objective,
+        "winner_accuracy": float(found.pairs[WINNER].mean()),
+        "reference_accuracy": float(found.pairs[REFERENCE].mean()),
+        "winner_trial": compared.trial,
+        "winner": compared.winner.values,
+        "reference": compared.spec.values,
+        "seeds": [int(seed) for seed in found.pairs.index],
+        "seeds_not_counted": [int(seed) for seed in idle],
+        "test_images": found.images,
+        **compared.size,
+    }

@@ -56,13 +56,13 @@ class LivePage:
         recorded = self._recorded()
         if recorded <= self.shown:
             return _LOOK
-        self.shown, began = recorded, time.monotonic()
+        self.shown = recorded
         with suppress(Exception):
             from tune_resnet.results.page import write_report
 
             began = time.monotonic()
             write_report([self.run.path], reload_seconds=round(self.every))
-        self.every = max(EVERY, _LEAST_SHARE * (time.monotonic() - began))
+            self.every = max(EVERY, _LEAST_SHARE * (time.monotonic() - began))
         return self.every
 
     def _recorded(self) -> int:

@@ -1,4 +1,5 @@
-"""The command line of `python -m tune_resnet.search`, turned into a search. Light, so that --help is quick."""
+"""The command line of `python -m tune_resnet.search`, turned into a search, and what the other command lines share.
+Light, so that --help is quick."""
 
 from __future__ import annotations
 
@@ -15,7 +16,7 @@ from tune_resnet.commands.request import LOGGERS, found_run, own_spec_file
 from tune_resnet.commands.run import Search
 from tune_resnet.config.hyperparameters import ARGUMENT, HYPERPARAMETERS, argument_from_text, from_text
 from tune_resnet.config.sections import SECTIONS
-from tune_resnet.config.space import DEFAULT_SPACE, with_bounds
+from tune_resnet.config.space import DEFAULT_SPACE, Space, Value, with_bounds
 from tune_resnet.config.spec import SearchSpec
 from tune_resnet.config.toml import load_tables, spec_from_tables
 from tune_resnet.config.validation import Arguments, SpecError, nearest
@@ -56,7 +57,7 @@ def _domain(text: str) -> tuple[str, dict[str, Any]]:
     )
 
 
-def _argument(text: str) -> tuple[str, Any]:
+def _argument(text: str) -> tuple[str, Value]:
     """`hidden=128` as a name and its value."""
     name, equals, value = text.partition("=")
     if not (name and equals):
@@ -72,6 +73,23 @@ def _space(domains: list[tuple[str, dict[str, Any]]]) -> dict[str, dict[str, Any
             raise SpecError(f"--space names {name} twice")
         space[name] = table
     return space
+
+
+def positive(text: str) -> int:
+    """A whole number of at least 1."""
+    if re.fullmatch(r"[0-9]{1,18}", text) is None or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
+    return int(text)
+
+
+def run_parser(module: str, about: str, *, several: bool = False) -> argparse.ArgumentParser:
+    """The beginning of the command line of a module that takes a `run`, or `runs` where it takes several."""
+    parser = argparse.ArgumentParser(prog=f"python -m tune_resnet.{module}", description=about, allow_abbrev=False)
+    parser.add_argument(
+        "runs" if several else "run", nargs="+" if several else None, type=Path, metavar="RUN",
+        help="a run: its directory, its name in runs/, or latest",
+    )  # fmt: skip
+    return parser
 
 
 def _pairs(text: str) -> int:
@@ -98,7 +116,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add_what(group: Any) -> None:
+def _add_what(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--experiment", type=Path, metavar="FILE.toml", help="settings to start from")
     group.add_argument(
         "--space", type=_domain, nargs="+", action="extend", metavar="NAME=LOW:HIGH",
@@ -125,7 +143,7 @@ def _add_what(group: Any) -> None:
     group.add_argument("--runs-dir", type=Path, metavar="DIR", help=f"folder for run directories (default {RUNS})")
 
 
-def _add_setting(group: Any, section: str, item: Field[Any], kind: Any) -> None:
+def _add_setting(group: argparse._ArgumentGroup, section: str, item: Field[Any], kind: Any) -> None:
     """The flag of one setting of the spec."""
     about, flag = item.metadata["about"], item.metadata.get("flag", item.name).replace("_", "-")
     if kind == Arguments:
@@ -202,17 +220,19 @@ def _resolve(
     experiment: Path | None, settings: dict[str, Any], space: dict[str, dict[str, Any]], *, resumed: bool
 ) -> SearchSpec:
     """The file's tables with the flags' values laid over them; a message names the file where the file is wrong."""
-    tables = load_tables(experiment) if experiment else {}
+    tables: dict[str, Any] = {}
+    own: Space = DEFAULT_SPACE
     if experiment:
+        tables = load_tables(experiment)
         folder = {key: value for key, value in settings.items() if key == "data.data_dir"}
         try:
             spec = spec_from_tables(_laid_over(tables, folder))  # a folder spec may leave the folder to the flag
         except SpecError as error:
             raise SpecError(f"{experiment}: {error}") from None
         _check_factory(spec.model.factory, settings.get("model.factory"), experiment, resumed)
-    if experiment and settings.get("model.factory", spec.model.factory) != spec.model.factory:
-        tables = {**tables, "model": {}}  # the file's network is another
-    own = spec.space if experiment else DEFAULT_SPACE
+        if settings.get("model.factory", spec.model.factory) != spec.model.factory:
+            tables = {**tables, "model": {}}  # the file's network is another
+        own = spec.space
     if space:
         tables = {**tables, "space": with_bounds(own, space)}
     return spec_from_tables(_laid_over(tables, settings))

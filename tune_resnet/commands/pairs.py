@@ -78,9 +78,6 @@ class Comparison:
         return {
             **outcome,
             "configuration": configuration,
-            "test_accuracy": outcome["accuracy"],
-            self.spec.search.column("test"): outcome["score"],
-            "test_loss": outcome["loss"],
             "seconds": seconds,
             **self.size,
             "rule": SEQUENTIAL if self.sequential else "",
@@ -95,7 +92,8 @@ class Comparison:
 def compared_with_reference(
     frames: RunFrames, spec: SearchSpec, dataset: Dataset, count: int | None
 ) -> Comparison | None:
-    """None where no trial beats the reference."""
+    """What a confirmation of a run's winner compares, with `count` pairs or as many as it takes; None where no trial
+    beats the reference. ConfirmError where there is nothing to confirm, or it would be on other images."""
     if frames.kind != SEARCH:  # its spec has the trained configuration for reference
         raise ConfirmError(f"--confirm needs the winner of a search: {frames.name} is a single training")
     run = RunDirectory(frames.path)

@@ -142,7 +142,7 @@ def _with_arguments(message: str) -> str:
 
 
 def found_run(run: Path | str, runs_dir: Path) -> Path:
-    """As `directory.find_run`, but what it raises is a SpecError."""
+    """As `find.find_run`, but what it raises is a SpecError."""
     try:
         return find_run(run, runs_dir)
     except RecordError as error:

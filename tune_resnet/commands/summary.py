@@ -15,9 +15,8 @@ from tune_resnet.results.evaluation import predictions
 from tune_resnet.results.next_steps import next_steps
 from tune_resnet.results.sentences import run_sentences
 from tune_resnet.results.tables import print_evaluation, ranked_table
-from tune_resnet.runs.directory import FINAL, SEARCH, RunDirectory
+from tune_resnet.runs.directory import FINAL, RunDirectory
 from tune_resnet.runs.load import RunFrames, load_run
-from tune_resnet.runs.tables import ENDED
 
 _TOP = 10  # trials in the table
 
@@ -62,7 +61,7 @@ def conclude(
     if frames.kind == FINAL and (found := predictions(frames)) is not None:
         console.print()
         print_evaluation(console, found)
-    left = _left(frames)
+    left = frames.planned - frames.ended
     trained = budget is None or len(frames.epochs) > budget.epochs_before
     if budget and left:
         say(console, f"\n{budget.sentence(left, trained)}")
@@ -87,19 +86,9 @@ def say_next(run: RunDirectory, console: Console) -> None:
     say(console, "\n" + "\n".join(commands), whole=True)
 
 
-def _left(frames: RunFrames) -> int:
-    """Trials that are planned and have not ended."""
-    return _planned(frames) - int(frames.trials["state"].isin(ENDED).sum())
-
-
-def _planned(frames: RunFrames) -> int:
-    """Trials."""
-    return frames.spec.search.num_samples if frames.kind == SEARCH else 1
-
-
 def _next_commands(run: RunDirectory, frames: RunFrames) -> list[str]:
     """What can be done next, and has not been done yet, each with its command."""
     commands = [f"look closer {to_run('analysis', run.shown_path)}"]
-    if _left(frames):
+    if frames.ended < frames.planned:
         commands.append(f"go on       {run.resume_command(frames.spec.model)}")
     return [*commands, *(f"{what:<12}{command}" for what, command in next_steps(frames).items())]

@@ -25,9 +25,10 @@ HYPERPARAMETERS = (
     "model.width",
     "data.flip",
 )
-_KINDS = {
-    **get_type_hints(TrainSpec),
-    **{f"{kind.section}.{name}": hint for kind in (DataSpec, ModelSpec) for name, hint in get_type_hints(kind).items()},
+_SETTINGS = {  # type and limits of each setting of a training, by its name as a hyperparameter
+    f"{kind.section}.{item.name}".removeprefix("train."): (hints[item.name], item.metadata)
+    for kind, hints in ((kind, get_type_hints(kind)) for kind in (TrainSpec, DataSpec, ModelSpec))
+    for item in fields(kind)
 }
 
 
@@ -52,8 +53,8 @@ class Configuration:
         """The type of a hyperparameter's values: bool, int, float or str. That of an argument is its reference's."""
         if name.startswith(ARGUMENT):
             return type(self.value(name))
-        kinds = get_args(_KINDS[name]) or (_KINDS[name],)
-        return cast(type, next(kind for kind in kinds if kind is not type(None)))
+        hint, _ = _SETTINGS[name]
+        return cast(type, next(kind for kind in get_args(hint) or (hint,) if kind is not type(None)))
 
     def configured(self, values: Mapping[str, Any]) -> Self:
         """The same with these values of settings, named as hyperparameters are. SpecError where one is not possible."""
@@ -68,9 +69,7 @@ class Configuration:
 
 def limits_of(name: str) -> Mapping[str, Any]:
     """The limits of a hyperparameter, see `setting`; none are known of an argument of one's own network."""
-    section, _, own = name.rpartition(".")
-    kind = {"": TrainSpec, "data": DataSpec, "model": ModelSpec}.get(section)
-    return next((item.metadata for item in fields(kind) if item.name == own), {}) if kind else {}
+    return _SETTINGS[name][1] if name in _SETTINGS else {}
 
 
 def checked_domain(name: str, space: Space, reference: Configuration) -> Domain | Choices:

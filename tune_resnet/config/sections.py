@@ -176,7 +176,7 @@ class BudgetSpec(Section):
 
     @property
     def of_what(self) -> str:
-        """Of what the points of a difference are, likewise."""
+        """What follows the word points, ` of macro F1` say; empty likewise."""
         return self.named and f" of{self.named}"
 
 

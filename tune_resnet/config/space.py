@@ -1,4 +1,4 @@
-"""What a search varies: each hyperparameter's interval, and the unit cube that they span."""
+"""What a search varies: each hyperparameter's interval, or the values to choose from."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Domain(Section):
                 f"space step must divide the way from low to high, got {step} for [{self.low}, {self.high}]"
             )
 
-    def holds(self, value: Any) -> bool:
+    def holds(self, value: object) -> bool:
         """Whether a value is one of the domain's."""
         if not isinstance(value, int | float) or not self.low <= value <= self.high:
             return False
@@ -55,7 +55,7 @@ class Domain(Section):
 
     @property
     def ends(self) -> tuple[Value, ...]:
-        """What must be possible for all of it to be."""
+        """Low and high: where the setting can have both, it can have all between."""
         return self.low, self.high
 
     def __str__(self) -> str:
@@ -121,13 +121,13 @@ class Choices:
     def __repr__(self) -> str:
         return differences(self)
 
-    def holds(self, value: Any) -> bool:
+    def holds(self, value: object) -> bool:
         """Whether a value is one of the domain's."""
         return value in self.choices
 
     @property
     def ends(self) -> tuple[Value, ...]:
-        """What must be possible for all of it to be."""
+        """All of them: the setting must be able to have each."""
         return self.choices
 
     def __str__(self) -> str:
@@ -154,7 +154,7 @@ DEFAULT_SPACE = {
 _KEPT = ("log", "step", "prior", "when")  # of a domain that is given other bounds
 
 
-def with_bounds(space: Mapping[str, Domain | Choices], bounds: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+def with_bounds(space: Space, bounds: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     """The tables of a space with other bounds or choices; each scale and condition stays as it is."""
     tables = {name: domain.to_table() for name, domain in space.items()}
     for name, table in bounds.items():
@@ -164,7 +164,7 @@ def with_bounds(space: Mapping[str, Domain | Choices], bounds: Mapping[str, Mapp
     return tables
 
 
-def check_grown(before: Mapping[str, Domain | Choices], space: Mapping[str, Domain | Choices]) -> None:
+def check_grown(before: Space, space: Space) -> None:
     """SpecError where a run's space no longer holds all that its trials were drawn from."""
     for name, domain in before.items():
         if name not in space or not space[name].contains(domain) or space[name].when != domain.when:
@@ -183,7 +183,7 @@ POINTS_TO_EVALUATE: tuple[Point, ...] = (
 )
 
 
-def domain_from_table(table: Any) -> Domain | Choices:
+def domain_from_table(table: object) -> Domain | Choices:
     """The domain in its table. SpecError where it is wrong."""
     if not isinstance(table, Mapping):
         raise SpecError(f"it needs a table with low and high, or choices, got {shown(table)}")

@@ -35,7 +35,7 @@ def spec_from_tables(tables: Mapping[str, Any]) -> SearchSpec:
     return SearchSpec(**parts)
 
 
-def _space(table: Any) -> Space:
+def _space(table: object) -> Space:
     """The domains in a `[space]` table; SpecError where one of them is wrong."""
     if not isinstance(table, Mapping):
         raise SpecError(f"space must be a table, got {shown(table)}")
@@ -48,7 +48,7 @@ def _space(table: Any) -> Space:
     return space
 
 
-def _points(points: Any) -> tuple[Point, ...]:
+def _points(points: object) -> tuple[Point, ...]:
     """The configurations in `points_to_evaluate`; SpecError where it is not a list of tables."""
     if not isinstance(points, list) or not all(isinstance(point, Mapping) for point in points):
         raise SpecError(f"points_to_evaluate must be a list of tables, got {shown(points)}")
@@ -65,7 +65,7 @@ def _flat(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return found
 
 
-def _refuse_misplaced(section: str, table: Any) -> None:
+def _refuse_misplaced(section: str, table: object) -> None:
     """SpecError where a section's table holds a setting of another section."""
     for name in table if isinstance(table, Mapping) else ():
         if name not in get_type_hints(SECTIONS[section]) and (home := _at_home(name)):

@@ -39,7 +39,7 @@ def nearest(name: str, known: Iterable[str], cutoff: float = 0.5) -> str:
     return f" (did you mean {close[0]!r}?)" if close else ""
 
 
-def shown(value: Any) -> str:
+def shown(value: object) -> str:
     """A value as a message shows it, short whatever its size or depth."""
     if isinstance(value, Mapping):
         return "a table"
@@ -82,7 +82,7 @@ def coerced(name: str, value: Any, kind: Any) -> Any:
 _KIND_NAMES = {float: "a number", int: "a whole number", str: "a string", bool: "true or false"}
 
 
-def _arguments(name: str, table: Any) -> Arguments:
+def _arguments(name: str, table: object) -> Arguments:
     if not isinstance(table, Mapping):
         raise SpecError(f"{name} must be a table, got {shown(table)}")
     for key, value in table.items():
@@ -141,7 +141,7 @@ class Section:
         return differences(self)
 
     @classmethod
-    def from_table(cls, table: Any) -> Self:
+    def from_table(cls, table: object) -> Self:
         """A section from its TOML table; unknown keys are errors."""
         if not isinstance(table, Mapping):
             raise SpecError(f"{cls.section} must be a table, got {shown(table)}")

@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from tune_resnet._files import remove_abandoned
 from tune_resnet._text import counted
 from tune_resnet.data.types import DataError, Images, MappedImages
 
@@ -112,7 +113,7 @@ def room_for(folder: Path, count: int, size: int) -> Iterator[Decoded]:
     scratch = None
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        _remove_left(folder)
+        remove_abandoned(folder, _MAPPED, IMAGES)
         scratch = Path(tempfile.mkdtemp(prefix=_MAPPED, dir=folder))
         images = np.lib.format.open_memmap(scratch / IMAGES, "w+", np.uint8, (count, 3, size, size))
         with (scratch / IMAGES).open("rb+") as file:
@@ -126,14 +127,6 @@ def room_for(folder: Path, count: int, size: int) -> Iterator[Decoded]:
     finally:
         if scratch is not None:
             shutil.rmtree(scratch, ignore_errors=True)
-
-
-def _remove_left(folder: Path) -> None:
-    """Removes what killed processes left: whoever fills a file holds a lock on it."""
-    for left in folder.glob(f"{_MAPPED}*"):
-        with suppress(OSError), (left / IMAGES).open("rb+") as file:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            shutil.rmtree(left, ignore_errors=True)
 
 
 def write_cache(entry: Path, decoded: Decoded, about: dict[str, Any]) -> None:

@@ -6,7 +6,7 @@ from importlib.metadata import distribution
 
 import numpy as np
 
-from tune_resnet.data.split import apportion, draw
+from tune_resnet.data.split import stratified
 from tune_resnet.data.types import SIZE, Dataset, ImageSet, content_fingerprint, shapes_line
 
 DIGITS_TEST_FRACTION = 0.2
@@ -23,9 +23,7 @@ def load_digits(size: int = SIZE) -> Dataset:
     large = [np.asarray(Image.fromarray(image).resize((size, size), Image.Resampling.BILINEAR)) for image in grey]
     images = np.repeat(np.stack(large)[:, np.newaxis], 3, axis=1)
     everything = ImageSet(images, table[:, -1].astype(np.int64))
-    counts = np.bincount(everything.labels)
-    take = apportion(counts, round(DIGITS_TEST_FRACTION * len(images)), low=np.ones_like(counts), high=counts - 1)
-    held_out = draw(everything.labels, take, np.random.default_rng(0))
+    held_out = stratified(everything.labels, round(DIGITS_TEST_FRACTION * len(images)), seed=0, left=1)
     classes = tuple(str(digit) for digit in range(10))
     train, test = everything.subset(~held_out), everything.subset(held_out)
     shapes = shapes_line(np.full((len(images), 2), grey.shape[-1]), size)

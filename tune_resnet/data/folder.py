@@ -27,7 +27,7 @@ from tune_resnet.data.cache import Decoded, read_partial, read_whole, room_for, 
 from tune_resnet.data.image_file import ImageError, read_image_and_shape
 from tune_resnet.data.image_list import read_list
 from tune_resnet.data.image_tree import ImageFile, Tree, scan
-from tune_resnet.data.split import apportion, draw
+from tune_resnet.data.split import stratified
 from tune_resnet.data.types import (
     SIZE,
     DataError,
@@ -104,8 +104,7 @@ def _with_test_set(dataset: Dataset, seed: int) -> Dataset:
         if count < 3:
             raise DataError(f"class {name!r} needs at least 3 images, to train, validate and test, has {count}")
     total = max(round(TEST_FRACTION * len(dataset.train)), len(counts))
-    take = apportion(counts, total, low=np.ones_like(counts), high=counts - 2)
-    held_out = draw(dataset.train.labels, take, np.random.default_rng([seed, TEST_STREAM]))
+    held_out = stratified(dataset.train.labels, total, [seed, TEST_STREAM], left=2)
     return replace(
         dataset,
         train=dataset.train.subset(~held_out),

@@ -25,11 +25,9 @@ def search_split(dataset: Dataset, spec: DataSpec) -> Split:
     if dataset.val is not None:
         own = "; the validation set is the folder's own"
         return _make_split(train, dataset.val, dataset, own + _test_note(dataset))
-    counts = np.bincount(train.labels, minlength=len(dataset.classes))
-    wanted = round(spec.validation_fraction * len(train))
-    total = min(max(wanted, len(counts)), len(train) - len(counts))
-    take = apportion(counts, total, low=np.ones_like(counts), high=counts - 1)
-    held_out = draw(train.labels, take, np.random.default_rng([spec.split_seed, VALIDATION_STREAM]))
+    wanted, classes = round(spec.validation_fraction * len(train)), len(dataset.classes)
+    total = min(max(wanted, classes), len(train) - classes)
+    held_out = stratified(train.labels, total, [spec.split_seed, VALIDATION_STREAM], left=1)
     return _make_split(train.subset(~held_out), train.subset(held_out), dataset, _test_note(dataset))
 
 
@@ -105,8 +103,15 @@ def _limited_train(dataset: Dataset, spec: DataSpec) -> ImageSet:
     if limit < least * len(counts):
         wanted = f"at least {counted(least, 'image')} of each"
         raise DataError(f"limit_train = {limit:,} is too few for {len(counts):,} classes: {wanted}")
-    take = apportion(counts, limit, low=np.full_like(counts, least), high=counts)
-    return train.subset(draw(train.labels, take, np.random.default_rng([spec.split_seed, SUBSET_STREAM])))
+    return train.subset(stratified(train.labels, limit, [spec.split_seed, SUBSET_STREAM], least=least))
+
+
+def stratified(labels: np.ndarray, total: int, seed: int | list[int], *, least: int = 1, left: int = 0) -> np.ndarray:
+    """A mask (N,) of `total` random images, the same share of each class; `least` of each at least, and all but `left`
+    at most. No class is empty."""
+    counts = np.bincount(labels)
+    take = apportion(counts, total, low=np.full_like(counts, least), high=counts - left)
+    return draw(labels, take, np.random.default_rng(seed))
 
 
 def apportion(counts: np.ndarray, total: int, low: np.ndarray, high: np.ndarray) -> np.ndarray:

@@ -17,7 +17,7 @@ from tune_resnet.errors import RecordError
 from tune_resnet.execution.progress import Progress
 from tune_resnet.hpo.models import drop_outrun_models
 from tune_resnet.runs.recorder import Recorder
-from tune_resnet.runs.tables import FAILED, FINISHED, ending, epoch_dtypes
+from tune_resnet.runs.tables import FAILED, FINISHED, ending
 
 
 class StopRequest(tune.Stopper):  # type: ignore[misc]
@@ -63,8 +63,7 @@ class RecordEvents(tune.Callback):  # type: ignore[misc]
         epoch_timeout: float,
     ) -> None:
         self.recorder, self.progress, self.end, self.learn = recorder, progress, end, learn
-        self.epochs, self.columns = recorder.spec.train.epochs, epoch_dtypes(recorder.spec.search.objective)
-        self.epoch_timeout = epoch_timeout
+        self.epochs, self.epoch_timeout = recorder.spec.train.epochs, epoch_timeout
         self.heard: dict[Any, float] = {}  # running trials: when they were heard of last
         self.hung: set[Any] = set()
         self.going_on: set[int] = set()  # trials with epochs on record, whose process has begun them again
@@ -83,11 +82,10 @@ class RecordEvents(tune.Callback):  # type: ignore[misc]
             self.going_on.remove(number)
             self.progress.trial_goes_on(number, result["continued"])
         if "failure" not in result and self.recorder.is_new(number, result["epoch"]):
-            row = {column: result[column] for column in self.columns if column in result}
             with self._storage():
-                self.recorder.epoch(number, row, result["worker"])
+                self.recorder.epoch(number, result, result["worker"])
                 self.recorder.steps(number, result.get("steps", ""))
-                self.learn(trial.trial_id, row)
+                self.learn(trial.trial_id, result)
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         result = trial.last_result

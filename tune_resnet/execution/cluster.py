@@ -8,9 +8,10 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
+from tune_resnet._files import remove_abandoned
 from tune_resnet._text import one_line
 from tune_resnet.errors import UserError
 from tune_resnet.execution.interrupts import restored_handlers, sighup_kept_from_children
@@ -43,7 +44,7 @@ def ray_cluster(address: str | None) -> Iterator[None]:
     import ray
 
     logging.getLogger("ray").setLevel(logging.CRITICAL)  # what fails is said by our own lines
-    with nullcontext() if address else _session_folder() as folder:
+    with nullcontext() if address else session_folder() as folder:
         local = {} if address else {"include_dashboard": False, "_temp_dir": str(folder)}
         try:
             with restored_handlers(), sighup_kept_from_children():  # Ray answers SIGTERM itself, its processes none
@@ -58,16 +59,10 @@ def ray_cluster(address: str | None) -> Iterator[None]:
 
 
 @contextmanager
-def _session_folder() -> Iterator[Path]:
-    """A folder for Ray's sockets and logs. It is deleted at the end; those that killed processes left, at once.
-
-    Whoever uses one holds a lock on a file in it, which the system frees with the process.
-    """
+def session_folder() -> Iterator[Path]:
+    """A folder for Ray's sockets and logs. It is deleted at the end; those that killed processes left, at once."""
     root = Path(os.environ.get("RAY_TMPDIR") or "/tmp")  # as Ray itself; TMPDIR may be too long for a socket's path
-    for left in root.glob(f"{_FOLDER}*"):
-        with suppress(OSError), (left / _LOCK).open("a") as file:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            shutil.rmtree(left, ignore_errors=True)
+    remove_abandoned(root, _FOLDER, _LOCK)
     folder = Path(tempfile.mkdtemp(prefix=f".{_FOLDER}", dir=root))
     try:
         with (folder / _LOCK).open("w") as file:

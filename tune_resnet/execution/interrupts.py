@@ -7,6 +7,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
+from types import FrameType
 from typing import TYPE_CHECKING, Any, NoReturn, TextIO, cast
 
 if TYPE_CHECKING:
@@ -73,7 +74,7 @@ class _Handler:
         self.act, self.once, self.called = act, once, False
         self.before: dict[int, Any] = {}
 
-    def __call__(self, number: int, frame: Any) -> None:
+    def __call__(self, number: int, frame: FrameType | None) -> None:
         if number == signal.SIGHUP and self.called:
             return
         self.note()
@@ -82,7 +83,7 @@ class _Handler:
         self.act(number)
 
     def note(self) -> None:
-        """That there has been a signal is known outside of the block, too."""
+        """Notes, here and in the blocks around this one, that there has been a signal."""
         self.called = True
         for outer in self.before.values():
             if isinstance(outer, _Handler):
@@ -98,12 +99,8 @@ def _set(handlers: dict[int, Any]) -> None:
 def lasting_output() -> Iterator[None]:
     """In the block, what nobody can read any more (the terminal is closed, the pipe's reader has gone) is dropped: it
     must not keep a command from its work."""
-    with redirect_stdout(_lasting(sys.stdout)), redirect_stderr(_lasting(sys.stderr)):
+    with redirect_stdout(cast(TextIO, _Lasting(sys.stdout))), redirect_stderr(cast(TextIO, _Lasting(sys.stderr))):
         yield
-
-
-def _lasting(stream: TextIO) -> TextIO:
-    return cast("TextIO", _Lasting(stream))
 
 
 class _Lasting:

@@ -19,24 +19,23 @@ PROJECT = "tune_resnet"
 
 
 def logger_callbacks(names: Sequence[str], run: RunDirectory) -> list[tune.Callback]:
-    """The callbacks of the loggers with these names, `options.LOGGERS`, each once. The run's name groups its trials.
+    """The callbacks of the loggers with these names, `request.LOGGERS`, each once. The run's name groups its trials.
 
     MLflow without an address writes to `mlflow.db` in the run directory.
 
     Raises:
         UserError: a logger's package cannot be imported as it is installed.
     """
-    return [_logger(name, run) for name in dict.fromkeys(names)]
+    found = []
+    for name in dict.fromkeys(names):
+        try:
+            found.append(_logger(name, run))
+        except ImportError as error:
+            raise UserError(f"--log {name}: its package does not work: {one_line(error)}") from error
+    return found
 
 
 def _logger(name: str, run: RunDirectory) -> tune.Callback:
-    try:
-        return _made(name, run)
-    except ImportError as error:
-        raise UserError(f"--log {name}: its package does not work: {one_line(error)}") from error
-
-
-def _made(name: str, run: RunDirectory) -> tune.Callback:
     if name == "mlflow":
         from ray.air.integrations.mlflow import MLflowLoggerCallback
 

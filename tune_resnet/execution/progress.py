@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Sequence
 from typing import Self
@@ -28,18 +29,17 @@ _BEST_ROWS, _RUNNING_ROWS = 5, 12  # so that the table fits a small terminal
 _PLANNED_TRIALS = 4  # the plan counts as much as so many trials, so that the first to end do not swing the estimate
 
 
-class Progress:
-    """Shows a recorder's trials while a search runs; a context manager.
+class _Display(ABC):
+    """What redraws itself twice a second in the time of a block, where output is a terminal. Rich draws it once when it
+    is made, so that what it shows has to be there before."""
 
-    Call `trial_ended` after each trial. On a terminal the table redraws itself twice a second.
-    """
+    def __init__(self, plan: Plan, console: Console) -> None:
+        self.plan, self.console, self.started = plan, console, time.monotonic()
+        self.live = Live(get_renderable=self._drawn, console=console, refresh_per_second=2, transient=True)
 
-    def __init__(self, recorder: Recorder, plan: Plan, console: Console) -> None:
-        self.recorder, self.plan, self.console = recorder, plan, console
-        self.started, self.column = time.monotonic(), plan.spec.search.column("val")
-        self.epochs_before = sum(row.epochs for row in self._rows())  # on record
-        self._ranked, self._leader = pd.DataFrame(), ""  # of the finished trials, made anew when there is one more
-        self.live = Live(get_renderable=self._table, console=console, refresh_per_second=2, transient=True)
+    @abstractmethod
+    def _drawn(self) -> RenderableType:
+        """How it looks now."""
 
     def __enter__(self) -> Self:
         if self.console.is_terminal:
@@ -49,10 +49,23 @@ class Progress:
     def __exit__(self, *error: object) -> None:
         self.live.stop()  # whether it was begun or not: a terminal that is closed meanwhile is none any more
 
+
+class Progress(_Display):
+    """Shows a recorder's trials while a search runs. Call `trial_ended` after each trial."""
+
+    def __init__(self, recorder: Recorder, plan: Plan, console: Console) -> None:
+        self.recorder, self.column = recorder, plan.spec.search.column("val")
+        self.epochs_before = sum(row.epochs for row in self._rows())  # on record
+        self._ranked = 0  # finished trials, of which the next two tell, see `_rank`
+        self._standing = "none finished yet"  # who would win if this were the end, beside the reference
+        self._leading: list[tuple[int, float]] = []  # the best and the reference, with estimates
+        super().__init__(plan, console)
+
     def trial_ended(self, trial: int) -> None:
         """Where output is not a terminal, a line about one trial and the state of the search."""
         if self.console.is_terminal:
             return
+        self._rank()
         row = self.recorder.trials[trial]
         ended = sum(other.state != RUNNING for other in self._rows())
         trained = f"{row.epochs} of {counted(self.plan.epochs, 'epoch')}"
@@ -60,7 +73,7 @@ class Progress:
         say(
             self.console,
             f"[{ended}/{self.plan.trials}] {_name(trial)} {row.state} after {trained}, "
-            f"{percent(row.cells()[self.column])}{reason}; {self._standing()}; {self._clock()}",
+            f"{percent(row.cells()[self.column])}{reason}; {self._standing}; {self._clock()}",
         )
 
     def trial_goes_on(self, trial: int, epoch: int) -> None:
@@ -123,35 +136,31 @@ class Progress:
     def _rows(self) -> list[TrialRow]:
         return list(self.recorder.trials.values())
 
-    def _finished(self) -> pd.DataFrame:
-        """The finished trials as `ranked_trials` has them: the first would be the winner if this were the end."""
+    def _rank(self) -> None:
+        """Ranks the finished trials, as `ranked_trials` does, when there is one more."""
         rows = [row for row in self._rows() if row.state == FINISHED]
-        if rows and len(rows) != len(self._ranked):
+        if len(rows) != self._ranked:
             trials = pd.DataFrame([row.cells() for row in sorted(rows, key=lambda row: row.trial)])
             final, losses = trials.set_index("trial")[self.column], pd.Series(self.recorder.last_loss)
-            self._ranked = in_order(trials, estimated(final, losses, self.column), self.column)
-            self._leader = _leader(self._ranked)
-        return self._ranked
-
-    def _standing(self) -> str:
-        """Who would win by now, beside the reference."""
-        self._finished()
-        return self._leader or "none finished yet"
+            ranked = in_order(trials, estimated(final, losses, self.column), self.column)
+            first = ranked[(ranked.index < _BEST_ROWS) | ranked["reference"]]
+            self._ranked, self._standing = len(rows), _leader(ranked) or self._standing
+            self._leading = list(zip(first["trial"], first["estimate"], strict=True))
 
     def _clock(self) -> str:
         return f"{duration(time.monotonic() - self.started)} elapsed, about {duration(self.seconds_left())} left"
 
-    def _table(self) -> RenderableType:
-        rows, ranked = self._rows(), self._finished()
+    def _drawn(self) -> RenderableType:
+        self._rank()
+        rows = self._rows()
         ended = sum(row.state != RUNNING for row in rows)
-        head = Text(f"{ended} of {counted(self.plan.trials, 'trial')} ended; {self._standing()}; {self._clock()}")
+        head = Text(f"{ended} of {counted(self.plan.trials, 'trial')} ended; {self._standing}; {self._clock()}")
         done, _, left = self._epochs(rows)
         names = self.plan.spec.hyperparameters
         score = self.column.replace("accuracy", "acc")
         columns = ("trial", "state", "epochs", score, "estimate", "lr now")
         table = FittingTable(*columns, *names, least=("lr now", "epochs", "state", score))
-        leading = ranked[(ranked.index < _BEST_ROWS) | ranked["reference"]] if len(ranked) else ranked
-        shown = [(self.recorder.trials[trial], estimate) for trial, estimate in _pairs(leading)]
+        shown = [(self.recorder.trials[trial], estimate) for trial, estimate in self._leading]
         shown += [(row, math.nan) for row in rows if row.state == RUNNING][:_RUNNING_ROWS]
         for place, (row, estimate) in enumerate(shown):
             is_reference = row.trial == REFERENCE_TRIAL
@@ -168,23 +177,14 @@ class Progress:
         return Group(head, _bar_of_epochs(done, left), table)
 
 
-class TrainingsProgress:
-    """Shows how far trainings without a search are, on a terminal; a context manager."""
+class TrainingsProgress(_Display):
+    """Shows how far trainings without a search are."""
 
     def __init__(self, jobs: Sequence[Job], plan: Plan, console: Console, most: str) -> None:
         """`most`: "about " or "at most ", where fewer may do."""
-        self.jobs, self.plan, self.console, self.most = jobs, plan, console, most
+        self.jobs, self.most = jobs, most
         self.ended: set[int] = set()  # positions of jobs
-        self.started = time.monotonic()
-        self.live = Live(get_renderable=self._bar, console=console, refresh_per_second=2, transient=True)
-
-    def __enter__(self) -> Self:
-        if self.console.is_terminal:
-            self.live.start()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.live.stop()
+        super().__init__(plan, console)
 
     def words_left(self) -> str:
         """The time left, from the pace of the epochs trained here; until the first comes, with the start of the
@@ -196,7 +196,7 @@ class TrainingsProgress:
         start = 0.0 if trained or not running else self.plan.start_seconds
         return f"{self.most}{duration(start + longest * pace)} left"
 
-    def _bar(self) -> RenderableType:
+    def _drawn(self) -> RenderableType:
         done, total = sum(job.epochs for job in self.jobs), self.plan.epochs * len(self.jobs)
         trainings = counted(len(self.jobs), "training")
         elapsed = duration(time.monotonic() - self.started)
@@ -228,8 +228,3 @@ def _leader(ranked: pd.DataFrame) -> str:
 
 def _name(trial: int) -> str:
     return "reference" if trial == REFERENCE_TRIAL else f"trial {trial}"
-
-
-def _pairs(ranked: pd.DataFrame) -> list[tuple[int, float]]:
-    """Trials and their estimates."""
-    return list(zip(ranked["trial"], ranked["estimate"], strict=True)) if len(ranked) else []

@@ -11,7 +11,7 @@ from ray.exceptions import LocalRayletDiedError, NodeDiedError, OutOfMemoryError
 from tune_resnet.config.spec import SearchSpec
 from tune_resnet.data.types import Split
 from tune_resnet.errors import UserError
-from tune_resnet.hpo.plan import Plan, data_lines, shares, trials_per_gpu
+from tune_resnet.hpo.plan import Plan, image_lines, shares, trials_per_gpu
 from tune_resnet.training.device import DeviceError, gpus_per_trial, resolved
 from tune_resnet.training.speed import Speed, TimingError, measure_here
 
@@ -48,7 +48,7 @@ def make_plan(
         held_out_images=len(data.held_out),
         held_out="validation",
         note=data.note,
-        data_lines=data_lines(data, spec.search),
+        image_lines=image_lines(data, spec.search),
     )
 
 

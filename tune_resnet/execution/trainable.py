@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
-import platform
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +11,9 @@ from ray import tune
 
 from tune_resnet.data.types import Split
 from tune_resnet.runs.directory import RunDirectory
+from tune_resnet.runs.environment import this_process
 from tune_resnet.training.checkpoint import ResumableRun
-from tune_resnet.training.device import OUT_OF_MEMORY, ResolvedSpec, limit_gpu_memory
-from tune_resnet.training.loop import TrainingRun
+from tune_resnet.training.device import OUT_OF_MEMORY, ResolvedSpec, limit_to_share
 from tune_resnet.training.metrics import EpochMetrics, NonFiniteLoss
 from tune_resnet.training.saved_model import Outcome, save_model
 
@@ -35,11 +33,10 @@ class TrialTrainable(tune.Trainable):  # type: ignore[misc]
 
     def setup(self, config: dict[str, Any], spec: ResolvedSpec, data: Split, run_path: Path) -> None:
         """`data` comes out of Ray's object store, one copy per node."""
-        torch.set_num_threads(max(1, int(spec.resources.cpus_per_trial)))
-        limit_gpu_memory(spec.resources)
+        limit_to_share(spec.resources)
         self.spec, self.data = spec, data
         self.directory = RunDirectory(run_path)
-        self.worker = f"{platform.node()}:{os.getpid()}"
+        self.worker = this_process()
         self.resumable = None
         self.reset_config(config)
 
@@ -68,9 +65,7 @@ class TrialTrainable(tune.Trainable):  # type: ignore[misc]
         path = self.directory.checkpoint_of(new_config["trial"])
         try:
             if self.resumable is None:
-                train, device = configured.train, self.spec.resources.device
-                training = TrainingRun(train, self.data, device, configured.model, flip=configured.data.flip)
-                self.resumable = ResumableRun(training, path)
+                self.resumable = ResumableRun(configured, self.data, self.spec.resources.device, path)
             else:
                 self.resumable.restart(configured, path)
             self.to_repeat = self.resumable.saved

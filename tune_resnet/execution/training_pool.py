@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
-import platform
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +15,9 @@ from ray.exceptions import RayActorError, RayError, RayTaskError
 from tune_resnet._text import duration, one_line
 from tune_resnet.config.spec import SearchSpec
 from tune_resnet.data.types import Split
+from tune_resnet.runs.environment import this_process
 from tune_resnet.training.checkpoint import ResumableRun
-from tune_resnet.training.device import OUT_OF_MEMORY, ResolvedSpec, limit_gpu_memory
-from tune_resnet.training.loop import TrainingRun
+from tune_resnet.training.device import OUT_OF_MEMORY, ResolvedSpec, limit_to_share
 from tune_resnet.training.metrics import NonFiniteLoss
 
 _POLL_SECONDS = 0.5  # between two looks at `stop` and at what hangs
@@ -130,16 +128,14 @@ class Trainer:
     """Trains one configuration after another on the same images, an epoch a call."""
 
     def __init__(self, spec: ResolvedSpec, data: Split) -> None:
-        torch.set_num_threads(max(1, int(spec.resources.cpus_per_trial)))
-        limit_gpu_memory(spec.resources)
+        limit_to_share(spec.resources)
         self.spec, self.data = spec, data
         self.resumable: ResumableRun | None = None
         self.path: Path | None = None  # of the configuration's checkpoint
 
     def epoch(self, spec: SearchSpec, path: Path) -> dict[str, Any]:
-        """The next epoch of a configuration: seed, hyperparameters, epochs done, whether all are (`done`), accuracy,
-        score (by the objective) and loss after the last one (None after an error, NaN before), and the seconds of this
-        epoch."""
+        """The next epoch of a configuration: what a row of confirm.csv has of it, this epoch's seconds, and whether all
+        are `done`. Loss and scores are NaN before the last epoch, and missing after an error."""
         started = time.perf_counter()
         resumable = self._attached(spec, path)
         error = ""
@@ -151,25 +147,22 @@ class Trainer:
             error, self.resumable = OUT_OF_MEMORY, None
         last = None if error else resumable.training.last
         return {
+            **(last.columns("test", self.spec.search.objective) if last else {}),
             "seed": spec.train.seed,
             **spec.values,
             "epochs": resumable.training.epochs_done,
             "done": resumable.is_done or bool(error),
-            "accuracy": last.accuracy if last else None,
-            "score": getattr(last, self.spec.search.objective) if last else None,
-            "loss": last.loss if last else None,
             "seconds": time.perf_counter() - started,
-            "worker": f"{platform.node()}:{os.getpid()}",
+            "worker": this_process(),
             "error": error,
         }
 
     def _attached(self, spec: SearchSpec, path: Path) -> ResumableRun:
         """The run of this configuration: the one that is under way, or begun from its checkpoint."""
-        train, device = replace(spec.train, precision=self.spec.train.precision), self.spec.resources.device
+        spec = spec.configured({"precision": self.spec.train.precision})
         if self.resumable is None:
-            training = TrainingRun(train, self.data, device, spec.model, flip=spec.data.flip, judge_each=False)
-            self.resumable = ResumableRun(training, path)
+            self.resumable = ResumableRun(spec, self.data, self.spec.resources.device, path, judge_each=False)
         elif path != self.path:
-            self.resumable.restart(replace(spec, train=train), path)
+            self.resumable.restart(spec, path)
         self.path = path
         return self.resumable

@@ -19,9 +19,10 @@ from tune_resnet.config.spec import SearchSpec
 from tune_resnet.config.toml import load_spec
 from tune_resnet.config.validation import SpecError
 from tune_resnet.errors import UserError
-from tune_resnet.hpo.ranking import best_trials, trial_of, winner
+from tune_resnet.hpo.ranking import finished_trials, trial_of, winner
 from tune_resnet.runs.directory import BASELINE, FINAL, SEARCH, RunDirectory
 from tune_resnet.runs.load import RunFrames, load_run
+from tune_resnet.runs.reading import records
 from tune_resnet.runs.tables import TrialRow, epoch_dtypes, spec_of
 from tune_resnet.training.saved_model import ModelFileError, read_outcome
 
@@ -74,7 +75,7 @@ def chosen_model(path: Path) -> ChosenModel:
     )
 
 
-def trial_to_finalize(frames: RunFrames, number: int | None) -> dict[Any, Any]:
+def trial_to_finalize(frames: RunFrames, number: int | None) -> dict[str, Any]:
     """The row of the trial with that number, or of the winner, for a final training; UserError where there is none."""
     if frames.kind != SEARCH:
         raise UserError(f"--finalize needs a search: {frames.name} was trained on all training images already")
@@ -83,7 +84,7 @@ def trial_to_finalize(frames: RunFrames, number: int | None) -> dict[Any, Any]:
         if best is None:
             raise UserError(f"{frames.name} has no winner to finalize: no trial has finished (--trial N names one)")
         return best
-    rows = frames.trials[frames.trials["trial"] == number].to_dict("records")
+    rows = records(frames.trials[frames.trials["trial"] == number])
     if not rows:
         raise UserError(f"{frames.name} has no trial {number}: they are 0 to {len(frames.trials) - 1}")
     return rows[0]
@@ -112,7 +113,7 @@ def drop_outrun_models(run: RunDirectory) -> None:
     if len(list(run.checkpoints.glob("trial-*.safetensors"))) <= 2 * KEPT:
         return
     frames = load_run(run.path)
-    ranked = best_trials(frames, len(frames.trials))["trial"]
+    ranked = finished_trials(frames)["trial"]
     for trial in ranked[KEPT:]:
         run.model_of(trial).unlink(missing_ok=True)
 

@@ -43,7 +43,7 @@ class Plan:
     held_out_images: int
     held_out: str  # "validation" or "test"
     note: str = ""  # of the split
-    data_lines: tuple[str, ...] = ()  # see `data_lines`
+    image_lines: tuple[str, ...] = ()  # see `image_lines`
     trials: int = 1
     ended: int = 0  # trials of a resumed search that are done
     single: int | None = None  # the number of the trial of which this is a single training
@@ -96,7 +96,7 @@ class Plan:
         return [
             f"data        {spec.data.dataset}{place}: {self.train_images:,} training, "
             f"{self.held_out_images:,} {self.held_out} images{self.note}",
-            *self.data_lines,
+            *self.image_lines,
             f"model       {spec.model}; {counted(train.epochs, 'epoch')} of {counted(self.steps_per_epoch, 'step')}, "
             f"batch {train.batch_size}, {train.schedule}",
             *self.step_warning(),
@@ -182,7 +182,7 @@ class Plan:
         ]
 
 
-def data_lines(data: Split, search: BudgetSpec) -> tuple[str, ...]:
+def image_lines(data: Split, search: BudgetSpec) -> tuple[str, ...]:
     """The lines about the images: their sizes, where known, how even the classes are, and the chance level.
 
     That is the objective of who always answers with the class that is the most common one in training.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Hashable
 from typing import Any
 
 import pandas as pd
@@ -12,6 +11,7 @@ from tune_resnet.config.sections import VAL_ACCURACY
 from tune_resnet.hpo.estimate import estimated_accuracy
 from tune_resnet.runs.directory import FINAL, RunDirectory
 from tune_resnet.runs.load import RunFrames, accuracy_column, load_run, once_per_run
+from tune_resnet.runs.reading import records
 from tune_resnet.runs.tables import FINISHED, REFERENCE_TRIAL, STATES
 
 
@@ -75,22 +75,27 @@ def estimated(final: pd.Series, loss: pd.Series, column: str) -> pd.Series:
 
 def is_smoothed(frames: RunFrames) -> bool:
     """Whether accuracy and loss count together in the estimates; else they are what was measured, see `estimated`."""
-    found = best_trials(frames, len(frames.trials))
+    found = finished_trials(frames)
     return bool((found["estimate"] != found[accuracy_column(frames)]).any())
 
 
-def best_trials(frames: RunFrames, n: int = 10) -> pd.DataFrame:
-    """The `n` best of the finished trials, columns and order as in `ranked_trials`."""
+def finished_trials(frames: RunFrames) -> pd.DataFrame:
+    """The finished trials, columns and order as in `ranked_trials`."""
     ranked = ranked_trials(frames)
-    return ranked[(ranked["state"] == FINISHED) & ranked[accuracy_column(frames)].notna()].head(n)
+    return ranked[(ranked["state"] == FINISHED) & ranked[accuracy_column(frames)].notna()]
 
 
-def winner(frames: RunFrames) -> dict[Hashable, Any] | None:
+def best_trials(frames: RunFrames, n: int = 10) -> pd.DataFrame:
+    """The `n` best of the `finished_trials`."""
+    return finished_trials(frames).head(n)
+
+
+def winner(frames: RunFrames) -> dict[str, Any] | None:
     """The first of `ranked_trials`, keys as its columns; None: none has finished.
 
     This is what every table, sentence, page, model and confirmation calls the winner.
     """
-    return next(iter(best_trials(frames, 1).to_dict("records")), None)
+    return next(iter(records(best_trials(frames, 1))), None)
 
 
 @once_per_run
@@ -101,9 +106,9 @@ def final_run(frames: RunFrames) -> RunFrames | None:
     return found if found is not None and trial_of(found) is not None else None
 
 
-def trial_of(frames: RunFrames) -> dict[Any, Any] | None:
+def trial_of(frames: RunFrames) -> dict[str, Any] | None:
     """The trial whose model a run is for: the winner; of a final training, which there may be no image to judge, its
     only trial. None where it has not finished."""
     if frames.kind != FINAL:
         return winner(frames)
-    return next(iter(frames.trials[frames.trials["state"] == FINISHED].to_dict("records")), None)
+    return next(iter(records(frames.trials[frames.trials["state"] == FINISHED])), None)

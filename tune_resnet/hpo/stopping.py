@@ -73,7 +73,7 @@ class Signal:
         self.name = name
         self._seen: defaultdict[int, dict[int, float]] = defaultdict(dict)
 
-    def quality(self, trial: int, result: Mapping[Any, Any]) -> float:
+    def quality(self, trial: int, result: Mapping[str, Any]) -> float:
         """Takes note of an epoch's result; how good the trial is after it, NaN or infinite where its loss is that."""
         epoch, found = result["epoch"], quality(self.name, float(result[self.name]))
         if self.name != "train_loss":

@@ -88,12 +88,10 @@ class Study:
             self.optuna_study.enqueue_trial(expected)
         self.optuna_study.sampler = _make_sampler(self.spec, self._next)
         self._next += 1
-        if all(domain.when is None for domain in self.spec.space.values()):
-            return self.optuna_study.ask(distributions(self.spec))
-        trial = self.optuna_study.ask()
+        trial, found = self.optuna_study.ask(), distributions(self.spec)
         for name in self.spec.space_in_order:
             if name in self.spec.varied(trial.params):
-                _suggest(trial, name, distributions(self.spec)[name])
+                _suggest(trial, name, found[name])
         return trial
 
     def report(self, number: int, epoch: int, score: float) -> None:
@@ -215,7 +213,7 @@ class _Journal(BaseJournalBackend):
             self._path = None
 
 
-def importances(trials: Sequence[Mapping[Any, Any]], scores: Sequence[float], spec: SearchSpec) -> dict[str, float]:
+def importances(trials: Sequence[Mapping[str, Any]], scores: Sequence[float], spec: SearchSpec) -> dict[str, float]:
     """Each hyperparameter's share in what separates the best of these trials from the others; they add up to 1.
 
     By Optuna's default evaluator, PED-ANOVA, which draws no random numbers. Each trial is in the space of the spec.
@@ -227,7 +225,7 @@ class _Known(optuna.Study):
     """A study of finished trials, given as they are: Optuna's own copies each, which takes five times as long as all
     that is asked of them here."""
 
-    def __init__(self, spec: SearchSpec, trials: Sequence[Mapping[Any, Any]], scores: Sequence[float]) -> None:
+    def __init__(self, spec: SearchSpec, trials: Sequence[Mapping[str, Any]], scores: Sequence[float]) -> None:
         storage = InMemoryStorage()
         _maximize(study_name=STUDY_NAME, storage=storage)
         super().__init__(STUDY_NAME, storage)

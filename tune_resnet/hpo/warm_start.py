@@ -18,9 +18,9 @@ from tune_resnet.config.hyperparameters import Configuration
 from tune_resnet.config.space import Choices, Domain
 from tune_resnet.config.spec import SearchSpec
 from tune_resnet.errors import RecordError, UserError
-from tune_resnet.hpo.ranking import best_trials
+from tune_resnet.hpo.ranking import finished_trials
 from tune_resnet.runs.load import RunFrames, load_run
-from tune_resnet.runs.reading import read_text
+from tune_resnet.runs.reading import read_text, records
 from tune_resnet.runs.tables import FINISHED, STOPPED, spec_of
 
 _TRIED_FIRST = 3  # of each run whose task was another one
@@ -77,7 +77,7 @@ def _kept_trial(kept: Any, spec: SearchSpec) -> FrozenTrial:
 
 
 def _kept_params(kept: Any, spec: SearchSpec) -> dict[str, Any]:
-    """What the run has begun to vary since then was the reference's."""
+    """A configuration that `write` kept; of what the run has begun to vary since then, with the reference's value."""
     known = {name: _value(spec.kind(name), kept.get(name, value)) for name, value in spec.reference.items()}
     if not _inside(known, spec):
         raise ValueError
@@ -129,28 +129,24 @@ def warm_start(paths: Sequence[Path], spec: SearchSpec, fingerprint: str) -> War
     Raises:
         UserError: a run has no finished or stopped trial inside of the space, or is no run.
     """
-    found = WarmStart()
-    column = spec.search.column("val")
+    found, column, wanted = WarmStart(), spec.search.column("val"), _rest({}, spec, spec)
     for path in paths:
         frames = load_run(path)
-        rows = [row for row in frames.trials.to_dict("records") if row["state"] in _STATES and _known(row)]
-        inside = [row for row in rows if _values(row, frames, spec) is not None]
+        known = frames.trials[frames.trials["state"].isin(list(_STATES)) & frames.trials["val_accuracy"].notna()]
+        tried = [(row, _values(row, frames, spec)) for row in records(known)]
+        inside = [(row, values) for row, values in tried if values is not None]
         if not inside:
             raise UserError(f"{frames.name} has no trial in this search's space to start from")
         same_images = frames.env.get("dataset_fingerprint") == fingerprint and column in frames.trials
-        same = [row for row in inside if same_images and _rest(row, frames.spec, spec) == _rest({}, spec, spec)]
+        same = [one for one in inside if same_images and _rest(one[0], frames.spec, spec) == wanted]
         if same:
-            found.trials += [_trial(row, frames, spec) for row in same]
+            found.trials += [_trial(row, values, spec) for row, values in same]
         else:
             found.configurations += [one for one in _best(frames, spec) if one not in found.configurations]
     return found
 
 
-def _known(row: Mapping[Any, Any]) -> bool:
-    return bool(row["val_accuracy"] == row["val_accuracy"])
-
-
-def _rest(row: Mapping[Any, Any], own: SearchSpec, spec: SearchSpec) -> Configuration:
+def _rest(row: Mapping[str, Any], own: SearchSpec, spec: SearchSpec) -> Configuration:
     """What a trial of `own` trained, and on what, but for what `spec` varies; a seed is noise."""
     trial = spec_of(row, own)
     varied = spec.reference if own.model.factory == spec.model.factory else {}  # else they differ in any case
@@ -158,21 +154,21 @@ def _rest(row: Mapping[Any, Any], own: SearchSpec, spec: SearchSpec) -> Configur
     return found.configured({**varied, "data.data_dir": None, "seed": 0, "precision": "auto"})
 
 
-def _values(row: Mapping[Any, Any], frames: RunFrames, spec: SearchSpec) -> dict[str, Any] | None:
+def _values(row: Mapping[str, Any], frames: RunFrames, spec: SearchSpec) -> dict[str, Any] | None:
     """A trial's values of what `spec` varies; None where they are not in its space."""
     values = {name: row.get(name, frames.spec.value(name)) for name in spec.space}
     return values if _inside(values, spec) else None
 
 
-def _inside(values: Mapping[Any, Any], spec: SearchSpec) -> bool:
+def _inside(values: Mapping[str, Any], spec: SearchSpec) -> bool:
     return all(domain.holds(values[name]) for name, domain in spec.space.items())
 
 
-def _trial(row: Mapping[Any, Any], frames: RunFrames, spec: SearchSpec) -> FrozenTrial:
+def _trial(row: Mapping[str, Any], values: Mapping[str, Any], spec: SearchSpec) -> FrozenTrial:
     column = spec.search.column("val")
     return known_trial(
         spec,
-        _values(row, frames, spec) or {},
+        values,
         state=_STATES[row["state"]],
         value=row[column] if row["state"] == FINISHED else None,
         intermediate_values={row["epochs"]: row[column]},
@@ -180,7 +176,7 @@ def _trial(row: Mapping[Any, Any], frames: RunFrames, spec: SearchSpec) -> Froze
 
 
 def _best(frames: RunFrames, spec: SearchSpec) -> list[dict[str, Any]]:
-    finished = best_trials(frames, len(frames.trials)).to_dict("records")
+    finished = records(finished_trials(frames))
     found = [spec.reference]  # which every search tries: what varied only there is the same as it, or as another
     for values in (_values(row, frames, spec) for row in finished):
         if values is not None and values not in found:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from contextlib import suppress
 
 import numpy as np
 import pandas as pd
 
-from tune_resnet.config.space import Choices, Domain
+from tune_resnet.config.space import Choices, Domain, Space
+from tune_resnet.config.validation import SpecError
 from tune_resnet.hpo.ranking import estimated, ranked_trials, winner
 from tune_resnet.results.edges import best_quarter
 from tune_resnet.runs.load import RunFrames, accuracy_column
@@ -113,7 +114,7 @@ def axis_bounds(values: pd.Series, domain: Domain | Choices) -> tuple[float, flo
     return min([*ends, *known]), max([*ends, *known])
 
 
-def positions(trials: pd.DataFrame, space: Mapping[str, Domain | Choices]) -> pd.DataFrame:
+def positions(trials: pd.DataFrame, space: Space) -> pd.DataFrame:
     """Places in [0, 1] on an axis for each hyperparameter, from its lower bound to its upper one (see `axis_bounds`),
     choices in the order of the space; what has no place there: NaN."""
     return pd.DataFrame({name: _positions(trials[name], domain) for name, domain in space.items()})
@@ -132,16 +133,12 @@ def _positions(values: pd.Series, domain: Domain | Choices) -> pd.Series:
 
 def rate_curves(frames: RunFrames) -> pd.DataFrame:
     """The learning rates of winner and reference: columns role, epoch (a fraction, from 0) and lr."""
-    train = frames.spec.train
-    trials = frames.trials.assign(role=frames.trials["trial"].map(roles(frames)))
-    compared = trials["role"].isin([REFERENCE, WINNER]) & (trials["max_lr"] > 0)
-    chosen = trials[compared].sort_values("role")
-    steps = train.epochs * _POINTS_PER_EPOCH
-    rows = [
-        (role, step / _POINTS_PER_EPOCH, rate_at(train, step, steps, peak))
-        for role, peak in zip(chosen["role"], chosen["max_lr"], strict=True)
-        for step in range(steps)
-    ]
+    found, steps, rows = roles(frames), frames.spec.train.epochs * _POINTS_PER_EPOCH, []
+    compared = found[found.isin([REFERENCE, WINNER])]
+    for trial, role in zip(compared.index, compared, strict=True):
+        with suppress(SpecError):  # a table edited by hand may have a rate that no training has
+            train = frames.config(trial).train
+            rows += [(role, step / _POINTS_PER_EPOCH, rate_at(train, step, steps)) for step in range(steps)]
     return pd.DataFrame(rows, columns=["role", "epoch", "lr"])
 
 

@@ -12,6 +12,7 @@ import pandas as pd
 from plotly import graph_objects as go
 
 from tune_resnet._text import hyperparameter, percent, printable
+from tune_resnet.runs.reading import records
 from tune_resnet.runs.tables import FAILED, FINISHED, INTERRUPTED, REFERENCE, RUNNING, STOPPED, WINNER
 
 COLOURS = {
@@ -66,7 +67,7 @@ def described(trials: pd.DataFrame, space: list[str]) -> pd.Series:
                 *(safe(f"{name} {hyperparameter(name, row[name])}") for name in space),
             ]
         )
-        for row in trials.to_dict("records")
+        for row in records(trials)
     ]
     return pd.Series(texts, index=trials.index, dtype="object")
 

@@ -9,11 +9,10 @@ import numpy as np
 import pandas as pd
 from plotly import graph_objects as go
 
+from tune_resnet.results.chart_data import CURVES
 from tune_resnet.results.chart_style import COLOURS, GREY, PERCENT, by_role, coloured, is_bold, safe, symbol, tick
 from tune_resnet.results.confirmation import Confirmation
 from tune_resnet.runs.tables import FINISHED, REFERENCE, WINNER
-
-_FORMATS = {"accuracy": ".0%", "validation loss": None, "training loss": None}  # of an axis
 
 
 def learning_curves_chart(
@@ -24,10 +23,6 @@ def learning_curves_chart(
     One trace a role, its trials apart by gaps, so that a thousand are drawn at once. `texts`: of a hover, by trial;
     `rungs`: the epochs at which trials are stopped; `score`: what judges, for a person.
     """
-
-    def label(name: str) -> str:
-        return score if name == "accuracy" else name
-
     figure = go.Figure()
     values: dict[str, list[list[float | None]]] = {name: [] for name in shown}
     first = next(iter(shown))
@@ -54,18 +49,17 @@ def learning_curves_chart(
             annotation_text="weak ones stop", annotation_position="bottom right",
         )  # fmt: skip
     figure.update_xaxes(title="epoch", dtick=tick(curves["epoch"].max()))
-    axes = {
-        name: {
-            "title": {"text": label(name)},
-            "tickformat": _FORMATS[name],
-            "hoverformat": PERCENT if i == 0 else ".4f",
-        }
-        | ({"range": limits} if limits else {})
-        for i, (name, limits) in enumerate(shown.items())
-    }
+    axes = {name: _curve_axis(name, limits, score) for name, limits in shown.items()}
     figure.update_yaxes(**axes[first])
-    views = [{"label": label(name), "y": values[name], "yaxis": axes[name]} for name in shown]
+    views = [{"label": axes[name]["title"]["text"], "y": values[name], "yaxis": axes[name]} for name in shown]
     return figure, views if len(views) > 1 else []
+
+
+def _curve_axis(name: str, limits: list[float], score: str) -> dict[str, Any]:
+    """The axis of one of `CURVES`: the score as a share, a loss as it is."""
+    if name == CURVES[0]:
+        return {"title": {"text": score}, "tickformat": ".0%", "hoverformat": PERCENT, "range": limits}
+    return {"title": {"text": name}, "tickformat": None, "hoverformat": ".4f", "range": limits}
 
 
 def pairs_chart(confirmation: Confirmation) -> go.Figure:

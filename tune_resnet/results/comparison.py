@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 from tune_resnet._text import percent
 from tune_resnet.config.sections import ACCURACY, BudgetSpec
-from tune_resnet.hpo.ranking import best_trials
-from tune_resnet.runs.load import RunFrames, accuracy_column, once_per_run
+from tune_resnet.hpo.ranking import finished_trials
+from tune_resnet.runs.load import RunFrames, accuracy_column, image_count, once_per_run
+from tune_resnet.runs.reading import records
 from tune_resnet.runs.tables import REFERENCE_TRIAL
 
 CASES = (
@@ -64,11 +65,11 @@ class Comparison:
 def compare_to_reference(frames: RunFrames) -> Comparison:
     """The winner against the reference of the same run."""
     column = accuracy_column(frames)
-    finished = best_trials(frames, len(frames.trials)).to_dict("records")
+    finished = records(finished_trials(frames))
     best = finished[0] if finished else None
     reference = next((row for row in finished if row["reference"]), None)
     states = frames.trials.set_index("trial")["state"]
-    images = _held_out_images(frames)
+    images = image_count(frames.env.get("held_out_images"))
     gain = estimated_gain = error = None
     if best is not None and reference is not None:
         gain = 100 * (best[column] - reference[column])
@@ -90,10 +91,9 @@ def compare_to_reference(frames: RunFrames) -> Comparison:
     )
 
 
-def _held_out_images(frames: RunFrames) -> int | None:
-    """How many images the run's trials are judged on; None where env.json, which may hold anything, does not say."""
-    images = frames.env.get("held_out_images")
-    return images if type(images) is int and images > 0 else None
+def trial_subject(trial: int) -> str:
+    """A trial at the beginning of a sentence."""
+    return "The reference" if trial == REFERENCE_TRIAL else f"Trial {trial}"
 
 
 def _standard_error(first: float, second: float, images: int) -> float:

@@ -24,7 +24,7 @@ from tune_resnet.results.paired_test import (
     analyse_pairs,
 )
 from tune_resnet.runs.directory import RunDirectory
-from tune_resnet.runs.load import RunFrames, once_per_run, own_size, read_object
+from tune_resnet.runs.load import RunFrames, image_count, once_per_run, own_size, read_object
 from tune_resnet.runs.tables import REFERENCE, SEQUENTIAL, SIZE, WINNER
 
 SEED_OFFSET = 1000  # seeds are the search's seed + this + 0, 1, 2 ...: other searches rarely have come near them
@@ -53,6 +53,11 @@ class Confirmation:
         return f"<{confirmation_sentence(self)}>"
 
     @property
+    def judged_on(self) -> str:
+        """The test images, for a person."""
+        return "the test images" if self.images is None else f"{self.images:,} test images"
+
+    @property
     def name(self) -> str:
         """The configuration, for a person."""
         return "an earlier configuration" if self.trial is None else f"trial {self.trial}"
@@ -71,10 +76,15 @@ def confirmations(frames: RunFrames) -> list[Confirmation]:
     return sorted(found, key=lambda one: (not one.of_winner, one.place))
 
 
+def winner_results(frames: RunFrames) -> list[tuple[Confirmation, PairedResult]]:
+    """The `confirmations` of the run's winner that have a result, each with it."""
+    return [(one, one.result) for one in confirmations(frames) if one.of_winner and one.result]
+
+
 def _confirmation(
     frames: RunFrames, configuration: Mapping[str, Any], own: pd.DataFrame, reference: pd.DataFrame
 ) -> Confirmation:
-    best, images = winner(frames), read_object(RunDirectory(frames.path).confirm_json).get("test_images")
+    best = winner(frames)
     of_winner = best is not None and all(best[name] == configuration[name] for name in frames.spec.hyperparameters)
     trials = frames.trials.loc[_is(frames.trials, configuration, frames.spec.hyperparameters), "trial"]
     rows = pd.concat([own, reference]).sort_values(["seed", "configuration"], ignore_index=True)
@@ -99,7 +109,7 @@ def _confirmation(
         sequential=sequential,
         goes_on=sequential and ended < first + MAX_PAIRS and not (result and result.is_clear),
         result=result,
-        images=images if type(images) is int and images > 0 else None,  # confirm.json may hold anything
+        images=image_count(read_object(RunDirectory(frames.path).confirm_json).get("test_images")),
         search=frames.spec.search,
     )
 
@@ -183,10 +193,9 @@ def confirmation_sentence(confirmation: Confirmation) -> str:
         f"Checked with fresh seeds: {whose} and the reference are not{yet} distinguishable with {result.n} pairs"
         f"{place}",
     )
-    images = "the test images" if confirmation.images is None else f"{confirmation.images:,} test images"
     points = f"percentage points{confirmation.search.of_what}"
     return (
-        f"{answer}: {result.mean:+.2f} {points} on {images} ({interval_words(result)}), "
+        f"{answer}: {result.mean:+.2f} {points} on {confirmation.judged_on} ({interval_words(result)}), "
         f"over {result.n} paired seeds; {how_sure(result)}.{_needed(confirmation, result)}"
     )
 

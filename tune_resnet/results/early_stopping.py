@@ -9,6 +9,7 @@ import pandas as pd
 
 from tune_resnet.hpo.stopping import Asha, Signal, in_unit, rung_epochs, stopping_rule, window
 from tune_resnet.runs.load import RunFrames, accuracy_column, once_per_run
+from tune_resnet.runs.reading import records
 from tune_resnet.runs.tables import FINISHED, REFERENCE_TRIAL, STOPPED
 
 MIN_FOR_AGREEMENT = 3  # finished trials
@@ -30,7 +31,7 @@ def judged_signal(frames: RunFrames, signal: str, epoch: int) -> pd.Series:
     judged, rows = Signal(signal), frames.epochs[frames.epochs["epoch"].isin(window(epoch))]
     found = {
         row["trial"]: in_unit(signal, judged.quality(row["trial"], row))
-        for row in rows[["trial", "epoch", signal]].to_dict("records")
+        for row in records(rows[["trial", "epoch", signal]])
     }
     reached = rows.loc[rows["epoch"] == epoch, "trial"]
     return pd.Series(found, dtype="float64").reindex(reached)
@@ -93,10 +94,10 @@ def judged(frames: RunFrames) -> pd.DataFrame:
     stopped = rows["trial"].map(ended_here) == rows["epoch"]
     went_on = rows["trial"].map(last) > rows["epoch"]
     rows = rows.assign(fate=np.where(stopped, "stopped", "went on"))[stopped | went_on]
-    short = pd.Series(_judged_again(frames)[0], dtype="float64").reindex(
-        pd.MultiIndex.from_frame(rows[["trial", "epoch"]])
-    )
-    return rows.assign(short_by=short.where(rows["fate"].to_numpy() == "stopped").to_numpy()).reset_index(drop=True)
+    short, _ = _judged_again(frames)
+    known = zip(rows["trial"], rows["epoch"], rows["fate"], strict=True)
+    by = [short.get((trial, epoch), math.nan) if fate == "stopped" else math.nan for trial, epoch, fate in known]
+    return rows.assign(short_by=np.array(by, dtype="float64")).reset_index(drop=True)
 
 
 @once_per_run
@@ -108,7 +109,7 @@ def _judged_again(frames: RunFrames) -> tuple[dict[tuple[int, int], float], dict
     cuts: dict[int, float] = {}
     if not isinstance(rule, Asha):
         return short, cuts
-    for row in frames.epochs.sort_values("ended_at", kind="stable").to_dict("records"):
+    for row in records(frames.epochs.sort_values("ended_at", kind="stable")):
         trial, epoch = row["trial"], row["epoch"]
         value = signal.quality(trial, row)
         stops = rule.should_stop(trial, epoch, value)

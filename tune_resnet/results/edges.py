@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import pandas as pd
 
@@ -14,10 +13,10 @@ from tune_resnet.config.hyperparameters import limits_of
 from tune_resnet.config.sections import MAX_TRIALS
 from tune_resnet.config.space import Domain
 from tune_resnet.config.spec import SearchSpec
-from tune_resnet.hpo.ranking import best_trials
+from tune_resnet.hpo.ranking import best_trials, finished_trials
 from tune_resnet.runs.directory import SEARCH, RunDirectory
 from tune_resnet.runs.load import RunFrames, once_per_run
-from tune_resnet.runs.tables import RUNNING
+from tune_resnet.runs.reading import records
 
 LOWER, UPPER = "lower", "upper"
 _AT_BOUND = 0.05  # of a domain, on its scale, counted from a bound: what lies there lies at it
@@ -42,7 +41,7 @@ class Edge:
 def best_quarter(frames: RunFrames, least: int) -> pd.DataFrame:
     """The best quarter of the finished trials, and two of them at least, columns and order as in `ranked_trials`; no
     rows where fewer than `least` have finished."""
-    finished = best_trials(frames, len(frames.trials))
+    finished = finished_trials(frames)
     return finished.head(max(2, round(_GOOD_SHARE * len(finished))) if len(finished) >= least else 0)
 
 
@@ -51,7 +50,7 @@ def edges(frames: RunFrames) -> list[Edge]:
     """Each bound that can be moved and has the winner, or more than half of the best quarter of at least 8 finished
     trials, in the outermost 5% of the domain. None while a search goes on: its winner may change.
     """
-    if frames.kind != SEARCH or (frames.active and (frames.trials["state"] == RUNNING).any()):
+    if frames.kind != SEARCH or (frames.active and frames.has_running):
         return []
     winner, quarter = best_trials(frames, 1), best_quarter(frames, _MIN_FOR_QUARTER)
     found = []
@@ -65,7 +64,7 @@ def edges(frames: RunFrames) -> list[Edge]:
 
 
 def _intervals(frames: RunFrames) -> dict[str, Domain]:
-    """The hyperparameters whose bounds are something special: not choices, not the ends of few values."""
+    """The intervals with so many values that to lie at a bound says something: no choices, no few whole numbers."""
     found = {name: domain for name, domain in frames.spec.space.items() if isinstance(domain, Domain)}
     steps = {name: domain.step or (1 if frames.spec.kind(name) is int else 0) for name, domain in found.items()}
     return {name: domain for name, domain in found.items() if domain.high - domain.low >= _STEPS * steps[name]}
@@ -75,8 +74,7 @@ def _varied(trials: pd.DataFrame, name: str, spec: SearchSpec) -> pd.Series:
     """The trials' values of a hyperparameter; NaN where its condition does not hold."""
     if spec.space[name].when is None:
         return trials[name]
-    rows: Any = trials.to_dict("records")
-    holds = [name in spec.varied(row) for row in rows]
+    holds = [name in spec.varied(row) for row in records(trials)]
     return trials[name].where(pd.Series(holds, trials.index, dtype=bool))
 
 

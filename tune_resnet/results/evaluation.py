@@ -44,6 +44,18 @@ def class_metrics(predictions: pd.DataFrame) -> pd.DataFrame:
     return table.fillna(0.0).assign(images=images)
 
 
+CLASS_COLUMNS = ("class", "precision", "recall", "F1", "images")
+
+
+def class_rows(predictions: pd.DataFrame) -> list[list[str]]:
+    """The `class_metrics` for a person, columns `CLASS_COLUMNS`, the lowest F1 first."""
+    classes = class_metrics(predictions).sort_values("f1", kind="stable")
+    return [
+        [str(name), *(percent(row[score]) for score in SCORES), f"{row['images']:,.0f}"]
+        for name, row in classes.iterrows()
+    ]
+
+
 def reliability(predictions: pd.DataFrame) -> pd.DataFrame:
     """How often the model is right by how sure it is: columns images, confidence (mean) and accuracy, both in [0, 1];
     a row for each of `BINS` equal ranges of confidence that has images."""

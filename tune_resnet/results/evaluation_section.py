@@ -9,11 +9,10 @@ import pandas as pd
 from plotly import graph_objects as go
 
 from tune_resnet._files import read_regular
-from tune_resnet._text import percent
 from tune_resnet.results.chart_style import COLOURS
 from tune_resnet.results.evaluation import (
-    SCORES,
-    class_metrics,
+    CLASS_COLUMNS,
+    class_rows,
     confusion_matrix,
     evaluated,
     evaluation_sentences,
@@ -35,17 +34,13 @@ def by_class(run: RunFrames) -> Section | None:
     found = predictions(run)
     if found is None:
         return None
-    classes = class_metrics(found).sort_values("f1", kind="stable")
-    rows = [
-        [str(name), *(percent(row[score]) for score in SCORES), f"{row['images']:,.0f}"]
-        for name, row in classes.head(_LISTED).iterrows()
-    ]
-    some = "" if len(classes) <= _LISTED else f" The table has the {_LISTED} of {len(classes):,} with the lowest F1."
+    rows = class_rows(found)
+    some = "" if len(rows) <= _LISTED else f" The table has the {_LISTED} of {len(rows):,} with the lowest F1."
     plots = [
         plot_of("Test images by class and by what they are taken for", confusion_chart(confusion_matrix(found))),
         plot_of("How often the model is right by how sure it is", reliability_chart(reliability(found))),
     ]
-    table = Table(["class", "precision", "recall", "F1", "images"], rows, sortable=True)
+    table = Table(list(CLASS_COLUMNS), rows[:_LISTED], sortable=True)
     return Section("Class by class", " ".join(evaluation_sentences(found)) + some, plots, table)
 
 

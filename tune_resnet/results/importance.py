@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from tune_resnet.hpo.ranking import best_trials
+from tune_resnet.hpo.ranking import finished_trials
 from tune_resnet.runs.load import RunFrames, accuracy_column, once_per_run
+from tune_resnet.runs.reading import records
 
 MIN_FOR_IMPORTANCE = 15  # finished trials: of fewer, the shares are mostly chance
 _RESAMPLES = 40
@@ -45,7 +46,7 @@ def importance_intervals(frames: RunFrames) -> pd.DataFrame:
 
 def _finished(frames: RunFrames) -> pd.DataFrame:
     """The finished trials in the order of their numbers, without what a space edited by hand no longer contains."""
-    finished = best_trials(frames, len(frames.trials)).sort_values("trial")
+    finished = finished_trials(frames).sort_values("trial")
     for name, domain in frames.spec.space.items():
         finished = finished[finished[name].map(domain.holds).astype(bool)]
     return finished
@@ -58,5 +59,5 @@ def _shares(finished: pd.DataFrame, frames: RunFrames) -> pd.Series:
     shares: dict[str, float] = {}
     varies = finished[[column, *space]].nunique() > 1
     if len(finished) >= MIN_FOR_IMPORTANCE and varies[column] and varies[list(space)].any():
-        shares = importances(finished.to_dict("records"), list(finished[column]), frames.spec)
+        shares = importances(records(finished), list(finished[column]), frames.spec)
     return pd.Series(shares, dtype="float64", name="importance").rename_axis("hyperparameter")

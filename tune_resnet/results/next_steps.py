@@ -8,7 +8,7 @@ import tomli_w
 
 from tune_resnet._text import printable, to_run
 from tune_resnet.hpo.ranking import final_run, trial_of
-from tune_resnet.results.confirmation import confirmations
+from tune_resnet.results.confirmation import winner_results
 from tune_resnet.results.edges import widening_commands
 from tune_resnet.runs.directory import FINAL, SEARCH, RunDirectory
 from tune_resnet.runs.load import RunFrames
@@ -37,7 +37,7 @@ def next_steps(frames: RunFrames) -> dict[str, str]:
     steps = {"widen it": wider[0]} if wider else {}
     if best is None:
         return steps
-    confirmed = any(one.of_winner and one.result and not one.goes_on for one in confirmations(frames))
+    confirmed = any(not one.goes_on for one, _ in winner_results(frames))
     if is_search and not best["reference"] and not confirmed and frames.env.get("test_set", True):
         steps["confirm it"] = to_run("search", "--confirm", "--resume", path, *model)
     final = final_run(frames)

@@ -15,7 +15,7 @@ from tune_resnet._text import duration, hyperparameter, percent, printable
 from tune_resnet.errors import RecordError
 from tune_resnet.hpo.ranking import winner
 from tune_resnet.results import chart_data, charts
-from tune_resnet.results.comparison import compare_to_reference
+from tune_resnet.results.comparison import compare_to_reference, trial_subject
 from tune_resnet.results.edges import widening_commands
 from tune_resnet.results.evaluation_section import EVALUATION_PARTS
 from tune_resnet.results.next_steps import next_steps, winner_toml
@@ -24,13 +24,13 @@ from tune_resnet.results.page_parts import Section, Table, plot_of
 from tune_resnet.results.page_sections import PARTS
 from tune_resnet.results.sentences import progress_words, run_sentences
 from tune_resnet.results.side_by_side import Leader, differing_settings, leader, score_of
-from tune_resnet.results.tables import winner_beside_reference
+from tune_resnet.results.tables import winner_beside_reference, winner_values
 from tune_resnet.results.verdict import OPEN, Verdict, evidence, evidence_columns, verdict
 from tune_resnet.runs.directory import SEARCH
 from tune_resnet.runs.find import find_run
 from tune_resnet.runs.load import RunFrames, load_run
 from tune_resnet.runs.merge import all_hyperparameters, run_labels
-from tune_resnet.runs.tables import REFERENCE_TRIAL, RUNNING, WINNER
+from tune_resnet.runs.tables import WINNER
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ def write_report(
 def run_page(run: RunFrames, reload_seconds: int = 0) -> str:
     """The page about one run, see `write_report`."""
     sections = [section for section in (part(run) for part in (*EVALUATION_PARTS, *PARTS)) if section]
-    unfinished = run.active or (run.trials["state"] == RUNNING).any()
+    unfinished = run.active or run.has_running
     live = f"When this page was written, the run was {progress_words(run)}." if unfinished else ""
     return _rendered(run.name, _answer(run), sections, live, reload_seconds if run.active else 0)
 
@@ -85,7 +85,15 @@ def comparison_page(runs: Sequence[RunFrames]) -> str:
     best, names, score = leader(runs), all_hyperparameters(runs), score_of(runs)
     columns = ["run", "trials", "epochs", "winner", score, "judged on", "reference", "gain", "verdict", *names]
     rows = [
-        [label, f"{len(run.trials):,}", f"{len(run.epochs):,}", *_beside(run, names)] for label, run in by_label.items()
+        [
+            label,
+            f"{len(run.trials):,}",
+            f"{len(run.epochs):,}",
+            *winner_beside_reference(run),
+            verdict(run).headline,
+            *winner_values(run, names),
+        ]
+        for label, run in by_label.items()
     ]
     marks = [WINNER if best and run is best.run else "" for run in runs]
     sections = [Section("Runs side by side", table=Table(columns, rows, marks, sortable=True))]
@@ -101,12 +109,6 @@ def comparison_page(runs: Sequence[RunFrames]) -> str:
         commands = [*widening_commands(run), *commands_of(run)]
         sections.append(Section(label, note=" ".join(run_sentences(run)), commands=commands))
     return _rendered(f"{len(runs)} runs", _comparison_answer(by_label, best), sections)
-
-
-def _beside(run: RunFrames, names: Sequence[str]) -> list[str]:
-    """What `winner_beside_reference` has, with the verdict after its five figures."""
-    cells = winner_beside_reference(run, names)
-    return [*cells[:5], verdict(run).headline, *cells[5:]]
 
 
 def _comparison_answer(by_label: Mapping[str, RunFrames], best: Leader | None) -> Answer:
@@ -140,11 +142,10 @@ def _answer(run: RunFrames) -> Answer:
     ]
     if run.env.get("wall_seconds"):
         facts.insert(-1, ("whole command", duration(run.env["wall_seconds"])))
-    whose = "The reference" if found.winner == REFERENCE_TRIAL else f"Trial {found.winner}"
     rows = evidence(run)
     return Answer(
         verdict(run),
-        f"{whose}: {found.reached}" if found.winner is not None and run.kind == SEARCH else "",
+        f"{trial_subject(found.winner)}: {found.reached}" if found.winner is not None and run.kind == SEARCH else "",
         Table(evidence_columns(run), rows) if rows else None,
         run_sentences(run, figures=not rows),
         winner_toml(run),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Any
 
 import pandas as pd
 
@@ -24,9 +23,9 @@ def _stopping(run: RunFrames) -> Section | None:
     columns = ["epoch", "reached", "stopped", "went_on", "weakest_went_on", "strongest_stopped"]
     cells = [[_number(value) for value in row] for row in rungs[columns].to_numpy()]
     note = (
-        f"Trials are judged by {signal}, each beside those before it, so the cut has moved meanwhile. Hover over one "
+        f"Trials are judged by {signal}, each beside those before it, so the cut has moved meanwhile. "
+        "Hover over one that was stopped to see how close it was."
     )
-    note += "that was stopped to see how close it was."
     shown = rows[rows["trial"].isin(chart_data.drawn(run)["trial"])]
     plot = plot_of("Who was stopped and who went on at each rung", detail_charts.judged_chart(shown, cuts(run), signal))
     table = Table([name.replace("_", " ") for name in columns], cells, sortable=True)
@@ -68,7 +67,7 @@ def commands_of(run: RunFrames) -> list[str]:
     return [printable(command) for command in commands if command]
 
 
-def _shown(name: str, value: Any) -> str:
+def _shown(name: str, value: object) -> str:
     if name.endswith("_at") and type(value) is float and 0 <= value < _LAST_DATE:
         return f"{datetime.fromtimestamp(value, UTC):%Y-%m-%d %H:%M:%S} UTC"
     return f"{value:.4g}" if type(value) is float else printable(value)

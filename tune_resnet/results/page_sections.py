@@ -17,6 +17,7 @@ from tune_resnet.results.importance import MAX_RESAMPLED, importance_intervals
 from tune_resnet.results.page_details import DETAILS
 from tune_resnet.results.page_parts import Section, Table, legend_of, plot_of
 from tune_resnet.runs.load import RunFrames, once_per_run
+from tune_resnet.runs.reading import records
 from tune_resnet.runs.tables import FAILED, REFERENCE, REFERENCE_TRIAL, WINNER
 
 _TOP = 10  # rows of a table
@@ -67,7 +68,7 @@ def _trials(run: RunFrames) -> Section | None:
             percent(row["estimate"]),
             *(hyperparameter(name, row[name]) for name in run.spec.space),
         ]
-        for row in shown.to_dict("records")
+        for row in records(shown)
     ]
     score = run.spec.search.judged_by
     columns = ["trial", "state", "epochs", score, "estimate", *run.spec.space]

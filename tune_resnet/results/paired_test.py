@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import scipy
@@ -45,10 +45,10 @@ class PairedResult:
     mean: float
     low: float | None  # 95% t interval of the mean
     high: float | None
-    p_value: float | None  # two-sided
-    exact: bool  # the p value comes from all sign patterns
+    p_value: float | None = None  # two-sided
+    exact: bool = False  # the p value comes from all sign patterns
     verdict: str
-    pairs_needed: int | None  # for 80% power to show a difference of this size and spread
+    pairs_needed: int | None = None  # for 80% power to show a difference of this size and spread
     sequential: bool = False
 
     @property
@@ -70,19 +70,9 @@ def analyse_pairs(differences: Sequence[float]) -> PairedResult:
     values = np.asarray(differences, dtype=np.float64)
     if len(values) < 2:
         raise ValueError("an interval needs at least 2 pairs")
-    n, mean, spread = len(values), float(values.mean()), float(values.std(ddof=1))
-    low, high = _interval(values, ALPHA)
-    pairs = None if low is None else _pairs_needed(mean, spread)
-    return PairedResult(
-        n=n,
-        mean=mean,
-        low=low,
-        high=high,
-        p_value=_permutation_p(values),
-        exact=n <= _MAX_ENUMERATED,
-        verdict=_verdict(low, high),
-        pairs_needed=pairs,
-    )
+    found = _result(values, ALPHA)
+    needed = None if found.low is None else _pairs_needed(found.mean, float(values.std(ddof=1)))
+    return replace(found, p_value=_permutation_p(values), exact=found.n <= _MAX_ENUMERATED, pairs_needed=needed)
 
 
 def analyse_looks(differences: Sequence[float]) -> PairedResult | None:
@@ -96,19 +86,17 @@ def analyse_looks(differences: Sequence[float]) -> PairedResult | None:
     for n, level in LOOK_LEVELS.items():
         if n > len(values) or (result is not None and result.is_clear):
             break
-        low, high = _interval(values[:n], level)
-        result = PairedResult(
-            n=n,
-            mean=float(values[:n].mean()),
-            low=low,
-            high=high,
-            p_value=None,
-            exact=False,
-            verdict=_verdict(low, high),
-            pairs_needed=None,
-            sequential=True,
-        )
+        result = replace(_result(values[:n], level), sequential=True)
     return result
+
+
+def _result(values: np.ndarray, level: float) -> PairedResult:
+    """The mean, its t interval that misses the truth with probability `level`, and the verdict by that."""
+    low, high = _interval(values, level)
+    verdict = WORSE if high is not None and high < 0 else NOT_DISTINGUISHABLE
+    if low is not None and low > 0:
+        verdict = BETTER
+    return PairedResult(n=len(values), mean=float(values.mean()), low=low, high=high, verdict=verdict)
 
 
 def _interval(values: np.ndarray, level: float) -> tuple[float, float] | tuple[None, None]:
@@ -117,12 +105,6 @@ def _interval(values: np.ndarray, level: float) -> tuple[float, float] | tuple[N
         return None, None
     interval = scipy.stats.ttest_1samp(values, 0).confidence_interval(1 - level)
     return float(interval.low), float(interval.high)
-
-
-def _verdict(low: float | None, high: float | None) -> str:
-    if low is not None and low > 0:
-        return BETTER
-    return WORSE if high is not None and high < 0 else NOT_DISTINGUISHABLE
 
 
 def _permutation_p(values: np.ndarray) -> float:

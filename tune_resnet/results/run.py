@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,7 +43,7 @@ class Run:
         return self.frames.epochs
 
     @property
-    def winner(self) -> dict[Hashable, Any] | None:
+    def winner(self) -> dict[str, Any] | None:
         """The first of the trials, by column; None: none has finished."""
         return winner(self.frames)
 

@@ -11,11 +11,11 @@ from tune_resnet._table import STYLES, FittingTable
 from tune_resnet._text import percent, printable
 from tune_resnet.errors import RecordError
 from tune_resnet.hpo.ranking import winner
-from tune_resnet.results.confirmation import Confirmation, confirmations
+from tune_resnet.results.confirmation import winner_results
 from tune_resnet.runs.directory import SEARCH, RunDirectory
 from tune_resnet.runs.find import runs_in, started_at
 from tune_resnet.runs.load import RunFrames, load_run
-from tune_resnet.runs.tables import ENDED, FINISHED, INTERRUPTED, RUNNING
+from tune_resnet.runs.tables import FINISHED, INTERRUPTED, RUNNING
 
 
 def runs_table(folder: Path) -> FittingTable:
@@ -39,24 +39,16 @@ def _cells(run: RunDirectory) -> list[str]:
         frames = load_run(run.path)
         best = winner(frames)
         reached = percent(best["estimate"]) + frames.spec.search.named if best else "-"
-        verdict = _verdict(confirmations(frames))
+        verdict = _verdict(frames)
     except RecordError:
         return ["damaged", "-", "-", "-"]  # whatever reads it says how
-    ended = int(frames.trials["state"].isin(ENDED).sum())
-    planned = frames.spec.search.num_samples if frames.kind == SEARCH else 1
-    state = RUNNING if frames.active else FINISHED if ended >= planned else INTERRUPTED
-    return [state, f"{ended}/{planned}", reached, verdict or _kind(frames)]
+    state = RUNNING if frames.active else FINISHED if frames.ended >= frames.planned else INTERRUPTED
+    return [state, f"{frames.ended}/{frames.planned}", reached, verdict]
 
 
-def _verdict(found: list[Confirmation]) -> str:
-    """Of the winner, at the search's own size where there is such a one."""
-    for one in found:
-        if one.of_winner and one.result is not None:
-            clear = one.result.verdict if one.result.is_clear else "not clear"
-            return f"{clear}, {one.result.mean:+.2f}"
-    return ""
-
-
-def _kind(frames: RunFrames) -> str:
-    """What stands in place of a verdict."""
+def _verdict(frames: RunFrames) -> str:
+    """Of the winner, at the search's own size where there is such a one; of a run that is no search, what it is."""
+    if confirmed := winner_results(frames):
+        _, result = confirmed[0]
+        return f"{result.verdict if result.is_clear else 'not clear'}, {result.mean:+.2f}"
     return "-" if frames.kind == SEARCH else f"a {frames.kind}"

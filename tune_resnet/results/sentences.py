@@ -19,12 +19,13 @@ from tune_resnet.results.comparison import (
     WON,
     Comparison,
     compare_to_reference,
+    trial_subject,
 )
 from tune_resnet.results.confirmation import confirmation_sentence, confirmations
 from tune_resnet.results.edges import edge_sentences, edges
-from tune_resnet.runs.directory import BASELINE, FINAL
+from tune_resnet.runs.directory import FINAL, SEARCH
 from tune_resnet.runs.load import RunFrames
-from tune_resnet.runs.tables import FINISHED, REFERENCE_TRIAL, RUNNING
+from tune_resnet.runs.tables import FINISHED, RUNNING
 
 
 def run_sentences(frames: RunFrames, figures: bool = True) -> list[str]:
@@ -44,7 +45,7 @@ def comparison_sentence(frames: RunFrames) -> str:
     """What the run says about the winner and the reference, and how far that can be trusted."""
     found = compare_to_reference(frames)
     best = found.reached
-    if frames.kind in (BASELINE, FINAL):
+    if frames.kind != SEARCH:
         return _single_sentence(frames, found)
     if found.case == NOTHING:
         return "No trial has finished yet, so there is nothing to compare with the reference."
@@ -69,7 +70,7 @@ def _single_sentence(frames: RunFrames, found: Comparison) -> str:
     trial = trial_of(frames)
     if trial is None:
         return "The training has not finished."
-    name = "The reference" if trial["trial"] == REFERENCE_TRIAL else f"Trial {trial['trial']}"
+    name = trial_subject(trial["trial"])
     if found.winner is None:
         return f"{name} was trained again on all training images. There are no test images to judge it on."
     if frames.kind == FINAL:
@@ -114,8 +115,7 @@ def _expected(found: Comparison) -> str:
 
 def progress_words(run: RunFrames) -> str:
     """Whether a run goes on, in a few words."""
-    unfinished = (run.trials["state"] == RUNNING).any()
     if not run.active:
-        return "not running" + (" (it ended without saying so; --resume goes on)" if unfinished else "")
-    last = run.epochs["ended_at"].max() if unfinished else math.nan
+        return "not running" + (" (it ended without saying so; --resume goes on)" if run.has_running else "")
+    last = run.epochs["ended_at"].max() if run.has_running else math.nan
     return "still running" + ("" if math.isnan(last) else f", last epoch {duration(time.time() - last)} ago")

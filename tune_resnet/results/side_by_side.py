@@ -10,7 +10,7 @@ from operator import itemgetter
 from tune_resnet._text import flat, printable
 from tune_resnet.hpo.ranking import winner
 from tune_resnet.results.comparison import compare_to_reference
-from tune_resnet.results.confirmation import confirmations
+from tune_resnet.results.confirmation import winner_results
 from tune_resnet.runs.load import RunFrames
 from tune_resnet.runs.tables import WINNER
 
@@ -50,7 +50,7 @@ def leader(runs: Sequence[RunFrames]) -> Leader | None:
 
 def _confirmed_score(run: RunFrames) -> float | None:
     """The winner's mean over the pairs of its confirmation at the search's own size, in [0, 1]; None: there is none."""
-    found = (one for one in confirmations(run) if one.of_winner and one.result and not one.place)
+    found = (one for one, _ in winner_results(run) if not one.place)
     return next((float(one.pairs[WINNER].mean()) for one in found), None)
 
 

@@ -9,7 +9,7 @@ import pandas as pd
 from plotly import graph_objects as go
 
 from tune_resnet._text import hyperparameter
-from tune_resnet.config.space import Choices, Domain
+from tune_resnet.config.space import Choices, Domain, Space
 from tune_resnet.results.chart_data import CATEGORY, LOG, axis_bounds, scale
 from tune_resnet.results.chart_style import COLOURS, GREY, PERCENT, by_role, coloured, is_bold, safe, symbol
 from tune_resnet.runs.tables import FINISHED, REFERENCE, WINNER
@@ -93,7 +93,7 @@ def _is_power(value: float) -> bool:
 def parallel_chart(
     trials: pd.DataFrame,
     places: pd.DataFrame,
-    space: Mapping[str, Domain | Choices],
+    space: Space,
     lowest: float,
     highest: float,
     score: str,

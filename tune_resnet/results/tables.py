@@ -15,7 +15,7 @@ from tune_resnet.hpo.ranking import ranked_trials, winner
 from tune_resnet.results.comparison import compare_to_reference
 from tune_resnet.results.early_stopping import RUNG_DTYPES, rung_table
 from tune_resnet.results.edges import edges, widening_commands
-from tune_resnet.results.evaluation import SCORES, class_metrics, evaluation_sentences, predictions
+from tune_resnet.results.evaluation import CLASS_COLUMNS, class_rows, evaluation_sentences, predictions
 from tune_resnet.results.fidelity import MIN_FOR_FIDELITY, run_fidelity
 from tune_resnet.results.importance import MAX_RESAMPLED, importance_intervals
 from tune_resnet.results.sentences import progress_words, run_sentences
@@ -23,6 +23,7 @@ from tune_resnet.results.side_by_side import score_of
 from tune_resnet.runs.directory import SEARCH
 from tune_resnet.runs.load import RunFrames, accuracy_column
 from tune_resnet.runs.merge import all_hyperparameters, run_labels
+from tune_resnet.runs.reading import records
 from tune_resnet.runs.tables import STATES
 
 _CLASSES = 10  # rows of a table
@@ -49,7 +50,7 @@ def ranked_table(frames: RunFrames, top: int) -> FittingTable:
     least = ("epochs", "state", accuracy_name)
     columns = ("trial", "state", "epochs", accuracy_name, "estimate", *names, *errors)
     table = FittingTable(*columns, least=least, notes=errors)
-    values = shown[list(names)].to_dict("records")
+    values = records(shown[list(names)])
     for row, accuracy, tried in zip(shown.itertuples(), shown[column], values, strict=True):
         table.add_row(
             f"{'reference' if row.reference else row.trial}{' *' * (row.winner and is_search)}",
@@ -119,12 +120,11 @@ def _rungs(rungs: pd.DataFrame) -> FittingTable:
 def print_evaluation(console: Console, found: pd.DataFrame) -> None:
     """How good a model is class by class, from its `predictions`; it fits 80 columns as long as no class has a long
     name."""
-    classes = class_metrics(found).sort_values("f1", kind="stable")
-    table = FittingTable("class", "precision", "recall", "F1", "images")
-    for name, row in classes.head(_CLASSES).iterrows():
-        table.add_row(Text(str(name)), *(percent(row[score]) for score in SCORES), f"{row['images']:,.0f}")
-    if len(classes) > _CLASSES:
-        table.caption = f"the {_CLASSES} of {len(classes):,} classes with the lowest F1"
+    rows, table = class_rows(found), FittingTable(*CLASS_COLUMNS)
+    for name, *figures in rows[:_CLASSES]:
+        table.add_row(Text(name), *figures)
+    if len(rows) > _CLASSES:
+        table.caption = f"the {_CLASSES} of {len(rows):,} classes with the lowest F1"
     console.print(table)
     for sentence in evaluation_sentences(found):
         say(console, sentence)
@@ -164,22 +164,27 @@ def print_overview(console: Console, runs: Sequence[RunFrames]) -> None:
     )
     for run, label in zip(runs, run_labels(runs), strict=True):
         finished = compare_to_reference(run).finished
-        table.add_row(Text(label), f"{len(run.trials):,}", f"{finished:,}", *winner_beside_reference(run, names))
+        cells = [*winner_beside_reference(run), *winner_values(run, names)]
+        table.add_row(Text(label), f"{len(run.trials):,}", f"{finished:,}", *cells)
     _print_section(console, "Runs side by side", table)
 
 
-def winner_beside_reference(run: RunFrames, names: Sequence[str]) -> list[str]:
-    """Winner, its score, what on, the reference's, the gain and the winner's hyperparameters, for a person; what its
-    search did not vary was the reference's."""
-    found, best = compare_to_reference(run), winner(run)
+def winner_beside_reference(run: RunFrames) -> list[str]:
+    """Winner, its score, what on, the reference's and the gain, for a person."""
+    found = compare_to_reference(run)
     return [
         "-" if found.winner is None else str(found.winner),
         percent(found.winner_accuracy),
         f"{found.judged_on}{found.search.named}",
         percent(found.reference_accuracy),
         "-" if found.gain is None else f"{found.gain:+.2f}",
-        *(hyperparameter(name, best.get(name, run.spec.value(name))) if best else "-" for name in names),
     ]
+
+
+def winner_values(run: RunFrames, names: Sequence[str]) -> list[str]:
+    """The winner's hyperparameters, for a person; what its search did not vary was the reference's."""
+    best = winner(run)
+    return [hyperparameter(name, best.get(name, run.spec.value(name))) if best else "-" for name in names]
 
 
 def _print_section(console: Console, title: str, table: FittingTable) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from tune_resnet._text import counted, percent
-from tune_resnet.hpo.ranking import best_trials, is_smoothed, trial_of, winner
+from tune_resnet.hpo.ranking import finished_trials, is_smoothed, trial_of, winner
 from tune_resnet.results.comparison import (
     EQUAL,
     LOST,
@@ -15,12 +15,13 @@ from tune_resnet.results.comparison import (
     UNKNOWN,
     Comparison,
     compare_to_reference,
+    trial_subject,
 )
-from tune_resnet.results.confirmation import Confirmation, confirmations, how_sure
+from tune_resnet.results.confirmation import Confirmation, how_sure, winner_results
 from tune_resnet.results.paired_test import BETTER, WORSE, PairedResult
 from tune_resnet.runs.directory import SEARCH
 from tune_resnet.runs.load import RunFrames
-from tune_resnet.runs.tables import REFERENCE, REFERENCE_TRIAL, RUNNING, WINNER
+from tune_resnet.runs.tables import REFERENCE, REFERENCE_TRIAL, WINNER
 
 TONES = GOOD, OPEN, BAD = "good", "open", "bad"
 
@@ -38,10 +39,9 @@ def verdict(frames: RunFrames) -> Verdict:
     found = compare_to_reference(frames)
     if frames.kind != SEARCH:
         return Verdict(OPEN, _single(frames, found))
-    confirmed = next((one for one in confirmations(frames) if one.of_winner and one.result), None)
-    if confirmed is not None and confirmed.result:
-        return _confirmed(confirmed, confirmed.result)
-    so_far = " so far" if frames.active and (frames.trials["state"] == RUNNING).any() else ""
+    if confirmed := winner_results(frames):
+        return _confirmed(*confirmed[0])
+    so_far = " so far" if frames.active and frames.has_running else ""
     if found.case == NOTHING:
         return Verdict(OPEN, "No trial has finished yet")
     if found.case == UNKNOWN:
@@ -61,7 +61,7 @@ def _single(frames: RunFrames, found: Comparison) -> str:
     trial = trial_of(frames)
     if trial is None:
         return "The training has not finished"
-    whose = "The reference" if trial["trial"] == REFERENCE_TRIAL else f"Trial {trial['trial']}"
+    whose = trial_subject(trial["trial"])
     return whose if found.winner is None else f"{whose}: {found.reached}"
 
 
@@ -88,14 +88,14 @@ def evidence(frames: RunFrames) -> list[list[str]]:
     found, best = compare_to_reference(frames), winner(frames)
     if frames.kind != SEARCH or found.gain is None or best is None or found.winner == REFERENCE_TRIAL:
         return []
-    finished = best_trials(frames, len(frames.trials))
+    finished = finished_trials(frames)
     reference = finished.loc[finished["reference"], "estimate"].item()
     images = "the same images" if found.images is None else f"the same {found.images:,} {found.judged_on} images"
     error = "" if found.standard_error is None else f", standard error about {found.standard_error:.2f} or less"
     observed = [percent(found.winner_accuracy), percent(found.reference_accuracy), f"{found.gain:+.2f}"]
     smoothed = [percent(best["estimate"]), percent(reference), f"{found.estimated_gain:+.2f}"]
     lucky = f"the best of {found.finished:,} is probably a lucky one: expect less"
-    confirmed = [_confirmed_row(one, one.result) for one in confirmations(frames) if one.of_winner and one.result]
+    confirmed = [_confirmed_row(*found) for found in winner_results(frames)]
     can_be = frames.env.get("test_set", True)
     none = "no verdict yet: see the command to confirm it" if can_be else "nothing: there are no test images"
     seen = f"{images}, one seed each{error}"
@@ -111,12 +111,11 @@ def evidence(frames: RunFrames) -> list[list[str]]:
 
 def _confirmed_row(confirmation: Confirmation, result: PairedResult) -> list[str]:
     means = confirmation.pairs[[WINNER, REFERENCE]].mean()
-    images = "the test images" if confirmation.images is None else f"{confirmation.images:,} test images"
     interval = "" if result.low is None else f" ({result.low:.2f} to {result.high:.2f})"
     return [
         f"confirmed{confirmation.place}",
         percent(means[WINNER]),
         percent(means[REFERENCE]),
         f"{result.mean:+.2f}{interval}",
-        f"{images}, {counted(result.n, 'fresh seed')} that both share; {how_sure(result)}",
+        f"{confirmation.judged_on}, {counted(result.n, 'fresh seed')} that both share; {how_sure(result)}",
     ]

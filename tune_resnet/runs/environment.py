@@ -23,6 +23,11 @@ def describe_environment() -> dict[str, Any]:
     }
 
 
+def this_process() -> str:
+    """`host:process`, as a run's tables name a worker."""
+    return f"{platform.node()}:{os.getpid()}"
+
+
 def _git_commit() -> str | None:
     """The commit, with `-dirty` after it where tracked files differ from it; recorded results are not source."""
     commit = _git("rev-parse", "HEAD")

@@ -26,8 +26,9 @@ from tune_resnet.config.validation import SpecError, shown
 from tune_resnet.errors import RecordError
 from tune_resnet.runs.directory import BASELINE, SEARCH, RunDirectory
 from tune_resnet.runs.find import find_run
-from tune_resnet.runs.reading import read_table, read_text
+from tune_resnet.runs.reading import read_table, read_text, records
 from tune_resnet.runs.tables import (
+    ENDED,
     FINISHED,
     REFERENCE,
     RUNNING,
@@ -77,10 +78,25 @@ class RunFrames:
         judged_on_test = self.env.get("held_out") == "test"  # of the runs before there were kinds: the baselines
         return str(self.env.get("kind", BASELINE if judged_on_test else SEARCH))
 
+    @property
+    def planned(self) -> int:
+        """How many trials it is to have."""
+        return self.spec.search.num_samples if self.kind == SEARCH else 1
+
+    @property
+    def ended(self) -> int:
+        """How many trials have ended for good."""
+        return int(self.trials["state"].isin(ENDED).sum())
+
+    @property
+    def has_running(self) -> bool:
+        """Whether a trial is on record as running."""
+        return bool((self.trials["state"] == RUNNING).any())
+
     def config(self, trial: int) -> SearchSpec:
         """The whole configuration of a trial: what it trained is the reference of this spec, which `--baseline` trains
         again. KeyError where there is no such trial."""
-        row = self.trials.set_index("trial").loc[trial].to_dict()
+        [row] = records(self.trials.set_index("trial").loc[[trial]])
         return replace(spec_of(row, self.spec), search=replace(self.spec.search, name=None))
 
 
@@ -135,6 +151,11 @@ def load_run(named: Path | str) -> RunFrames:
     )
 
 
+def image_count(value: object) -> int | None:
+    """How many images a JSON file, which may hold anything, says that there are; None where that is no such number."""
+    return value if type(value) is int and value > 0 else None
+
+
 def own_size(spec: SearchSpec, env: dict[str, Any]) -> dict[str, int]:
     """What confirms a run at its own size, see `SIZE`: on the search's validation images, too."""
     parts = [env.get(name) for name in ("train_images", "held_out_images")]
@@ -168,7 +189,7 @@ def _read_trials(path: Path, spec: SearchSpec) -> pd.DataFrame:
 
 
 def _reference(spec: SearchSpec) -> dict[str, Any]:
-    """What a search has begun to vary since a table was begun was the reference's in all of it."""
+    """The reference's values of what a search varies besides the first three: rows from before it did so had these."""
     return {name: value for name, value in spec.values.items() if name not in TUNABLE}
 
 
@@ -227,7 +248,7 @@ def _read_env(path: Path) -> dict[str, Any]:
     return env
 
 
-def _is_deep(value: Any, levels: int) -> bool:
+def _is_deep(value: object, levels: int) -> bool:
     """Whether a JSON value has more than so many levels of objects and lists."""
     inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else None
     return inner is not None and (levels == 0 or any(_is_deep(item, levels - 1) for item in inner))

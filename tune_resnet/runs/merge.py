@@ -42,27 +42,20 @@ def merge_runs(runs: Sequence[RunFrames]) -> MergedFrames:
     """One or more runs, each from another directory, as one pair of tables. What a run did not vary has the value of
     its reference; the columns of another objective are empty."""
     labels, objectives = run_labels(runs), list(dict.fromkeys(run.spec.search.objective for run in runs))
-    scores = dict.fromkeys(score_columns(objectives), math.nan)
-    trial_names = trial_columns(all_hyperparameters(runs), *objectives)
+    scores = score_columns(objectives)
 
     def merged(tables: list[pd.DataFrame], columns: Iterable[str]) -> pd.DataFrame:
-        labelled = [table.assign(run=label) for label, table in zip(labels, tables, strict=True)]
+        labelled = []
+        for run, label, table in zip(runs, labels, tables, strict=True):
+            lacking = [name for name in columns if name not in table]
+            values = {name: math.nan if name in scores else run.spec.value(name) for name in lacking}
+            labelled.append(table.assign(run=label, **values))
         return pd.concat(labelled, ignore_index=True)[["run", *columns]].astype({"run": "str"})
 
-    trials = [
-        run.trials.assign(
-            **{
-                name: scores[name] if name in scores else run.spec.value(name)
-                for name in trial_names
-                if name not in run.trials
-            }
-        )
-        for run in runs
-    ]
-    epochs = [
-        run.epochs.assign(**{name: nan for name, nan in scores.items() if name not in run.epochs}) for run in runs
-    ]
-    return MergedFrames(trials=merged(trials, trial_names), epochs=merged(epochs, epoch_dtypes(*objectives)))
+    return MergedFrames(
+        trials=merged([run.trials for run in runs], trial_columns(all_hyperparameters(runs), *objectives)),
+        epochs=merged([run.epochs for run in runs], epoch_dtypes(*objectives)),
+    )
 
 
 def export_csv(merged: MergedFrames, directory: Path) -> list[Path]:

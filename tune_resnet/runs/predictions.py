@@ -21,7 +21,7 @@ SHOWN = 12  # mistakes whose image is kept
 
 
 class ByPlace(Protocol):
-    """Arrays by their place in the test set, as an array of all has them."""
+    """Images by their place in the test set: an array of all, or what reads one at a time."""
 
     def __getitem__(self, place: int, /) -> np.ndarray: ...
 
@@ -67,10 +67,10 @@ def read_predictions(path: Path) -> pd.DataFrame | None:
     return read_table(file, PREDICTION_DTYPES) if os.path.exists(file) else None
 
 
-def mistakes(predictions: pd.DataFrame, count: int = SHOWN) -> pd.DataFrame:
-    """The `count` images that are most confidently wrong, the most confident first."""
+def mistakes(predictions: pd.DataFrame) -> pd.DataFrame:
+    """The `SHOWN` images that are most confidently wrong, the most confident first."""
     wrong = predictions[predictions["label"] != predictions["predicted"]]
-    return wrong.sort_values("confidence", ascending=False, kind="stable").head(count)
+    return wrong.sort_values("confidence", ascending=False, kind="stable").head(SHOWN)
 
 
 def mistake_file(run: RunDirectory, place: int) -> Path:

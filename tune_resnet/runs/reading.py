@@ -6,7 +6,7 @@ import csv
 import io
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pandas as pd
 
@@ -66,6 +66,11 @@ def read_table(
         {name: _column(path, name, cells, dtype) for (name, dtype), cells in zip(dtypes.items(), columns, strict=True)}
     )
     return table.assign(**added)[list(all_dtypes)]
+
+
+def records(table: pd.DataFrame) -> list[dict[str, Any]]:
+    """The rows of a table, each by column."""
+    return cast(list[dict[str, Any]], table.to_dict("records"))
 
 
 def _read(path: Path) -> bytes:

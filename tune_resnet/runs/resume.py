@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -12,9 +11,9 @@ import pandas as pd
 from tune_resnet.config.space import Domain
 from tune_resnet.config.spec import SearchSpec
 from tune_resnet.errors import RecordError
-from tune_resnet.runs.directory import BASELINE, FINAL, SEARCH, RunDirectory
+from tune_resnet.runs.directory import FINAL, SEARCH, RunDirectory
 from tune_resnet.runs.load import RunFrames, load_run
-from tune_resnet.runs.reading import read_table
+from tune_resnet.runs.reading import read_table, records
 from tune_resnet.runs.tables import ENDED, FINISHED, REFERENCE_TRIAL, TrialRow, epoch_dtypes
 
 
@@ -58,17 +57,13 @@ def read_history(run: RunDirectory, spec: SearchSpec | None = None) -> History:
     epochs = epochs[epochs["trial"].isin(trials["trial"])].drop_duplicates(["trial", "epoch"], keep="last")
     _check_trials(run.trials_csv, frames)
     _check_between(run.epochs_csv, epochs, "epoch", 1, frames.spec.train.epochs)
-    rows = [TrialRow.from_cells(_named(row), frames.spec.hyperparameters) for row in trials.to_dict("records")]
+    rows = [TrialRow.from_cells(row, frames.spec.hyperparameters) for row in records(trials)]
     return History(
         trials=[replace(row, values={**(spec or frames.spec).values, **row.values}) for row in rows],
-        epochs=[_named(row) for row in epochs.to_dict("records")],
+        epochs=records(epochs),
         env=frames.env,
         kind=frames.kind,
     )
-
-
-def _named(row: Mapping[Hashable, Any]) -> dict[str, Any]:
-    return {str(name): value for name, value in row.items()}
 
 
 def _check_trials(path: Path, frames: RunFrames) -> None:
@@ -86,7 +81,7 @@ def _check_trials(path: Path, frames: RunFrames) -> None:
     _check_between(path, trials, "seconds", 0, float("inf"))
     finished = trials[trials["state"] == FINISHED]
     _check_between(path, finished, "epochs", train.epochs, train.epochs)
-    if frames.kind not in (BASELINE, FINAL):  # which may have been judged on the test set instead
+    if frames.kind == SEARCH:  # others may have been judged on the test set instead
         _check_between(path, finished, frames.spec.search.column("val"), 0, 1)
 
 

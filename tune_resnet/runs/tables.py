@@ -47,13 +47,8 @@ class TrialRow:
 
     def cells(self) -> dict[str, Any]:
         """The row by column."""
-        cells = dict(vars(self))
-        first = {"trial": cells.pop("trial"), "state": cells.pop("state"), **cells.pop("values")}
-        return first | {
-            column: cell
-            for name, value in cells.items()
-            for column, cell in (value if name == "scores" else {name: value}).items()
-        }
+        parts = (value if isinstance(value, dict) else {name: value} for name, value in vars(self).items())
+        return {column: cell for part in parts for column, cell in part.items()}
 
     def line(self) -> str:
         """The row as a line of trials.csv."""
@@ -164,7 +159,7 @@ TRIAL_DTYPES, EPOCH_DTYPES, CONFIRM_DTYPES = trial_dtypes(), epoch_dtypes(), con
 PREDICTION_DTYPES = _dtypes(PredictionRow)
 
 
-def spec_of(trial: Mapping[Any, Any], spec: SearchSpec) -> SearchSpec:
+def spec_of(trial: Mapping[str, Any], spec: SearchSpec) -> SearchSpec:
     """The spec with what a trial trains, as a row of trials.csv has it, for reference."""
     return spec.configured({name: trial[name] for name in (*spec.hyperparameters, "seed") if name in trial})
 
@@ -176,11 +171,11 @@ def ending(epochs_done: int, epochs: int, failure: str | None) -> str:
     return FINISHED if epochs_done >= epochs else STOPPED
 
 
-def csv_lines(rows: Iterable[Iterable[Any]]) -> str:
+def csv_lines(rows: Iterable[Iterable[object]]) -> str:
     buffer = io.StringIO()
     csv.writer(buffer, lineterminator="\n").writerows(rows)
     return buffer.getvalue()
 
 
-def cell(value: Any) -> Any:
+def cell(value: object) -> object:
     return "" if value is None or (isinstance(value, float) and math.isnan(value)) else value

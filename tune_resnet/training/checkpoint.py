@@ -14,6 +14,7 @@ import torch
 
 from tune_resnet._files import replacing
 from tune_resnet.config.hyperparameters import Configuration
+from tune_resnet.data.types import Split
 from tune_resnet.training.loop import TrainingRun
 from tune_resnet.training.metrics import EpochMetrics
 
@@ -81,14 +82,18 @@ class ResumableRun:
     What trains a trial, the reference, a confirmation and a final model alike, one configuration after another.
 
     Args:
-        training: at the beginning of its configuration.
+        configuration: the first.
+        data, device, judge_each: as of a `TrainingRun`.
         path: the configuration's checkpoint.
     """
 
     saved: EpochMetrics | None  # the epoch that the configuration went on after; None: it began at its beginning
 
-    def __init__(self, training: TrainingRun, path: Path) -> None:
-        self.training = training
+    def __init__(
+        self, configuration: Configuration, data: Split, device: str, path: Path, *, judge_each: bool = True
+    ) -> None:
+        train, model, flip = configuration.train, configuration.model, configuration.data.flip
+        self.training = TrainingRun(train, data, device, model, flip=flip, judge_each=judge_each)
         self._attach(path)
 
     def restart(self, configuration: Configuration, path: Path) -> None:

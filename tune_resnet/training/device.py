@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import platform
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -148,10 +149,12 @@ def gpus_per_trial(resources: ResourceSpec, device: str) -> float:
     return 1.0 if resources.gpus_per_trial is None else resources.gpus_per_trial
 
 
-def limit_gpu_memory(resources: ResourceSpec) -> None:
-    """From now on this process, which has a trial's share of a GPU, takes no more than that share of its memory: a
+def limit_to_share(resources: ResourceSpec) -> None:
+    """From now on this process takes no more than a trial's share of the machine: threads, and of a GPU its memory. A
     trial that needs more fails itself, and not whichever other asks next. To be called before anything is on the GPU.
     """
+    cores = os.cpu_count() or 1  # a trial that is to have more is refused
+    torch.set_num_threads(max(1, min(int(resources.cpus_per_trial), cores)))
     share = resources.gpus_per_trial or 1.0
     if resources.device == "cuda" and share < 1:
         torch.cuda.set_per_process_memory_fraction(share)

@@ -110,7 +110,7 @@ class TrainingRun:
         """Makes what updates the parameters that are not frozen, and room for a recording of the step that does."""
         self.precision = choose_precision(self.spec.precision, self.device)
         trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
-        self.optimizer = OPTIMIZERS[self.spec.optimizer](trained, self.lr, self.spec.momentum)
+        self.optimizer = OPTIMIZERS[self.spec.optimizer](trained, self.lr)
         self.scaler = gradient_scaler(self.precision, self.device)
         self.recording = room_for_recording(self.spec, self.device)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Self
 
 from tune_resnet.config.sections import ACCURACY, OBJECTIVES
 
@@ -31,14 +31,15 @@ class EpochMetrics:
         return row | {f"{held_out}_{name}": measured[name] for name in ("loss", ACCURACY, objective)}
 
     @classmethod
-    def from_file(cls, values: Any) -> EpochMetrics | None:
+    def from_file(cls, values: object) -> EpochMetrics | None:
         """What `dataclasses.asdict` gave, read back from a file; None where it is something else."""
+        if not isinstance(values, dict):
+            return None
         names = {field.name for field in dataclasses.fields(cls)}
         later = names & {*OBJECTIVES} - {ACCURACY}  # a file from before them lacks these
         unknown = {"loss", *OBJECTIVES}  # they are where nothing was held out
         fits = (
-            isinstance(values, dict)
-            and names - later <= values.keys() <= names
+            names - later <= values.keys() <= names
             and all(type(value) in (int, float) for value in values.values())
             and all(0 <= value < math.inf or (name in unknown and value != value) for name, value in values.items())
             and type(values["epoch"]) is int
@@ -58,7 +59,7 @@ class NonFiniteLoss(ArithmeticError):
         self.epoch = epoch
         self.last_good = last_good
 
-    def __reduce__(self) -> Any:
+    def __reduce__(self) -> tuple[type[Self], tuple[int, EpochMetrics | None]]:
         return type(self), (self.epoch, self.last_good)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any, cast
 
 import torch
@@ -22,8 +22,10 @@ class Optimizer(ABC):
 
     _step_supports_amp_scaling = True  # tells PyTorch's gradient scaler to leave `found_inf` to the kernel
 
-    def __init__(self, parameters: Iterable[Tensor], lr: Tensor, momentum: float = 0.9) -> None:
-        self.parameters, self.lr, self.momentum = list(parameters), lr, momentum
+    momentum = 0.9  # may change between steps as well
+
+    def __init__(self, parameters: Iterable[Tensor], lr: Tensor) -> None:
+        self.parameters, self.lr = list(parameters), lr
         self.param_groups = [{"params": self.parameters}]  # where the gradient scaler finds the gradients
         self.state: dict[str, list[Tensor]] = {}
 
@@ -63,8 +65,8 @@ class Adam(Optimizer):
     `torch.optim.Adam` does the same, but imports PyTorch's compiler on its way: 1.5 s and 150 MB in each process.
     """
 
-    def __init__(self, parameters: Iterable[Tensor], lr: Tensor, momentum: float = 0.9) -> None:
-        super().__init__(parameters, lr, momentum)
+    def __init__(self, parameters: Iterable[Tensor], lr: Tensor) -> None:
+        super().__init__(parameters, lr)
         self.state = {
             "steps": [torch.zeros((), device=parameter.device) for parameter in self.parameters],
             "exp_avgs": [torch.zeros_like(parameter) for parameter in self.parameters],
@@ -96,8 +98,8 @@ class Adam(Optimizer):
 class Sgd(Optimizer):
     """Stochastic gradient descent with Nesterov's momentum (Sutskever et al., 2013), by PyTorch's fused kernel."""
 
-    def __init__(self, parameters: Iterable[Tensor], lr: Tensor, momentum: float = 0.9) -> None:
-        super().__init__(parameters, lr, momentum)
+    def __init__(self, parameters: Iterable[Tensor], lr: Tensor) -> None:
+        super().__init__(parameters, lr)
         self.state = {"momentum_buffers": [torch.zeros_like(parameter) for parameter in self.parameters]}
 
     @torch.no_grad()
@@ -117,7 +119,7 @@ class Sgd(Optimizer):
         )
 
 
-OPTIMIZERS: dict[str, Callable[[Iterable[Tensor], Tensor, float], Optimizer]] = {"adam": Adam, "sgd": Sgd}
+OPTIMIZERS: dict[str, type[Optimizer]] = {"adam": Adam, "sgd": Sgd}
 
 
 @torch.no_grad()

@@ -11,10 +11,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors import safe_open
+from safetensors.torch import save
 from torch import nn
 
+from tune_resnet._files import replacing
 from tune_resnet._text import one_line, printable
 from tune_resnet.config.sections import DataSpec, ModelSpec, TrainSpec
 from tune_resnet.data.types import SIZE, Split, with_pixels_of
@@ -60,12 +61,8 @@ def save_model(path: Path, network: nn.Module, data: Split, model: ModelSpec, ou
     }
     # safetensors wants contiguous tensors; channels_last ones are not.
     tensors = {name: tensor.cpu().contiguous() for name, tensor in network.state_dict().items()}
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        save_file(tensors, temporary, {"tune_resnet": json.dumps(about)})
-        temporary.replace(path)
-    except SafetensorError as error:  # what it makes of a full disk, say
-        raise OSError(f"cannot write {path.name}: {one_line(error)}") from None
+    with replacing(path) as file:
+        file.write(save(tensors, {"tune_resnet": json.dumps(about)}))
 
 
 def read_outcome(path: Path) -> Outcome | None:

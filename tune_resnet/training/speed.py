@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import time
 from dataclasses import dataclass, replace
 
@@ -14,7 +13,7 @@ from tune_resnet.config.sections import ModelSpec, TrainSpec
 from tune_resnet.config.spec import SearchSpec
 from tune_resnet.data.types import Split, with_pixels_of
 from tune_resnet.errors import UserError
-from tune_resnet.training.device import OUT_OF_MEMORY, choose_device, choose_precision, device_name, limit_gpu_memory
+from tune_resnet.training.device import OUT_OF_MEMORY, choose_device, choose_precision, device_name, limit_to_share
 from tune_resnet.training.loop import TrainingRun
 from tune_resnet.training.metrics import NonFiniteLoss
 from tune_resnet.training.model import own_error
@@ -88,9 +87,7 @@ def _epoch_seconds(run: TrainingRun) -> float:
 
 def measure_here(spec: SearchSpec, data: Split) -> Speed:
     """The pace of a trial of `spec` in this process, with as many threads as a trial has."""
-    limit_gpu_memory(spec.resources)
-    cores = os.cpu_count() or 1  # a trial that is to have more is refused later
-    torch.set_num_threads(max(1, min(int(spec.resources.cpus_per_trial), cores)))
+    limit_to_share(spec.resources)
     return measure_speed(spec.train, data, choose_device(spec.resources.device), spec.model)
 
 

@@ -172,10 +172,10 @@ def confirm_rows(regime: str, searches: pd.DataFrame, options: argparse.Namespac
             if isinstance(outcome, str):
                 sys.exit(f"error: {missing[place]}: {outcome}")
             job = jobs[place].spec
-            rows.append({name: job.value(name) for name in (*TUNABLE, "seed")} | {"accuracy": outcome["accuracy"]})
+            rows.append({name: job.value(name) for name in (*TUNABLE, "seed")} | {"accuracy": outcome["test_accuracy"]})
             write_whole(path, pd.DataFrame(rows).to_csv(index=False))
             jobs[place].checkpoint.unlink(missing_ok=True)
-            print(f"{len(rows)} of {len(known) + len(missing)}: {outcome['accuracy']:.2%}", flush=True)
+            print(f"{len(rows)} of {len(known) + len(missing)}: {outcome['test_accuracy']:.2%}", flush=True)
     return pd.DataFrame(rows)
 
 

@@ -21,7 +21,7 @@ from torchvision import transforms
 from tune_resnet.config.sections import TrainSpec
 from tune_resnet.data.types import ImageSet, Split
 from tune_resnet.training.model import ResNet9
-from tune_resnet.training.schedule import one_cycle
+from tune_resnet.training.schedule import rate_at
 
 Batches = Iterable[tuple[Tensor, Tensor]]
 
@@ -74,8 +74,9 @@ class TutorialRun:
             self.model.parameters(), lr=self.spec.max_lr, weight_decay=self.spec.weight_decay
         )
         steps = self.spec.epochs * -(-len(self.data.train) // self.spec.batch_size)
+        shape = TrainSpec(max_lr=1.0)
         self.scheduler = torch.optim.lr_scheduler.LambdaLR(
-            self.optimizer, lambda step: one_cycle(min(step, steps - 1), steps, 1.0)
+            self.optimizer, lambda step: rate_at(shape, min(step, steps - 1), steps)
         )
 
     def train_epoch(self) -> float:
