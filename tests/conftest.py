@@ -1,4 +1,4 @@
-"""Data that several tests train on: few, small, real images."""
+"""What several tests share: few, small, real images, and a Ray."""
 
 from __future__ import annotations
 
@@ -24,6 +24,14 @@ from tune_resnet.training.speed import Speed
 def no_user_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     """Tests neither read nor fill the cache folder of whoever runs them."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_wait_for_the_disk() -> Iterator[None]:
+    """In this process, nothing waits until what it has written would survive a power cut: thousands of small files."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda descriptor: None)
+        yield
 
 
 @pytest.fixture(scope="session")

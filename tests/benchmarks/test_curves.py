@@ -52,7 +52,7 @@ def tree(digits: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def command(tree: Path, out: Path, width: int = 4) -> list[str]:
     module = "experiments.benchmarks.early_stopping.curves"
-    sizes = f"--limit-train 120 --width {width} --epochs 2 --configurations 2".split()
+    sizes = f"--limit-train 120 --width {width} --epochs 2 --configurations 2 --workers 1".split()
     return [sys.executable, "-m", module, "--data-dir", str(tree), "--out", str(out), *sizes]
 
 
@@ -221,7 +221,7 @@ def small_spec(tree: Path) -> SearchSpec:
 
 @pytest.mark.slow
 def test_a_killed_recording_continues_and_gives_the_whole_table(
-    tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "curves"
     killed = subprocess.Popen(command(tree, out), start_new_session=True)
@@ -235,7 +235,9 @@ def test_a_killed_recording_continues_and_gives_the_whole_table(
     saved = {file.name: file.read_bytes() for file in out.glob("parts/[!.]*.parquet")}
     first = pd.concat([pd.read_parquet(out / "parts" / name) for name in saved], ignore_index=True)
 
-    text = subprocess.run(command(tree, out), capture_output=True, text=True, check=True).stdout
+    monkeypatch.setattr(sys, "argv", command(tree, out)[2:])
+    curves.main()
+    text = capsys.readouterr().out
     table = pd.read_parquet(out / "curves.parquet")
     runs = curves.planned(2, 2)
     assert text.startswith(f"{len(saved)} runs are recorded, {len(runs) - len(saved)} are left")
