@@ -1,11 +1,11 @@
-"""Data that several tests train on: few, small, real images."""
+"""What several tests share: few, small, real images, and a Ray."""
 
 from __future__ import annotations
 
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -16,12 +16,22 @@ from tune_resnet.data.load import load_dataset
 from tune_resnet.data.split import search_split
 from tune_resnet.data.types import Dataset, Split
 from tune_resnet.execution.cluster import set_ray_up
+from tune_resnet.search import main
+from tune_resnet.training.speed import Speed
 
 
 @pytest.fixture(autouse=True)
 def no_user_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     """Tests neither read nor fill the cache folder of whoever runs them."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_wait_for_the_disk() -> Iterator[None]:
+    """In this process, nothing waits until what it has written would survive a power cut: thousands of small files."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda descriptor: None)
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -43,7 +53,8 @@ def few(digits: Dataset) -> Split:
 
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[list[str]]:
-    """The flags with which a command joins a Ray with 2 CPUs: half as long as one that starts a Ray of its own."""
+    """The flags with which a command joins a Ray with 1 CPU: half as long as one that starts a Ray of its own, and as
+    each process of a trial takes seconds to import PyTorch, one trial at a time is done sooner than two at once."""
     set_ray_up("")
     from ray._private.authentication import authentication_token_setup as authentication
     from ray._private.utils import get_ray_address_file
@@ -53,11 +64,25 @@ def cluster() -> Iterator[list[str]]:
     authentication.ensure_token_if_auth_enabled(None, create_token_if_missing=True)
     Path(get_ray_address_file(None)).parent.mkdir(parents=True, exist_ok=True)  # the fixture may be Ray's first here
     folder = tempfile.mkdtemp(prefix="r", dir="/tmp")  # its name must be short enough for a socket's path
-    head = {"num_cpus": 2, "num_gpus": 0, "include_dashboard": False, "temp_dir": folder}
+    head = {"num_cpus": 1, "num_gpus": 0, "include_dashboard": False, "temp_dir": folder}
     cluster = Cluster(initialize_head=True, head_node_args=head, shutdown_at_exit=False)
     yield ["--address", cluster.address]
     cluster.shutdown()
     shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def on_cluster(cluster: list[str]) -> Callable[..., int]:
+    """`python -m tune_resnet.search`, called in this process, on that Ray, with a pace that is not measured: that would
+    take one more process."""
+
+    def command(*arguments: object) -> int:
+        pace = Speed(device_name="a CPU", precision="fp32", images_per_second=1000.0)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("tune_resnet.execution.resources._measure", lambda spec, data: pace)
+            return main([*map(str, arguments), *cluster])
+
+    return command
 
 
 @pytest.fixture(scope="session")

@@ -71,6 +71,12 @@ def surrogate() -> Surrogate:
     return Surrogate(comparable_runs(recorded(24)), SPEC)
 
 
+@pytest.fixture
+def two_folds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A cross-validation that takes two surrogates instead of ten, where its figures do not matter."""
+    monkeypatch.setattr("experiments.benchmarks.early_stopping.surrogate.FOLDS", 2)
+
+
 @pytest.fixture(scope="module")
 def mixed() -> Surrogate:
     """Of a space of all kinds: the cosine schedule is two points better, and all else does not matter."""
@@ -109,6 +115,7 @@ def test_the_surrogate_has_learnt_the_curves(surrogate: Surrogate) -> None:
     assert surrogate.curve(REFERENCE, None)["val_accuracy"][-1] == pytest.approx(surrogate.quality(REFERENCE))
 
 
+@pytest.mark.usefixtures("two_folds")
 def test_a_table_without_averaged_weights_will_do() -> None:
     runs = comparable_runs(recorded(24).drop(columns="ema33_val_accuracy"))
     surrogate = Surrogate(runs, SPEC)
@@ -152,6 +159,7 @@ def test_noise_comes_from_repeated_seeds_where_there_are_enough() -> None:
     assert np.corrcoef(drawn.T).min() > 0.9
 
 
+@pytest.mark.usefixtures("two_folds")
 def test_what_a_seed_does_to_all_configurations_is_no_noise() -> None:
     runs = comparable_runs(recorded(24, seeds=2, seed_effect=0.2))
     means = runs.groupby("seed")["train_loss"].mean()
@@ -281,12 +289,12 @@ def test_tables() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("two_folds")
 def test_the_command_writes_its_tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     recorded(24).to_parquet(tmp_path / "curves.parquet")
     (tmp_path / "env.json").write_text(json.dumps({"model": {}, "train": {"epochs": EPOCHS}}))
-    arguments = (
-        f"--curves {tmp_path}/curves.parquet --out {tmp_path}/out --seeds 3 --epochs 24 --strategies ours random"
-    )
+    files = f"--curves {tmp_path}/curves.parquet --out {tmp_path}/out"
+    arguments = f"{files} --seeds 3 --epochs 24 --processes 1 --strategies ours random"
     monkeypatch.setattr("sys.argv", ["search_efficiency.py", *arguments.split()])
     search_efficiency.main()
     regret = pd.read_csv(tmp_path / "out" / "regret.csv")

@@ -11,7 +11,9 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import cast
@@ -31,7 +33,6 @@ from tune_resnet.results.confirmation import (
     Confirmation,
     complete_pairs,
     confirmation_sentence,
-    confirmations,
     pairs_table,
 )
 from tune_resnet.results.paired_test import BETTER, NOT_DISTINGUISHABLE, WORSE, analyse_pairs
@@ -195,14 +196,14 @@ class Poison:
 
 
 @pytest.fixture(scope="module")
-def searched(tmp_path_factory: pytest.TempPathFactory, cluster: list[str]) -> Path:
+def searched(tmp_path_factory: pytest.TempPathFactory, on_cluster: Callable[..., int]) -> Path:
     """A search during which every touch of the test set raises."""
     runs = tmp_path_factory.mktemp("runs")
     (runs / "spec.toml").write_text(SPEC)
     load_dataset, untouched = load.load_dataset, cast(ImageSet, Poison())
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(load, "load_dataset", lambda spec: replace(load_dataset(spec), test=untouched))
-        code = main(["--experiment", str(runs / "spec.toml"), "--runs-dir", str(runs), "--name", "it", *cluster])
+        code = on_cluster("--experiment", runs / "spec.toml", "--runs-dir", runs, "--name", "it")
     assert code == 0
     return runs / "it"
 
@@ -234,11 +235,12 @@ def test_the_source_mentions_the_test_set_only_where_it_belongs() -> None:
 
 @pytest.mark.slow
 def test_a_confirmation_is_recorded_and_extended(
-    run: Path, cluster: list[str], capsys: pytest.CaptureFixture[str]
+    run: Path, on_cluster: Callable[..., int], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["--confirm", "2", "--resume", str(run), *cluster]) == 0
+    assert on_cluster("--confirm", 2, "--resume", run, "--cpus-per-trial", 0.5) == 0
     output = capsys.readouterr()
     assert output.err == ""
+    assert "2 at once" in output.out
     assert "[4/4] seed " in output.out
     assert "percentage points on 359 test images" in output.out
     rows = pd.read_csv(run / "confirm.csv")
@@ -260,7 +262,7 @@ def test_a_confirmation_is_recorded_and_extended(
     assert (summary["n"], summary["seeds"], summary["test_images"]) == (2, seeds, 359)
     assert summary["train_images"] == 400  # validation images are trained on too
 
-    assert main(["--confirm", "3", "--resume", str(run), *cluster, "--max-concurrent", "1"]) == 0
+    assert on_cluster("--confirm", 3, "--resume", run) == 0
     assert "[2/2] seed 1002" in capsys.readouterr().out
     longer = pd.read_csv(run / "confirm.csv")
     pd.testing.assert_frame_equal(longer[longer["seed"] != 1002].reset_index(drop=True), rows)
@@ -277,26 +279,20 @@ def test_a_confirmation_is_recorded_and_extended(
     assert "is about another reference" in capsys.readouterr().err
 
 
-def start_confirmation(run: Path, count: int, *more: str) -> subprocess.Popen[str]:
-    """The command in a process of its own, with its first training done."""
-    command = [
-        sys.executable, "-m", "tune_resnet.search", "--confirm", str(count), "--resume", str(run),
-        "--max-concurrent", "1", *more,
-    ]  # fmt: skip
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+def wait_for_a_row(run: Path) -> None:
     deadline = time.monotonic() + 90
     while not (run / "confirm.csv").exists():
-        assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline
         time.sleep(0.05)
-    return process
 
 
 @pytest.mark.slow
-def test_a_signal_leaves_whole_rows(run: Path) -> None:
+def test_a_signal_leaves_whole_rows(run: Path, cluster: list[str]) -> None:
     text = (run / "spec.toml").read_text()
     (run / "spec.toml").write_text(text.replace("epochs = 4", "epochs = 20"))
-    process = start_confirmation(run, 60)
+    command = [sys.executable, "-m", "tune_resnet.search", "--confirm", "60", "--resume", str(run), *cluster]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    wait_for_a_row(run)
     process.send_signal(signal.SIGTERM)
     _, errors = process.communicate(timeout=60)
     assert (process.returncode, errors) == (128 + signal.SIGTERM, "")
@@ -342,30 +338,22 @@ def test_a_search_that_is_to_be_confirmed_needs_a_test_set_first(
 
 
 @pytest.mark.slow
-def test_a_search_may_end_with_its_confirmation(
-    tmp_path: Path, cluster: list[str], capsys: pytest.CaptureFixture[str]
+def test_a_killed_process_costs_no_training(
+    run: Path, on_cluster: Callable[..., int], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (tmp_path / "spec.toml").write_text(SPEC)
-    arguments = ["--experiment", str(tmp_path / "spec.toml"), "--runs-dir", str(tmp_path), "--name", "it"]
-    assert main([*arguments, "--confirm", *cluster]) == 0  # as many as it takes
-    told = capsys.readouterr().out
-    (found,) = confirmations(load_run(tmp_path / "it"))
-    assert confirmation_sentence(found) in told
-    assert "looked at after each pair" in told
-    assert found.result is not None
-    assert found.result.verdict == BETTER
-    assert found.pairs.index.is_monotonic_increasing
-    assert found.result.n == len(found.pairs)
-
-
-@pytest.mark.slow
-def test_a_killed_process_costs_no_training(run: Path, cluster: list[str]) -> None:
     text = (run / "spec.toml").read_text()
     (run / "spec.toml").write_text(text.replace("epochs = 4", "epochs = 12"))
-    search = start_confirmation(run, 2, *cluster)
-    os.kill(int(pd.read_csv(run / "confirm.csv")["worker"][0].rpartition(":")[2]), signal.SIGKILL)
-    output, errors = search.communicate(timeout=120)
-    assert (search.returncode, errors) == (0, "")
+
+    def kill() -> None:
+        wait_for_a_row(run)
+        os.kill(int(pd.read_csv(run / "confirm.csv")["worker"][0].rpartition(":")[2]), signal.SIGKILL)
+
+    killing = threading.Thread(target=kill)
+    killing.start()
+    assert on_cluster("--confirm", 2, "--resume", run) == 0
+    killing.join()
+    output, errors = capsys.readouterr()
+    assert errors == ""
     assert output.count("is tried again (its process died (killed, or out of memory))") == 1
     assert len(pd.read_csv(run / "confirm.csv")) == 4
     assert not list((run / "checkpoints").glob("confirm-*"))

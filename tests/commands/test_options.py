@@ -9,12 +9,14 @@ import sys
 import time
 from dataclasses import fields, replace
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 from factories import ROOT
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tune_resnet import analysis, export, predict, report, search
 from tune_resnet.commands.options import parse_options
 from tune_resnet.config.hyperparameters import HYPERPARAMETERS
 from tune_resnet.config.sections import SECTIONS
@@ -319,13 +321,9 @@ def test_help_is_quick_and_names_every_flag() -> None:
         assert re.search(rf"--{flag.replace('_', '-')}[ ,\n]", done.stdout), flag
 
 
-@pytest.mark.parametrize("command", ["search", "analysis", "predict"])
-def test_every_command_explains_itself(command: str) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", f"tune_resnet.{command}", "--help"],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=True,
-    )
-    assert done.stdout.startswith(f"usage: python -m tune_resnet.{command}")
+@pytest.mark.parametrize("command", [search, analysis, report, predict, export])
+def test_every_command_explains_itself(command: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        command.main(["--help"])
+    assert not end.value.code
+    assert capsys.readouterr().out.startswith(f"usage: python -m {command.__name__}")

@@ -170,7 +170,7 @@ def scratch(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("spec") / "spec.toml"
 
 
-@many
+@settings(many, max_examples=60)
 @given(spec=specs())
 def test_a_spec_written_to_toml_and_read_back_is_the_same(spec: SearchSpec, scratch: Path) -> None:
     scratch.write_bytes(spec.to_toml().encode())

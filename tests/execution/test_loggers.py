@@ -6,7 +6,7 @@ import csv
 import importlib.util
 import struct
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,6 @@ from tune_resnet.config.validation import SpecError
 from tune_resnet.errors import UserError
 from tune_resnet.execution.loggers import logger_callbacks
 from tune_resnet.runs.directory import RunDirectory
-from tune_resnet.search import main
 
 TINY = ["--dataset", "digits", "--limit-train", "200", "--width", "4", "--device", "cpu", "--scheduler", "none"]
 TRIALS, EPOCHS = 3, 2
@@ -28,7 +27,7 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory, cluster: list[str]) -> Path:
+def run(tmp_path_factory: pytest.TempPathFactory, on_cluster: Callable[..., int]) -> Path:
     """A search with each logger whose package is there."""
     runs = tmp_path_factory.mktemp("runs")
     known = [name for name in LOGGERS if name == "tensorboard" or importlib.util.find_spec(name)]
@@ -36,8 +35,8 @@ def run(tmp_path_factory: pytest.TempPathFactory, cluster: list[str]) -> Path:
         patch.setenv("WANDB_MODE", "offline")
         patch.setenv("WANDB_SILENT", "true")
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
-        flags = ["--num-samples", str(TRIALS), "--epochs", str(EPOCHS), "--runs-dir", str(runs), "--name", "logged"]
-        assert main([*TINY, *cluster, *flags, "--log", *known]) == 0
+        flags = ["--num-samples", TRIALS, "--epochs", EPOCHS, "--runs-dir", runs, "--name", "logged"]
+        assert on_cluster(*TINY, *flags, "--log", *known) == 0
     return runs / "logged"
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import os
 import re
 import time
 from contextlib import nullcontext
@@ -57,7 +56,7 @@ RESULTS, REGIMES = EXPERIMENTS / "results", EXPERIMENTS / "benchmarks" / "early_
 CPU_SPEC = replace(spec(4, 2, "none"), resources=ResourceSpec(device="cpu"))
 
 
-@settings(derandomize=True, deadline=None, max_examples=20)
+@settings(derandomize=True, deadline=None, max_examples=10)
 @given(trials=st.integers(1, 40), epochs=st.integers(1, 12), scheduler=st.sampled_from(["asha", "median", "none"]))
 def test_trials_are_expected_to_end_but_the_reference_to_go_on(trials: int, epochs: int, scheduler: str) -> None:
     survival = expected_survival(spec(trials, epochs, scheduler))
@@ -318,15 +317,16 @@ def dies(num_classes):
 
 @pytest.mark.slow
 def test_a_process_of_ray_that_times_steps_says_what_went_wrong_and_ends(
-    split: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    split: Split, tmp_path: Path, cluster: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It would keep the memory of a GPU."""
     started = tmp_path / "started"
     started.mkdir()
     (tmp_path / "dying_nets.py").write_text(DYING.format(folder=started))
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)  # of Ray's processes
+    monkeypatch.chdir(tmp_path)  # Ray's processes import from there, too
+    monkeypatch.syspath_prepend(tmp_path)
     own = {name: replace(CPU_SPEC, model=ModelSpec(factory=f"dying_nets:{name}")) for name in ("raises", "dies")}
-    with ray_cluster(None):
+    with ray_cluster(cluster[-1]):
         with pytest.raises(ModelError) as raised:
             make_plan(own["raises"], split)
         with pytest.raises(TimingError) as died:

@@ -143,3 +143,8 @@ def test_what_is_kept_for_a_resumed_search_of_a_mixed_space_is_what_there_was(tm
     warm.write(tmp_path / "kept.json")
     kept = WarmStart.read(tmp_path / "kept.json", spec)
     assert [trial.params for trial in kept.trials] == [trial.params for trial in warm.trials]
+    study = Study(spec, kept)
+    for number in range(8):
+        proposed, values = study.propose()
+        assert proposed == number
+        assert all(domain.holds(values[name]) for name, domain in MIXED.items())

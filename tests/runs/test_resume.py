@@ -155,7 +155,7 @@ def unbroken(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[dict[st
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
-@settings(deadline=None, max_examples=8, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(deadline=None, max_examples=4, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.integers(0, EPOCHS), min_size=14, max_size=14))
 def test_a_search_cut_off_anywhere_proposes_what_an_unbroken_one_does(
     sampler: str,

@@ -9,12 +9,13 @@ from typing import Literal
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from factories import RESULTS, Build, leave_predictions
+from factories import RESULTS, SEARCH, Build, leave_predictions
 from playwright.sync_api import Browser, sync_playwright
 
 from experiments.benchmarks.figures.screenshots import start_chromium
 from tune_resnet.commands.live_page import EVERY
 from tune_resnet.results.page import write_report
+from tune_resnet.runs.directory import RunDirectory
 from tune_resnet.runs.tables import FINISHED, RUNNING, STOPPED
 
 MIN_CONTRAST = 4.5  # WCAG 2.2, level AA, text of normal size
@@ -52,15 +53,27 @@ def browser() -> Iterator[Browser]:
         browser.close()
 
 
+@pytest.fixture(scope="module")
+def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The page of a recorded search."""
+    return write_report([SEARCH], tmp_path_factory.mktemp("recorded") / "report.html")
+
+
 @pytest.fixture(scope="module", params=["one run", "several runs", "a thousand trials", "live, and class by class"])
-def page_file(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def page_file(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, recorded: Path) -> Path:
+    if request.param == "one run":
+        return recorded
     folder = tmp_path_factory.mktemp("pages")
-    runs = [RESULTS / "cifar10-jpeg-search", RESULTS / "cifar10-jpeg-baseline"]
+    runs = [SEARCH, RESULTS / "cifar10-jpeg-baseline"]
     if request.param == "a thousand trials":
         build = Build(folder / "run")
-        for number in range(1000):
-            last = 0.5 + number % 97 / 400
-            build.trial([0.3, 0.4, 0.5, last], FINISHED) if number % 9 == 0 else build.trial([0.2 + last / 9], STOPPED)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(RunDirectory, "write_trials", lambda run, lines, *columns: None)  # once is enough, at the end
+            for number in range(1000):
+                end = 0.5 + number % 97 / 400
+                how = ([0.3, 0.4, 0.5, end], FINISHED) if number % 9 == 0 else ([0.2 + end / 9], STOPPED)
+                build.trial(*how)
+        build.recorder.close()
         runs = [build.directory.path]
     if request.param == "live, and class by class":
         build = Build(folder / "run")
@@ -69,7 +82,7 @@ def page_file(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathF
         leave_predictions(build.directory, ("ant", "bee", "<b>cat</b>", "dog"))
         with build.directory.lock():
             return write_report([build.directory.path], folder / "report.html", reload_seconds=EVERY)
-    return write_report(runs[:1] if request.param == "one run" else runs, folder / "report.html")
+    return write_report(runs, folder / "report.html")
 
 
 class View:
@@ -121,8 +134,8 @@ def test_a_page_can_be_heard_and_used_by_keyboard(view: View) -> None:
     assert {"region", "BUTTON"} <= reached
 
 
-def test_hovering_tells_what_a_mark_is(browser: Browser, tmp_path: Path) -> None:
-    view = View(browser, write_report([RESULTS / "cifar10-jpeg-search"], tmp_path / "report.html"), 1200, "light")
+def test_hovering_tells_what_a_mark_is(browser: Browser, recorded: Path) -> None:
+    view = View(browser, recorded, 1200, "light")
     plot = view.page.locator("[aria-label^='Learning curves'] .plot")
     plot.scroll_into_view_if_needed()
     point = plot.locator(".trace").last.locator(".point").last
@@ -135,8 +148,8 @@ def test_hovering_tells_what_a_mark_is(browser: Browser, tmp_path: Path) -> None
     view.context.close()
 
 
-def test_the_colours_follow_when_night_falls(browser: Browser, tmp_path: Path) -> None:
-    view = View(browser, write_report([RESULTS / "cifar10-jpeg-search"], tmp_path / "report.html"), 1200, "light")
+def test_the_colours_follow_when_night_falls(browser: Browser, recorded: Path) -> None:
+    view = View(browser, recorded, 1200, "light")
     fill = "getComputedStyle(document.querySelector('.plot .xtick text')).fill"
     before = view.page.evaluate(fill)
     view.page.emulate_media(color_scheme="dark")
@@ -145,8 +158,8 @@ def test_the_colours_follow_when_night_falls(browser: Browser, tmp_path: Path) -
     view.context.close()
 
 
-def test_a_table_is_sorted_by_a_click_and_a_loss_is_chosen(browser: Browser, tmp_path: Path) -> None:
-    view = View(browser, write_report([RESULTS / "cifar10-jpeg-search"], tmp_path / "report.html"), 1200, "light")
+def test_a_table_is_sorted_by_a_click_and_a_loss_is_chosen(browser: Browser, recorded: Path) -> None:
+    view = View(browser, recorded, 1200, "light")
     head = view.page.get_by_role("button", name="max_lr")
     column = head.locator("xpath=ancestor::table").locator("td:nth-child(6)")
     for order in ("descending", "ascending"):

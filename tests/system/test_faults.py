@@ -28,15 +28,17 @@ from faults import Broken, Fault, Injected, each_trial_is_as_alone, send, table
 from tune_resnet.hpo.ranking import winner
 from tune_resnet.runs.directory import RunDirectory
 from tune_resnet.runs.load import load_run, own_size
-from tune_resnet.runs.tables import FAILED, FINISHED, RUNNING
+from tune_resnet.runs.tables import FAILED, FINISHED, INTERRUPTED, RUNNING
 
 
-def assert_like_unbroken(broken: Broken, tmp_path: Path) -> None:
+def assert_like_unbroken(
+    broken: Broken, tmp_path: Path, finish: Callable[[Broken], object] = lambda unbroken: unbroken.finish()
+) -> None:
     """The same epochs, the same proposals, the same endings as a search that nothing broke."""
     broken.consistent()
     settings = {name: getattr(broken, name) for name in ("samples", "epochs", "sampler", "scheduler")}
     unbroken = Broken(tmp_path / "unbroken", **settings)
-    unbroken.finish()
+    finish(unbroken)
     assert broken.figures() == unbroken.figures()
 
 
@@ -44,18 +46,23 @@ def assert_like_unbroken(broken: Broken, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_search_that_is_killed_terminated_and_broken_ends_like_an_unbroken_one(
-    tmp_path: Path, matrix: list[Injected]
+def test_a_search_that_is_killed_interrupted_and_broken_ends_like_an_unbroken_one(
+    tmp_path: Path, matrix: list[Injected], on_cluster: Callable[..., int]
 ) -> None:
     faults: list[Fault] = [("killed", 1, 5, 2, 1), ("raises", 2, 2, 3, 1)]
     search = Broken(tmp_path / "broken", samples=4, epochs=8, sampler="tpe", scheduler="asha", faults=faults)
     code, _ = search.break_at("SIGKILL of the search", 3, 0.0, send(signal.SIGKILL))
     assert code == -signal.SIGKILL
-    code, output = search.break_at("SIGTERM", 7, 0.0, send(signal.SIGTERM))
-    assert code == 128 + signal.SIGTERM
+    code, output = search.break_at("SIGINT", 7, 0.0, send(signal.SIGINT))
+    assert code == 128 + signal.SIGINT
+    assert "Ending the search" in output
+    assert "Traceback" not in output
     assert re.search(r"go on       \S+ -m tune_resnet.search --resume", output)
+    states = {row["state"] for row in table(search.path / "trials.csv")}
+    assert INTERRUPTED in states
+    assert RUNNING not in states
     assert "goes on after epoch" in search.finish()
-    assert_like_unbroken(search, tmp_path)
+    assert_like_unbroken(search, tmp_path, lambda unbroken: on_cluster(*unbroken.new()))
     matrix += search.injected
 
 

@@ -1,7 +1,8 @@
-"""A search over numbers, whole numbers, choices and a condition: run, stopped, gone on with, read, confirmed, used."""
+"""A search over numbers, whole numbers, choices and a condition: run, gone on with, read, confirmed, used."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,7 +21,6 @@ from tune_resnet.data.split import search_split
 from tune_resnet.hpo.ranking import winner
 from tune_resnet.runs.load import load_run
 from tune_resnet.runs.merge import merge_runs
-from tune_resnet.search import main
 from tune_resnet.training.loop import TrainingRun
 from tune_resnet.training.saved_model import load_model, probabilities
 
@@ -39,12 +39,12 @@ SPEC = SearchSpec(
 
 @pytest.mark.slow
 def test_a_search_over_all_kinds_of_hyperparameters(
-    tmp_path: Path, cluster: list[str], capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, on_cluster: Callable[..., int], capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "spec.toml").write_text(SPEC.to_toml())
     run, runs = tmp_path / "it", ["--runs-dir", str(tmp_path)]
-    assert main(["--experiment", str(tmp_path / "spec.toml"), *runs, *cluster]) == 0
-    assert main(["--resume", "it", "--num-samples", "8", *runs, *cluster]) == 0
+    assert on_cluster("--experiment", tmp_path / "spec.toml", *runs) == 0
+    assert on_cluster("--resume", "it", "--num-samples", 8, *runs) == 0
     frames = load_run(run)
     assert frames.spec.space == SPACE
     trials = frames.trials.set_index("trial")
@@ -84,11 +84,11 @@ def test_a_search_over_all_kinds_of_hyperparameters(
     assert all(f"Accuracy over {name}" in page for name in MIXED)
     assert export.main([str(run), "--format", "torch"]) == 0
     if not best["reference"]:
-        assert main(["--resume", "it", "--confirm", "2", *runs, *cluster]) == 0
+        assert on_cluster("--resume", "it", "--confirm", 2, *runs) == 0
         confirmed = load_run(run).confirm
         assert len(confirmed) == 4
         assert set(confirmed["optimizer"]) <= {"adam", "sgd"}
     wider = replace(SPEC, search=BudgetSpec(num_samples=2, name="again"))
     (tmp_path / "again.toml").write_text(wider.to_toml())
-    assert main(["--experiment", str(tmp_path / "again.toml"), "--warm-start", "it", *runs, *cluster]) == 0
+    assert on_cluster("--experiment", tmp_path / "again.toml", "--warm-start", "it", "--dry-run", *runs) == 0
     assert "8 trials known" in capsys.readouterr().out

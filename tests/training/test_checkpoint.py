@@ -24,6 +24,7 @@ from tune_resnet.training.metrics import BrokenRun, EpochMetrics
 
 SPEC = TrainSpec(epochs=4, batch_size=50, precision="fp32")
 WIDTH = ModelSpec(width=4)
+NARROW = ModelSpec(width=1)  # for half precision, which a CPU is slow at
 LONG = 2 * MAX_LOST_SECONDS  # an epoch after which saving is always due
 
 
@@ -79,10 +80,10 @@ def test_an_epoch_that_is_broken_off_leaves_the_state_of_the_last_whole_one(
 ) -> None:
     torch.set_num_threads(1)
     split, spec = few, replace(SPEC, precision=precision, batch_size=9)
-    unbroken = TrainingRun(spec, split, model=WIDTH)
+    unbroken = TrainingRun(spec, split, model=NARROW)
     expected = [unbroken.run_epoch() for _ in range(4)]
 
-    first = ResumableRun(Configuration(train=spec, model=WIDTH), split, "cpu", tmp_path / "it.pt")
+    first = ResumableRun(Configuration(train=spec, model=NARROW), split, "cpu", tmp_path / "it.pt")
     first.run_epoch()
     first.save()
     first.run_epoch()
@@ -94,7 +95,7 @@ def test_an_epoch_that_is_broken_off_leaves_the_state_of_the_last_whole_one(
         with pytest.raises(BrokenRun):
             forbidden()
 
-    again = ResumableRun(Configuration(train=spec, model=WIDTH), split, "cpu", tmp_path / "it.pt")
+    again = ResumableRun(Configuration(train=spec, model=NARROW), split, "cpu", tmp_path / "it.pt")
     assert without_seconds(again.saved) == without_seconds(expected[0])
     assert [without_seconds(again.run_epoch()) for _ in range(3)] == list(map(without_seconds, expected[1:]))
     assert again.is_done

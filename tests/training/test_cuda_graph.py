@@ -24,7 +24,7 @@ from tune_resnet.training.loop import TrainingRun
 
 SPEC = TrainSpec(epochs=3, batch_size=25, precision="fp32")  # 7 batches of 25 and one of 5
 FEW = replace(SPEC, batch_size=7)  # of 30 images: 4 batches of 7 and one of 2
-WIDTH = ModelSpec(width=4)
+WIDTH = ModelSpec(width=1)
 
 
 @pytest.fixture(autouse=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
@@ -91,13 +91,13 @@ def test_frozen_weights_stay_and_the_others_learn(optimizer: str, large: Split, 
 
 @pytest.mark.slow
 def test_the_example_is_searched_finalized_and_used(
-    learnt: State, folder: Path, cluster: list[str], capsys: pytest.CaptureFixture[str]
+    learnt: State, folder: Path, on_cluster: Callable[..., int], capsys: pytest.CaptureFixture[str]
 ) -> None:
     from PIL import Image
 
     _, arguments = COMMAND.split("python -m tune_resnet.search")
     named = ["--model", str(OWN.factory)]
-    assert main([*shlex.split(arguments), *QUICK.split(), *cluster]) == 0
+    assert on_cluster(*shlex.split(arguments), *QUICK.split()) == 0
     assert main(["--finalize", "runs/fine", *named]) == 0
     for model in ("best", "final/best"):
         found = load_model(folder / "runs" / "fine" / model / "model.safetensors", OWN.factory)

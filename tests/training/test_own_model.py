@@ -33,7 +33,7 @@ PAGE = (ROOT / "experiments" / "README.md").read_text()
 SHOWN = PAGE[PAGE.index("## Your own network") :]
 BLOCK = re.match(r"(?:    .*\n|\n)+", SHOWN[SHOWN.index("    from torch") :])
 COMMAND = next(line.strip() for line in SHOWN.splitlines() if "--model nets:" in line)
-QUICK = "--limit-train 200 --epochs 2 --num-samples 7 --device cpu --name own"
+QUICK = "--limit-train 200 --epochs 2 --num-samples 7 --max-concurrent 1 --device cpu --name own"
 OTHERS = """
 import torch
 from torch import nn
