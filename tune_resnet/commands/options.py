@@ -158,7 +158,7 @@ def parse_options(arguments: Sequence[str]) -> Search:
     run = given.get("resume") or given.get("finalize")
     if run is not None:
         if experiment is not None:
-            raise SpecError("--experiment does not go with a run that there is: its own spec.toml says what it is")
+            raise SpecError("--experiment does not go with an existing run: its own spec.toml says what it is")
         experiment = own_spec_file(found_run(run, runs_dir))
         if "resources.device" in settings:
             settings.setdefault("resources.gpus_per_trial", None)  # the run's own share is of the device it had
