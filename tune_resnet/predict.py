@@ -101,7 +101,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("run", type=Path, metavar="RUN", help="a run: its directory, its name in runs/, or latest")
     parser.add_argument("images", nargs="+", type=Path, metavar="IMAGE", help="image files of any size, or folders")
     parser.add_argument(
-        "--top", type=_positive, metavar="K", help=f"print the K likeliest classes (default {_TOP}; --json: all)"
+        "--top", type=_positive, metavar="K", help=f"print the K likeliest (default {_TOP}; --json: all)"
     )
     parser.add_argument("--model", metavar="MODULE:FUNCTION", help="import your own network, if the run used one")
     form = parser.add_mutually_exclusive_group()

@@ -71,7 +71,7 @@ def estimated(final: pd.Series, loss: pd.Series, column: str) -> pd.Series:
     return found
 
 
-def is_estimated(frames: RunFrames) -> bool:
+def is_smoothed(frames: RunFrames) -> bool:
     """Whether accuracy and loss count together in the estimates; else they are what was measured, see `estimated`."""
     found = best_trials(frames, len(frames.trials))
     return bool((found["estimate"] != found[accuracy_column(frames)]).any())

@@ -24,9 +24,9 @@ def _stopping(run: RunFrames) -> Section | None:
     columns = ["epoch", "reached", "stopped", "went_on", "weakest_went_on", "strongest_stopped"]
     cells = [[_number(value) for value in row] for row in rungs[columns].to_numpy()]
     note = (
-        f"Each trial is compared on {signal} with those judged before it, so the cut has moved meanwhile. Hover over a "
-        "stopped trial to see how close it was."
+        f"Trials are judged by {signal}, each beside those before it, so the cut has moved meanwhile. Hover over one "
     )
+    note += "that was stopped to see how close it was."
     shown = rows[rows["trial"].isin(chart_data.drawn(run)["trial"])]
     plot = plot_of("Who was stopped and who went on at each rung", detail_charts.judged_chart(shown, cuts(run), signal))
     table = Table([name.replace("_", " ") for name in columns], cells, sortable=True)

@@ -7,7 +7,7 @@ import math
 import pandas as pd
 
 from tune_resnet._text import hyperparameter, percent, printable
-from tune_resnet.hpo.ranking import is_estimated
+from tune_resnet.hpo.ranking import is_smoothed
 from tune_resnet.hpo.stopping import first_rung, rung_epochs
 from tune_resnet.results import chart_data, charts, space_charts
 from tune_resnet.results.chart_style import described
@@ -73,7 +73,7 @@ def _trials(run: RunFrames) -> Section | None:
     columns = ["trial", "state", "epochs", score, "estimate", *run.spec.space]
     images = f"{compare_to_reference(run).judged_on} images"
     note = f"By estimate: what accuracy and loss on the {images} say together. The winner has the highest."
-    if not is_estimated(run):
+    if not is_smoothed(run):
         note = f"By {score} on the {images}, which is also the estimate. The winner has the highest."
     marks = [role if role in (WINNER, REFERENCE) else "" for role in shown["role"]]
     return Section("Best trials", note, table=Table(columns, rows, marks, sortable=True)) if rows else None

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from tune_resnet._text import counted, percent
 from tune_resnet.hpo.models import trial_of
-from tune_resnet.hpo.ranking import best_trials, is_estimated, winner
+from tune_resnet.hpo.ranking import best_trials, is_smoothed, winner
 from tune_resnet.results.comparison import (
     EQUAL,
     LOST,
@@ -101,7 +101,7 @@ def evidence(frames: RunFrames) -> list[list[str]]:
     none = "no verdict yet: see the command to confirm it" if can_be else "nothing: there are no test images"
     seen = f"{images}, one seed each{error}"
     searched = [["observed", *observed, f"{seen}; {lucky}"]]
-    if is_estimated(frames):
+    if is_smoothed(frames):
         together = ["estimated", *estimated, f"accuracy and loss together; {lucky}"]
         searched = [["observed", *observed, seen], together]
     return [
