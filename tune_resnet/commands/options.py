@@ -84,7 +84,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="python -m tune_resnet.search",
         usage="%(prog)s [options]",
-        description="Finds ResNet9 hyperparameters that beat the reference (0.01, 1e-4, 0.1; 8 epochs) on your images.",
+        description="Finds ResNet9 hyperparameters that beat the reference (0.01, 1e-4, 0.1; 8 epochs) on your images."
+        "\nTo begin: python -m tune_resnet.search --data-dir DIR --dry-run",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
