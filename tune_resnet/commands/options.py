@@ -100,7 +100,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add_what(group: Any) -> None:
-    group.add_argument("--experiment", type=Path, metavar="FILE.toml", help="settings to start from, as TOML")
+    group.add_argument("--experiment", type=Path, metavar="FILE.toml", help="settings to start from")
     group.add_argument(
         "--space", type=_domain, nargs="+", action="extend", metavar="NAME=LOW:HIGH",
         help="what to vary: between bounds, in steps (NAME=LOW:HIGH:STEP), or among values (NAME=ONE,OTHER); with "
