@@ -165,9 +165,9 @@ def test_a_verdict_is_one_sentence_about_the_configuration_that_was_trained() ->
     assert "with 80% power takes about" in unclear
     assert sentence([-1.0, -1.1, -0.9]).startswith("Checked with fresh seeds: Trial 7 is worse than the reference")
     assert sentence([1.0, 1.1], of_winner=False).startswith(
-        "Confirmed with fresh seeds: Trial 7 (not the winner now) is better"
+        "Confirmed with fresh seeds: Trial 7 (no longer the winner) is better"
     )
-    assert "An earlier configuration (not the winner now)" in sentence([1.0, 1.1], None, of_winner=False, trial=None)
+    assert "An earlier configuration (no longer the winner)" in sentence([1.0, 1.1], None, of_winner=False, trial=None)
     assert "on the test images (" in sentence([1.0, 1.1], None)
     assert sentence([]) == "Trial 7 was trained again, but a verdict takes 2 complete pairs of trainings."
 

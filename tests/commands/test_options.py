@@ -277,7 +277,7 @@ def test_any_command_line_is_options_or_a_one_line_error(arguments: list[str]) -
             "--space grad_clip=1e-3:1 --confirm",
             "the space of RUN cannot change here: --resume without --confirm widens",
         ),
-        ("--experiment a.toml", "--experiment does not go with a run that there is: its own spec.toml says what it is"),
+        ("--experiment a.toml", "--experiment does not go with an existing run: its own spec.toml says what it is"),
         ("--baseline", "--baseline does not go with --resume"),
         ("--finalize latest", "--finalize does not go with --resume"),
         ("--dry-run --confirm", "--dry-run does not go with --resume and --confirm"),

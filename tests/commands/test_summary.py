@@ -47,8 +47,8 @@ def test_a_time_budget_in_which_nothing_was_trained_is_too_short(run: Build) -> 
     code, printed = concluded(run, TimeBudget(seconds=5, seconds_per_epoch=12.3, epochs_before=6))
     assert code == 1
     assert (
-        "\nThe time budget of 5s was over before one epoch was (about 12s, after some seconds to start): nothing was "
-        "trained. Give a longer --time-budget.\n"
+        "\nThe time budget of 5s was over before the first epoch was done (about 12s, after some seconds to start): "
+        "nothing was trained. Give a longer --time-budget.\n"
     ) in printed
 
 
@@ -81,5 +81,5 @@ def test_only_what_can_be_done_and_has_not_been_is_offered(run: Build) -> None:
     assert offered(run) == {"finalize it", "use it", "go on"}
     run.trial([0.5, 0.6, 0.7, 0.99], FINISHED, max_lr=0.05)  # another winner is not confirmed yet
     assert offered(run) == {"confirm it", "finalize it", "use it", "go on"}
-    sentence = "Trial 2 (not the winner now)"
+    sentence = "Trial 2 (no longer the winner)"
     assert sentence in concluded(run, None)[1]

@@ -109,9 +109,9 @@ def test_a_resumed_run_keeps_the_arguments_of_its_network(tmp_path: Path) -> Non
     [
         ("hidden = { low = 200, high = 256 }", "space.model.args.hidden = [200.0, 256.0] must contain the reference"),
         ("hidden = { low = 1.5, high = 256 }", "space.model.args.hidden: model.args.hidden must be a whole number"),
-        ("norm = { low = 1, high = 2 }", "space.model.args.norm needs choices: its values are no numbers"),
+        ("norm = { low = 1, high = 2 }", "space.model.args.norm needs choices: its values are not numbers"),
         ("norm = { choices = ['batch', 3] }", "space.model.args.norm: model.args.norm must be a string, got 3"),
-        ("width = { low = 1, high = 2 }", "model.args.width must be given, for the search varies it"),
+        ("width = { low = 1, high = 2 }", "model.args.width must be given, because the search varies it"),
         (
             "depth = { low = 1, high = 4 }\n[space.dropout]\nlow = 0\nhigh = 0.5",
             "space.dropout: train.dropout is a setting",
@@ -158,7 +158,7 @@ def test_the_command_line_adds_to_the_space_and_changes_bounds() -> None:
 
 WRONG: list[tuple[dict[str, Any], str]] = [
     ({"epochs": {"low": 1, "high": 9}}, "unknown hyperparameter space.epochs"),
-    ({"schedule": {"low": 1, "high": 9}}, "space.schedule needs choices: its values are no numbers"),
+    ({"schedule": {"low": 1, "high": 9}}, "space.schedule needs choices: its values are not numbers"),
     ({"schedule": {"choices": ["cosine", "triangle"]}}, "space.schedule: train.schedule must be one of"),
     ({"batch_size": {"choices": [100, 200]}}, "space.batch_size = [100, 200] must contain the reference"),
     ({"batch_size": {"choices": [400]}}, "space.batch_size: space choices must be two different values or more"),
@@ -171,7 +171,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"crop_padding": {"low": 0.5, "high": 8}}, "space.crop_padding: train.crop_padding must be a whole number"),
     ({"width": {"low": 8, "high": 64}}, "unknown hyperparameter space.width (did you mean 'model.width'?)"),
     ({"model": {"width": {"low": 8, "high": 32}}}, "space.model.width = [8.0, 32.0] must contain the reference"),
-    ({"data": {"flip": {"low": 8, "high": 32}}}, "space.data.flip needs choices: its values are no numbers"),
+    ({"data": {"flip": {"low": 8, "high": 32}}}, "space.data.flip needs choices: its values are not numbers"),
     ({"data": {"dataset": {"choices": ["a", "b"]}}}, "unknown hyperparameter space.data.dataset"),
     ({"peak_at": {"low": 0.6, "high": 0.9}}, "space.peak_at = [0.6, 0.9] must contain the reference train.peak_at ="),
     ({"batch_size": {"low": 100, "high": 850, "step": 100}}, "space.batch_size: space step must divide the way from"),
@@ -250,7 +250,7 @@ def test_what_a_schedule_has_of_its_own_is_the_reference() -> None:
     assert [reference[name.partition("=")[0]] for name in names] == [0.5, 0.9, 25]
     reference = parse_options(["--schedule", "cosine", "--space", *names]).spec.reference
     assert [reference[name.partition("=")[0]] for name in names] == [0.3, 0.9, 25e4]
-    with pytest.raises(SpecError, match=r"train\.final_div_factor must be given, for the search varies it"):
+    with pytest.raises(SpecError, match=r"train\.final_div_factor must be given, because the search varies it"):
         parse_options(["--schedule", "linear", "--space", *names])
 
 

@@ -196,9 +196,9 @@ def test_a_plan_says_where_early_stopping_does_not_go_by_the_objective() -> None
         lines = plan_of(search=BudgetSpec(objective=objective), scheduler=SchedulerSpec(**changes))
         return next(line for line in lines if line.startswith("stopping"))
 
-    assert stopping("accuracy").startswith("stopping    asha on train_loss, rungs at epochs ")
-    assert stopping("macro_f1").startswith("stopping    asha on train_loss whatever the objective is, rungs at epochs ")
-    assert stopping("macro_f1", signal="val_accuracy").startswith("stopping    asha on val_macro_f1, rungs")
+    assert stopping("accuracy").startswith("stopping    asha on train_loss, judged after epoch")
+    assert stopping("macro_f1").startswith("stopping    asha on train_loss whatever the objective is, judged after")
+    assert stopping("macro_f1", signal="val_accuracy").startswith("stopping    asha on val_macro_f1, judged")
     assert stopping("macro_f1", name="median") == "stopping    median on train_loss whatever the objective is"
     assert stopping("macro_f1", name="none") == "stopping    none on train_loss"
 

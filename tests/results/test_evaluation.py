@@ -131,7 +131,7 @@ def test_a_perfect_model_has_no_mistakes_to_show(build: Build) -> None:
     found = predictions(build.load())
     assert found is not None
     assert evaluation_sentences(found) == [
-        "The model is 100.00% sure in the mean and right on 100.00% of 3 test images: expected calibration error 0.00 "
+        "The model is 100.00% sure on average and right on 100.00% of 3 test images: expected calibration error 0.00 "
         "points."
     ]
     assert "Most confidently wrong" not in Page(write_report([build.directory.path])).text

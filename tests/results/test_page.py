@@ -238,7 +238,7 @@ def test_the_answer_comes_first_and_what_was_proved_before_what_was_measured(tmp
             "--finalize",
             "tune_resnet.predict",
             "observed76.60%75.05%+1.55",
-            "smoothed",
+            "estimated",
             "confirmed76.72%75.14%+1.58 (0.74 to 2.42)",
             "pair by pair",
             "Learning",
@@ -337,7 +337,7 @@ def test_a_page_of_ten_thousand_trials_is_small_and_soon_there(tmp_path: Path) -
     assert time.process_time() - started < 10
     assert path.stat().st_size < 8_000_000
     page = Page(path)
-    assert f"Drawn are 1,000 of {RECORDED:,} trials" in page.text
+    assert f"1,000 of {RECORDED:,} trials are shown" in page.text
     assert sum(len(trace["text"]) for trace in page.figures["plot-4-1"]["data"]) == 1_000
 
 
@@ -424,7 +424,7 @@ def test_without_a_confirmation_nothing_is_claimed(
     assert "Proven" not in Page(write_report([build.directory.path])).text
 
 
-def test_what_is_not_smoothed_is_not_called_so(tmp_path: Path) -> None:
+def test_what_is_not_estimated_is_not_called_so(tmp_path: Path) -> None:
     build = Build(tmp_path / "run")
     build.directory.write_env({"kind": "search"})
     for last in (0.6, 0.8, 0.7):
@@ -432,11 +432,11 @@ def test_what_is_not_smoothed_is_not_called_so(tmp_path: Path) -> None:
     assert [row[0] for row in evidence(build.load())] == ["observed", "confirmed"]
     assert evidence(build.load())[0][-1].endswith("; the best of 3 is probably a lucky one: expect less")
     text = Page(write_report([build.directory.path])).text
-    assert "By accuracy on the held-out images, which is the estimate too." in text
+    assert "By accuracy on the validation images, which is also the estimate." in text
     assert "together" not in text.replace("Hyperparameters together", "")
     build.trial([0.3, 0.4, 0.5, 0.75], FINISHED, max_lr=0.075)
-    assert [row[0] for row in evidence(build.load())] == ["observed", "smoothed", "confirmed"]
-    assert "what accuracy and loss on the held-out images say together" in Page(write_report([build.load().path])).text
+    assert [row[0] for row in evidence(build.load())] == ["observed", "estimated", "confirmed"]
+    assert "accuracy and loss on the validation images say together" in Page(write_report([build.load().path])).text
 
 
 def test_the_third_row_says_what_a_confirmation_would_take(mixed: Build) -> None:

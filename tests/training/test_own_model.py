@@ -210,7 +210,7 @@ def test_an_import_string_is_of_names_only(name: str) -> None:
         ("other_nets:missing", "AttributeError: module 'other_nets' has no attribute 'missing'"),
         ("other_nets:not_a_function", "TypeError: 'int' object is not callable"),
         ("other_nets:broken", "RuntimeError: not today"),
-        ("other_nets:no_module", "made no torch.nn.Module, but int"),
+        ("other_nets:no_module", "must make a torch.nn.Module, made int"),
         ("other_nets:nine", r"must give logits \(2, 10\), gave \(2, 9\)"),
         ("other_nets:two_kinds", r"on images \(2, 3, 32, 32\): "),
         ("other_nets:for_others", r"on images \(2, 3, 32, 32\): RuntimeError: mat1 and mat2 shapes"),

@@ -93,7 +93,7 @@ def _make_room(path: Path, console: Console) -> None:
     with before.lock():
         shutil.rmtree(aside, ignore_errors=True)
         before.path.rename(aside)
-    say(console, f"the final training there was is in {shown_path(aside)} now")
+    say(console, f"the final training from before is now in {shown_path(aside)}")
 
 
 def images_of(spec: SearchSpec, run: Path | None = None, fingerprint: str | None = None) -> Dataset:

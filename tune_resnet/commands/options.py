@@ -23,7 +23,7 @@ from tune_resnet.config.validation import Arguments, SpecError, nearest
 from tune_resnet.runs.find import RUNS
 
 _EPILOG = """\
-The word runs alone lists what there is: tune-resnet runs [DIR].
+tune-resnet runs [DIR] lists the runs in a folder.
 Flags override the file of --experiment. Exit codes: 0 done, 1 the search failed, 2 bad input, 130 interrupted (Ctrl-C),
 143 terminated, 129 the terminal was closed."""
 
@@ -102,15 +102,16 @@ def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="python -m tune_resnet.search",
         usage="%(prog)s [options]",
-        description="Finds ResNet9 hyperparameters that beat the reference (0.01, 1e-4, 0.1, 8 epochs) on your images.",
+        description="Finds ResNet9 hyperparameters that beat the reference (0.01, 1e-4, 0.1; 8 epochs) on your images."
+        "\nTo begin: python -m tune_resnet.search --data-dir DIR --dry-run",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
         argument_default=argparse.SUPPRESS,
     )
-    _add_what(parser.add_argument_group("what to run; a RUN is a directory, a --name, or latest"))
+    _add_what(parser.add_argument_group("what to run; RUN is a run's directory, its --name, or latest"))
     for section, kind in SECTIONS.items():
-        group, hints = parser.add_argument_group(f"[{section}] in a file"), get_type_hints(kind)
+        group, hints = parser.add_argument_group(f"settings [{section}]"), get_type_hints(kind)
         for item in fields(kind):
             _add_setting(group, section, item, hints[item.name])
     return parser
@@ -120,26 +121,24 @@ def _add_what(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--experiment", type=Path, metavar="FILE.toml", help="settings to start from")
     group.add_argument(
         "--space", type=_domain, nargs="+", action="extend", metavar="NAME=LOW:HIGH",
-        help="bounds, bounds and steps (NAME=LOW:HIGH:STEP), or values to choose from (NAME=ONE,OTHER), of what is "
-        "searched; with --resume: more of it",
+        help="what to vary: between bounds, in steps (NAME=LOW:HIGH:STEP), or among values (NAME=ONE,OTHER); with "
+        "--resume: a wider space",
     )  # fmt: skip
     group.add_argument("--dry-run", action="store_true", help="print the plan and its estimated time, then stop")
-    group.add_argument("--baseline", action="store_true", help="one run of the reference on the full training set")
-    group.add_argument("--resume", type=Path, metavar="RUN", help="go on with this run; with --confirm: judge it")
+    group.add_argument("--baseline", action="store_true", help="train the reference alone, judged on the test set")
+    group.add_argument("--resume", type=Path, metavar="RUN", help="go on with this run; or --confirm its winner")
     group.add_argument(
         "--confirm", type=_pairs, nargs="?", const=True, metavar="N",
-        help="then compare winner and reference on the test set, with N fresh seeds each, or until it is clear; at "
-        "another --width, --limit-train or --epochs if you like",
+        help="train winner and reference again with N fresh seeds, or until it is clear which is better, and compare "
+        "them on the test set; with --resume: also at another --width, --limit-train or --epochs",
     )  # fmt: skip
-    group.add_argument(
-        "--finalize", type=Path, metavar="RUN", help="train its winner on all training images; judge it on the test set"
-    )
-    group.add_argument("--trial", type=int, metavar="N", help="with --finalize: this trial instead of the winner")
+    group.add_argument("--finalize", type=Path, metavar="RUN", help="train the winner on all training images, for use")
+    group.add_argument("--trial", type=int, metavar="N", help="with --finalize: train this trial instead")
     group.add_argument(
         "--warm-start", type=Path, nargs="+", metavar="RUN", help="learn from earlier runs, or try their best first"
     )
     group.add_argument("--address", metavar="HOST:PORT", help="join this Ray cluster instead of starting one here")
-    group.add_argument("--log", nargs="+", choices=LOGGERS, metavar="NAME", help=", ".join(LOGGERS))
+    group.add_argument("--log", nargs="+", choices=LOGGERS, metavar="NAME", help=f"also log to {', '.join(LOGGERS)}")
     group.add_argument("--runs-dir", type=Path, metavar="DIR", help=f"folder for run directories (default {RUNS})")
 
 
@@ -178,7 +177,7 @@ def parse_options(arguments: Sequence[str]) -> Search:
     run = given.get("resume") or given.get("finalize")
     if run is not None:
         if experiment is not None:
-            raise SpecError("--experiment does not go with a run that there is: its own spec.toml says what it is")
+            raise SpecError("--experiment does not go with an existing run: its own spec.toml says what it is")
         experiment = own_spec_file(found_run(run, runs_dir))
         if "resources.device" in settings:
             settings.setdefault("resources.gpus_per_trial", None)  # the run's own share is of the device it had

@@ -34,7 +34,7 @@ class TimeBudget:
         if trained:
             return f"The time budget of {duration(self.seconds)} ended the search with {counted(left, 'trial')} left."
         return (
-            f"The time budget of {duration(self.seconds)} was over before one epoch was (about "
+            f"The time budget of {duration(self.seconds)} was over before the first epoch was done (about "
             f"{duration(max(1, self.seconds_per_epoch))}, after some seconds to start): nothing was trained. "
             "Give a longer --time-budget."
         )

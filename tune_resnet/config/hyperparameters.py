@@ -85,9 +85,9 @@ def checked_domain(name: str, space: Space, reference: Configuration) -> Domain 
     known = reference.value(name)
     setting = name if "." in name else f"train.{name}"
     if known is None:
-        raise SpecError(f"{setting} must be given, for the search varies it")
+        raise SpecError(f"{setting} must be given, because the search varies it")
     if isinstance(domain, Domain) and reference.kind(name) not in (int, float):
-        raise SpecError(f"space.{name} needs choices: its values are no numbers")
+        raise SpecError(f"space.{name} needs choices: its values are not numbers")
     ends = [_checked_value(name, value, reference) for value in domain.ends]
     if isinstance(domain, Choices):
         domain = replace(domain, choices=tuple(ends))
@@ -174,5 +174,5 @@ def checked_point(point: Mapping[str, Any], reference: Configuration) -> Point:
         if not _is_known(name):
             raise SpecError(f"unknown hyperparameter {name} in points_to_evaluate{nearest(name, HYPERPARAMETERS)}")
         if name.startswith(ARGUMENT) and reference.value(name) is None:
-            raise SpecError(f"{name} must be given, for points_to_evaluate name it")
+            raise SpecError(f"{name} must be given, because points_to_evaluate name it")
     return {name: coerced(f"points_to_evaluate.{name}", value, reference.kind(name)) for name, value in point.items()}

@@ -37,16 +37,20 @@ class DataSpec(Section):
 
     section = "data"
     dataset: str = setting(
-        None, "else folder with --data-dir, cifar10 without; digits: to try things", choices=DATASETS
+        None, "default: folder with --data-dir, else cifar10; digits: to try things out", choices=DATASETS
     )
     data_dir: str | None = setting(
-        None, "your images, or a list of them as CSV; of CIFAR-10, where it is", metavar="DIR"
+        None, "the folder of your images, or a CSV file that lists them; or of CIFAR-10", metavar="DIR"
     )
     image_size: int = setting(32, "height and width of the images, in pixels", ge=32, le=512)
-    limit_train: int | None = setting(None, "use only so many of the training images, evenly from the classes", ge=4)
-    validation_fraction: float = setting(0.1, "share that judges a search, without a val/", gt=0, le=0.9)
+    limit_train: int | None = setting(
+        None, "use only so many of the training images, the same share of each class", ge=4
+    )
+    validation_fraction: float = setting(
+        0.1, "share of the training images that judges trials, if there is no val/", gt=0, le=0.9
+    )
     split_seed: int = setting(
-        0, "seed of that division, of limit_train and of a test set that is drawn", ge=0, le=MAX_SEED
+        0, "seed of that share, of limit_train, and of the test set where it is drawn", ge=0, le=MAX_SEED
     )
     flip: bool = setting(True, "mirror images left to right at random; not for digits or letters")
 
@@ -70,8 +74,10 @@ class ModelSpec(Section):
 
     section = "model"
     width: int = setting(64, "channels of ResNet9's first convolution", ge=1, le=1024)
-    factory: str | None = setting(None, "your own network instead", flag="model", metavar="MODULE:FUNCTION")
-    args: Arguments = field(default_factory=dict, metadata={"about": "its arguments", "flag": "model-args"})
+    factory: str | None = setting(None, "your own network instead of ResNet9", flag="model", metavar="MODULE:FUNCTION")
+    args: Arguments = field(
+        default_factory=dict, metadata={"about": "arguments for your own network", "flag": "model-args"}
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -112,24 +118,30 @@ class TrainSpec(Section):
     section = "train"
     max_lr: float = setting(1e-2, "the reference's peak learning rate", gt=0, le=100)
     weight_decay: float = setting(1e-4, "the reference's L2 weight decay", ge=0, le=10)
-    grad_clip: float = setting(0.1, "the reference's clip: gradients lie between +- that", gt=0, le=1e6)
-    epochs: int = setting(8, "epochs of a trial that is not stopped", ge=1, le=MAX_EPOCHS)
-    batch_size: int = setting(400, "images; few enough for ten steps an epoch or more", ge=1, le=100_000)
-    schedule: str = setting("linear-exponential", "shape of the one-cycle; cosine is PyTorch's", choices=SCHEDULES)
-    peak_at: float | None = setting(None, "share of the steps up to the peak; else 0.5, cosine 0.3", gt=0, le=0.9999)
-    div_factor: float = setting(25.0, "the first learning rate is max_lr over this", ge=1, le=1e6)
-    final_div_factor: float | None = setting(None, "the last is max_lr over this; else the shape's own", ge=1, le=1e12)
-    optimizer: str = setting("adam", "sgd has Nesterov's momentum", choices=OPTIMIZERS)
+    grad_clip: float = setting(0.1, "the reference's clip: no gradient exceeds +- this", gt=0, le=1e6)
+    epochs: int = setting(8, "epochs of a trial that is not stopped early", ge=1, le=MAX_EPOCHS)
+    batch_size: int = setting(400, "images per step; few enough for ten steps an epoch or more", ge=1, le=100_000)
+    schedule: str = setting("linear-exponential", "shape of the one-cycle; cosine: as in PyTorch", choices=SCHEDULES)
+    peak_at: float | None = setting(
+        None, "share of the steps before the peak; default: 0.5, cosine 0.3", gt=0, le=0.9999
+    )
+    div_factor: float = setting(25.0, "the first learning rate is max_lr divided by this", ge=1, le=1e6)
+    final_div_factor: float | None = setting(
+        None, "the last is max_lr divided by this; default: the shape's own", ge=1, le=1e12
+    )
+    optimizer: str = setting("adam", "sgd: with Nesterov momentum", choices=OPTIMIZERS)
     momentum: float = setting(0.9, "beta1 of Adam, momentum of SGD", gt=0, le=0.9999)
-    momentum_at_peak: float | None = setting(None, "momentum at the rate's peak; else the same", gt=0, le=0.9999)
-    decoupled_decay: bool = setting(False, "weight decay apart from the gradient, as in AdamW")
+    momentum_at_peak: float | None = setting(None, "momentum when the rate peaks; default: the same", gt=0, le=0.9999)
+    decoupled_decay: bool = setting(False, "weight decay separate from the gradient, as in AdamW")
     label_smoothing: float = setting(0.0, "share of each label that is spread over all classes", ge=0, le=0.9)
     class_weights: str = setting("none", "balanced: each class counts the same in training", choices=CLASS_WEIGHTS)
-    dropout: float = setting(0.2, "of ResNet9's features before its last layer", ge=0, le=0.95)
-    crop_padding: int = setting(4, "pixels of 32 that a random crop may shift an image", ge=0, le=16)
-    cutout: int = setting(0, "side of a square of each training image that is blanked, in pixels of 32", ge=0, le=31)
-    ema_decay: float = setting(0.0, "of an average of the weights over the steps, judged and kept", ge=0, le=0.9999)
-    seed: int = setting(0, "of weights, order, augmentation, dropout and sampler", ge=0, le=MAX_SEED)
+    dropout: float = setting(0.2, "dropout rate before ResNet9's last layer", ge=0, le=0.95)
+    crop_padding: int = setting(4, "how far a random crop may shift an image, in pixels of 32", ge=0, le=16)
+    cutout: int = setting(0, "side of the square that is blanked in each training image, in pixels of 32", ge=0, le=31)
+    ema_decay: float = setting(
+        0.0, "of a moving average of the weights, which is judged and kept; 0: none", ge=0, le=0.9999
+    )
+    seed: int = setting(0, "seed of weights, order, augmentation, dropout and sampler", ge=0, le=MAX_SEED)
     precision: str = setting("auto", "auto: what suits the device", choices=PRECISIONS)
 
     @property
@@ -145,15 +157,17 @@ class BudgetSpec(Section):
     """How much is searched, and who proposes."""
 
     section = "search"
-    num_samples: int = setting(32, "trials, the reference included", ge=1, le=MAX_TRIALS)
-    sampler: str = setting("tpe", "who proposes: all are Optuna's", choices=SAMPLERS, past=PAST_SAMPLERS)
-    objective: str = setting(ACCURACY, "what judges; the others count each class the same", choices=tuple(OBJECTIVES))
-    time_budget: float | None = setting(None, "end in order after 90s, 30m or 1.5h", seconds=True, gt=0)
-    max_retries: int = setting(2, "of a trial whose process died or raised", ge=0, le=1000)
-    epoch_timeout: float | None = setting(
-        None, "a trial hangs after so long without an epoch; else 10m or more", seconds=True, gt=0
+    num_samples: int = setting(32, "number of trials, the reference included", ge=1, le=MAX_TRIALS)
+    sampler: str = setting("tpe", "Optuna's sampler that proposes trials", choices=SAMPLERS, past=PAST_SAMPLERS)
+    objective: str = setting(
+        ACCURACY, "what decides; all but accuracy count each class the same", choices=tuple(OBJECTIVES)
     )
-    name: str | None = setting(None, "name of the run directory; else data set and time")
+    time_budget: float | None = setting(None, "end the search after this time: 90s, 30m, 1.5h", seconds=True, gt=0)
+    max_retries: int = setting(2, "how often a trial whose process died or raised is tried again", ge=0, le=1000)
+    epoch_timeout: float | None = setting(
+        None, "a trial that ends no epoch for so long has hung; default: 10m or more", seconds=True, gt=0
+    )
+    name: str | None = setting(None, "name of the run directory; default: data set and time")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -185,15 +199,17 @@ class SchedulerSpec(Section):
     """Early stopping. The defaults are what experiments/LOG.md (2026-11-23) found to keep the winners."""
 
     section = "scheduler"
-    name: str = setting("asha", "who stops trials early", choices=SCHEDULERS, flag="scheduler")
-    grace_epochs: int | None = setting(None, "first epoch at which a trial may be stopped; else 3/8 of all", ge=1)
-    reduction_factor: float = setting(3, "one trial in so many goes on from each rung", gt=1, le=1000)
+    name: str = setting("asha", "rule that stops trials early", choices=SCHEDULERS, flag="scheduler")
+    grace_epochs: int | None = setting(
+        None, "first epoch after which a trial may be stopped; default: 3/8 of all", ge=1
+    )
+    reduction_factor: float = setting(3, "one trial in so many goes on after each rung", gt=1, le=1000)
     signal: str = setting(
         "train_loss",
-        "what judges trials; train_loss as a mean over the last epochs",
+        "what early stopping compares; train_loss: its mean over the last epochs",
         choices=SIGNALS,
     )
-    margin: float = setting(0.01, "what misses the cut by less goes on; of a loss, a share", ge=0)
+    margin: float = setting(0.01, "trials that miss the cut by no more than this go on; of a loss, a share", ge=0)
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -201,9 +217,9 @@ class ResourceSpec(Section):
     """What one trial uses, and how many run at once."""
 
     section = "resources"
-    cpus_per_trial: float = setting(1, "CPUs, and threads, of a trial", gt=0, le=4096)
-    gpus_per_trial: float | None = setting(None, "0.5: two trials share one; else a whole one each", ge=0, le=64)
-    max_concurrent: int | None = setting(None, "trials at once; else as many as fit", ge=1)
+    cpus_per_trial: float = setting(1, "CPUs of each trial, and its threads", gt=0, le=4096)
+    gpus_per_trial: float | None = setting(None, "0.5: two trials share a GPU; default: a whole one each", ge=0, le=64)
+    max_concurrent: int | None = setting(None, "trials at once; default: as many as fit", ge=1)
     device: str = setting("auto", "auto: a GPU where there is one", choices=DEVICES)
 
 

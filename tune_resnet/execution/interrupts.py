@@ -129,7 +129,7 @@ def signals_to(end: StopRequest, console: Console) -> Iterator[None]:
     def on_signal(number: int) -> None:
         end.signal = number
         console.print(
-            "Ending the search: running trials are stopped, results are kept. Interrupt again to end at once."
+            "Ending the search: running trials are interrupted, results are kept. Interrupt again to end at once."
         )
 
     with on_ending_signal(on_signal, once=True):

@@ -72,7 +72,7 @@ def _concurrency(spec: SearchSpec, trials: int, expected: int | None) -> int:
     cpus, gpus = spec.resources.cpus_per_trial, spec.resources.gpus_per_trial or 0.0
     fit = sum(_fit(node, cpus, gpus) for node in nodes)
     if fit == 0:
-        raise DeviceError(f"no node has the {cpus:g} CPUs and {gpus:g} GPUs that one trial is to use")
+        raise DeviceError(f"no node has the {cpus:g} CPUs and {gpus:g} GPUs that one trial needs")
     return min(fit, spec.resources.max_concurrent or fit, trials)
 
 

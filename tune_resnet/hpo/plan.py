@@ -134,7 +134,8 @@ class Plan:
     def _search_lines(self) -> list[str]:
         trials = counted(self.trials, "trial")
         spec, resources, most = self.spec, self.spec.resources, self.trials * self.epochs
-        stops = f", rungs at epochs {', '.join(map(str, self.rungs))}" if self.rungs else ""
+        after = "epoch" if len(self.rungs) == 1 else "epochs"
+        stops = f", judged after {after} {', '.join(map(str, self.rungs))}" if self.rungs else ""
         share = f" and {resources.gpus_per_trial:g} GPU" if resources.gpus_per_trial else ""
         known = min(len(spec.first_points), self.trials) - 1
         points = f", then {known} that did well elsewhere" if known else ""

@@ -180,7 +180,7 @@ def _cell(by_name: pd.DataFrame, configuration: str, column: str) -> str:
 def confirmation_sentence(confirmation: Confirmation) -> str:
     """What came of a confirmation, for a person."""
     name, result, place = confirmation.name, confirmation.result, confirmation.place
-    whose = f"{name[0].upper()}{name[1:]}" + ("" if confirmation.of_winner else " (not the winner now)")
+    whose = f"{name[0].upper()}{name[1:]}" + ("" if confirmation.of_winner else " (no longer the winner)")
     if result is None:
         least = FIRST_LOOK if confirmation.sequential else MIN_SEEDS
         return f"{whose} was trained again{place}, but a verdict takes {least} complete pairs of trainings."
@@ -208,7 +208,7 @@ def look_line(result: PairedResult, of_what: str) -> str:
 
 def interval_words(result: PairedResult) -> str:
     if result.low is None or result.high is None:
-        return "no interval, since all pairs differ by the same"
+        return "no interval, since all pairs differ by the same amount"
     return f"95% interval {result.low:+.2f} to {result.high:+.2f}"
 
 

@@ -80,6 +80,6 @@ def evaluation_sentences(predictions: pd.DataFrame) -> list[str]:
     named = ", ".join(f"{row.label} for {row.predicted} ({row.size:,})" for row in pairs.itertuples())
     told = [f"Most often mistaken: {named}."] if named else []
     sure, right = predictions["confidence"].mean(), (predictions["label"] == predictions["predicted"]).mean()
-    is_sure = f"The model is {percent(sure)} sure in the mean and right on {percent(right)} of"
+    is_sure = f"The model is {percent(sure)} sure on average and right on {percent(right)} of"
     error = f"expected calibration error {100 * calibration_error(predictions):.2f} points"
     return [*told, f"{is_sure} {counted(len(predictions), 'test image')}: {error}."]

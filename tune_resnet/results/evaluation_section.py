@@ -59,7 +59,7 @@ def most_wrong(run: RunFrames) -> Section | None:
         source = f"data:image/png;base64,{base64.b64encode(png).decode()}"
         words = f"{row.label}, taken for {row.predicted} ({row.confidence:.1%}): {row.image}"
         thumbnails.append(Thumbnail(source, words))
-    note = "The test images that the model gets wrong and is surest of, as it saw them."
+    note = "The test images that the model gets wrong with the most confidence, as it saw them."
     return Section("Most confidently wrong", note, thumbnails=thumbnails) if thumbnails else None
 
 

@@ -100,7 +100,7 @@ def comparison_page(runs: Sequence[RunFrames]) -> str:
     settings = differing_settings(runs)
     if settings:
         table = Table(["setting", *by_label], settings)
-        sections.append(Section("Settings that differ", "All others are the same in all of the runs.", table=table))
+        sections.append(Section("Settings that differ", "All other settings are the same in all runs.", table=table))
     progress = chart_data.runs_side_by_side(by_label)
     if len(progress):
         plot = plot_of(f"The winner's {score} by epochs trained, of each run", charts.runs_chart(progress))

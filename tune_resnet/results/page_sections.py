@@ -72,9 +72,10 @@ def _trials(run: RunFrames) -> Section | None:
     ]
     score = run.spec.search.judged_by
     columns = ["trial", "state", "epochs", score, "estimate", *run.spec.space]
-    note = "By estimate: what accuracy and loss on the held-out images say together. The winner has the highest."
+    images = f"{compare_to_reference(run).judged_on} images"
+    note = f"By estimate: what accuracy and loss on the {images} say together. The winner has the highest."
     if not is_smoothed(run):
-        note = f"By {score} on the held-out images, which is the estimate too. The winner has the highest."
+        note = f"By {score} on the {images}, which is also the estimate. The winner has the highest."
     marks = [role if role in (WINNER, REFERENCE) else "" for role in shown["role"]]
     return Section("Best trials", note, table=Table(columns, rows, marks, sortable=True)) if rows else None
 
@@ -87,8 +88,8 @@ def _together(run: RunFrames) -> Section | None:
     places = chart_data.positions(trials, space)
     figure = space_charts.parallel_chart(trials, places, space, lowest, highest, score)
     note = (
-        f"Each line is a trial. The axes have the bounds of the space; the last one has the {score} of the trials "
-        f"with all their epochs, the faint lines below it were stopped or lie far below.{_sampled(run)}"
+        f"Each line is a trial. The axes span the space, and the last one has the {score} of the trials that trained "
+        f"all epochs. Faint lines that end below it: trials that were stopped or lie far below.{_sampled(run)}"
     )
     plot = plot_of("All trials over the hyperparameters", figure)
     return Section("Hyperparameters together", note, [plot], legend=legend_of(list(trials["role"])))
@@ -118,7 +119,7 @@ def _importance(run: RunFrames) -> Section | None:
         return None
     note = f"What separates the best of {compare_to_reference(run).finished:,} finished trials from the others"
     if shares["low"].isna().any():
-        note += f". Intervals are left out for more than {MAX_RESAMPLED:,}: they are narrow then, and take their time."
+        note += f". Intervals are left out for more than {MAX_RESAMPLED:,}: they would be narrow, and take long."
     else:
         note += "; the lines are 90% intervals, by bootstrap over the trials."
     return Section("Importance", note, [plot_of("Importance of each hyperparameter", charts.importance_chart(shares))])
@@ -148,7 +149,7 @@ def _comparable(run: RunFrames) -> tuple[pd.DataFrame, float, float]:
 def _sampled(run: RunFrames) -> str:
     """What the plots leave out."""
     drawn, trials = len(_shown(run)), len(run.trials)
-    return f" Drawn are {drawn:,} of {trials:,} trials: the best, and others evenly." if drawn < trials else ""
+    return f" {drawn:,} of {trials:,} trials are shown: the best, and others evenly spread." if drawn < trials else ""
 
 
 PARTS = (_pairs, _curves, _trials, _together, _slices, _importance, _failures, *DETAILS)  # in the order of the page

@@ -34,8 +34,8 @@ _FIDELITY_NOTE = """\
 If the worse half of the finished trials, by that signal, had been stopped at that epoch:
 spearman is the rank correlation of the signal with the final result (1: same order), top_kept
 the share of the true top 10% that goes on, regret the percentage points lost on the best trial,
-all with 90% bootstrap intervals over the trials; what early stopping ended is missing, and so is
-what it got right.
+all with 90% bootstrap intervals over the trials. Trials that were stopped early are left out, and
+with them what early stopping got right.
 """
 
 
@@ -94,7 +94,7 @@ def print_run(console: Console, run: RunFrames, label: str, top: int) -> None:
             interval = [f"{row.low:.2f} to {row.high:.2f}"] if is_known else []
             rows.add_row(str(row.Index), f"{row.share:.2f}", *interval)
         title = f"Importance among the {compare_to_reference(run).finished:,} finished trials"
-        without = f" (no intervals for more than {MAX_RESAMPLED:,}: they are narrow then, and take their time)"
+        without = f" (no intervals for more than {MAX_RESAMPLED:,}: they would be narrow, and take long)"
         _print_section(console, title if is_known else title + without, rows)
 
 

@@ -1,4 +1,4 @@
-"""A run's answer in a line, and the figures that it rests on: observed, smoothed, confirmed."""
+"""A run's answer in a line, and the figures that it rests on: observed, estimated, confirmed."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def verdict(frames: RunFrames) -> Verdict:
     if found.case == REFERENCE_WINS:
         return Verdict(OPEN, f"No better than the reference{so_far}")
     points = f"{found.gain:+.2f} points{found.search.of_what}"
-    how = {EQUAL: "level with the reference", LOST: f"{points}, smoothed {found.estimated_gain:+.2f},"}
+    how = {EQUAL: "level with the reference", LOST: f"{points}, estimated {found.estimated_gain:+.2f},"}
     yet = " yet" if frames.env.get("test_set", True) else ""
     return Verdict(OPEN, f"Not confirmed{yet}: {how.get(found.case, points)} as measured{so_far}")
 
@@ -93,7 +93,7 @@ def evidence(frames: RunFrames) -> list[list[str]]:
     images = "the same images" if found.images is None else f"the same {found.images:,} {found.judged_on} images"
     error = "" if found.standard_error is None else f", standard error about {found.standard_error:.2f} or less"
     observed = [percent(found.winner_accuracy), percent(found.reference_accuracy), f"{found.gain:+.2f}"]
-    smoothed = [percent(best["estimate"]), percent(reference), f"{found.estimated_gain:+.2f}"]
+    estimated = [percent(best["estimate"]), percent(reference), f"{found.estimated_gain:+.2f}"]
     lucky = f"the best of {found.finished:,} is probably a lucky one: expect less"
     confirmed = [_confirmed_row(*found) for found in winner_results(frames)]
     can_be = frames.env.get("test_set", True)
@@ -101,7 +101,7 @@ def evidence(frames: RunFrames) -> list[list[str]]:
     seen = f"{images}, one seed each{error}"
     searched = [["observed", *observed, f"{seen}; {lucky}"]]
     if is_smoothed(frames):
-        together = ["smoothed", *smoothed, f"accuracy and loss together; {lucky}"]
+        together = ["estimated", *estimated, f"accuracy and loss together; {lucky}"]
         searched = [["observed", *observed, seen], together]
     return [
         *searched,

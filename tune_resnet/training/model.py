@@ -43,7 +43,7 @@ def build_network(spec: ModelSpec, classes: int) -> nn.Module:
     except Exception as error:  # of any kind: it is the user's code
         raise own_error(spec, error) from error
     if not isinstance(network, nn.Module):
-        raise ModelError(f"--model {spec} made no torch.nn.Module, but {type(network).__name__}")
+        raise ModelError(f"--model {spec} must make a torch.nn.Module, made {type(network).__name__}")
     return network
 
 
