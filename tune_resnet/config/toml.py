@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Mapping
+from dataclasses import fields
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any
 
 from tune_resnet.config.sections import SECTIONS
 from tune_resnet.config.space import Point, Space, domain_from_table
@@ -68,14 +69,18 @@ def _flat(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 def _refuse_misplaced(section: str, table: object) -> None:
     """SpecError where a section's table holds a setting of another section."""
     for name in table if isinstance(table, Mapping) else ():
-        if name not in get_type_hints(SECTIONS[section]) and (home := _at_home(name)):
+        if name not in _settings(section) and (home := _at_home(name)):
             raise SpecError(f"unknown setting {section}.{name}{home}")
 
 
 def _at_home(name: str) -> str:
     """`" (did you mean 'section.name'?)"` for a setting's name, or an empty string."""
-    found = [section for section, kind in SECTIONS.items() if name in get_type_hints(kind)]
+    found = [section for section in SECTIONS if name in _settings(section)]
     return f" (did you mean '{found[0]}.{name}'?)" if found else ""
+
+
+def _settings(section: str) -> set[str]:
+    return {item.name for item in fields(SECTIONS[section])}
 
 
 def load_tables(path: Path) -> dict[str, Any]:
