@@ -196,6 +196,13 @@ def test_cifar10_toml_spells_out_the_defaults() -> None:
     assert EXPERIMENTS[0].name == "cifar10.toml"
 
 
+@pytest.mark.parametrize("file", ["cifar10.toml", "cifar10_cpu.toml"])
+def test_ones_own_images_take_the_place_of_those_that_a_file_is_for(file: str, tmp_path: Path) -> None:
+    options = ["--experiment", str(EXPERIMENTS[0].with_name(file))]
+    assert parse_options(options).spec.data.dataset == "cifar10"
+    assert parse_options([*options, "--data-dir", str(tmp_path)]).spec.data.dataset == "folder"
+
+
 @pytest.mark.parametrize(("text", "seconds"), [("90", 90), ("90s", 90), ("30m", 1800), ("1.5h", 5400), (".5m", 30)])
 def test_a_time_budget_may_have_a_unit(text: str, seconds: float) -> None:
     assert parse_options(["--time-budget", text]).spec.search.time_budget == seconds

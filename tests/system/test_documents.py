@@ -27,7 +27,7 @@ PAGES = {
 COMMAND = re.compile(r"python -m ((?:tune_resnet|experiments)\.[a-z_.]*[a-z])\b((?:\\\n|[^\n#`])*)")
 MAKE = re.compile(r"(?:^    |`)make (\w+)", re.M)
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
-MAX_LINES = 130  # of README
+MAX_LINES = 100  # of README
 
 
 def anchors(page: str) -> set[str]:
