@@ -146,7 +146,7 @@ def shapes_line(shapes: np.ndarray, size: int) -> str:
 def check_test_set(dataset: Dataset) -> None:
     """DataError where there are no images to confirm a result on."""
     if not dataset.has_test_set:
-        wanted = "a folder's is DIR/test/CLASS/*, a list's has the split test"
+        wanted = "a folder's is DIR/test/CLASS/*, or drawn from DIR/CLASS/*; a list's has the split test"
         raise DataError(f"{dataset.name} has no test set ({wanted}): nothing to confirm on")
 
 
