@@ -200,7 +200,7 @@ def test_a_time_budget_ends_the_search_with_everything_told(
     assert INTERRUPTED in {row["state"] for row in trials}
     left = 500 - sum(row["state"] != INTERRUPTED for row in trials)
     trained = table(search.path / "epochs.csv")  # nothing, where the machine is that slow
-    end = f"ended the search with {left} trials left.\n" if trained else "was over before one epoch was"
+    end = f"ended the search with {left} trials left.\n" if trained else "was over before the first epoch was done"
     assert f"\nThe time budget of 10s {end}" in search.output
     assert search.code == (0 if FINISHED in {row["state"] for row in trials} else 1)
 
