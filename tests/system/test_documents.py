@@ -91,7 +91,7 @@ def test_the_extras_that_pages_install_are_there() -> None:
 
 def test_the_installed_command_is_the_one_that_pages_name() -> None:
     module, _, function = PYPROJECT["project"]["scripts"]["tune-resnet"].partition(":")
-    assert "`tune-resnet` is short for `python -m tune_resnet.search`" in PAGES["README.md"]
+    assert "`tune-resnet` is short for `python -m tune_resnet.search`" in PAGES["experiments/USING.md"]
     assert (module, function) == ("tune_resnet.search", "process")
 
 
