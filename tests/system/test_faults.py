@@ -49,11 +49,12 @@ def assert_like_unbroken(
 def test_a_search_that_is_killed_interrupted_and_broken_ends_like_an_unbroken_one(
     tmp_path: Path, matrix: list[Injected], on_cluster: Callable[..., int]
 ) -> None:
-    faults: list[Fault] = [("killed", 1, 5, 2, 1), ("raises", 2, 2, 3, 1)]
+    faults: list[Fault] = [("command: SIGKILL", 0, 4, 1, 1), ("command: SIGINT", 0, 5, 1, 1)]
+    faults += [("killed", 1, 2, 2, 1), ("raises", 2, 2, 3, 1)]
     search = Broken(tmp_path / "broken", samples=4, epochs=8, sampler="tpe", scheduler="asha", faults=faults)
-    code, _ = search.break_at("SIGKILL of the search", 3, 0.0, send(signal.SIGKILL))
+    code, _ = search.ended_by_its_fault("SIGKILL of the search")
     assert code == -signal.SIGKILL
-    code, output = search.break_at("SIGINT", 7, 0.0, send(signal.SIGINT))
+    code, output = search.ended_by_its_fault("SIGINT")
     assert code == 128 + signal.SIGINT
     assert "Ending the search" in output
     assert "Traceback" not in output
