@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from types import SimpleNamespace
 
@@ -12,7 +13,17 @@ from hypothesis import strategies as st
 from tune_resnet.config.sections import SchedulerSpec, TrainSpec
 from tune_resnet.config.spec import SearchSpec
 from tune_resnet.execution.scheduler import EarlyStopping
-from tune_resnet.hpo.stopping import Asha, MedianRule, NoStopping, Signal, quality, rung_epochs, stopping_rule, window
+from tune_resnet.hpo.stopping import (
+    Asha,
+    MedianRule,
+    NoStopping,
+    Signal,
+    first_rung,
+    quality,
+    rung_epochs,
+    stopping_rule,
+    window,
+)
 from tune_resnet.runs.tables import REFERENCE_TRIAL
 
 many = settings(derandomize=True, deadline=None, max_examples=200)
@@ -90,9 +101,28 @@ def test_the_median_rule_compares_the_best_value_with_running_means() -> None:
     assert not rule.should_stop(3, 2, 0.1)  # its best is still 0.6
 
 
-@pytest.mark.parametrize(("epochs", "rungs"), [(1, ()), (2, (1,)), (4, (2,)), (8, (3,)), (16, (6,)), (30, (11,))])
-def test_by_default_trials_are_judged_once_shortly_before_the_rates_peak(epochs: int, rungs: tuple[int, ...]) -> None:
+@pytest.mark.parametrize(
+    ("epochs", "rungs"),
+    [(1, ()), (2, (1,)), (3, (1,)), (4, (1, 2)), (8, (1, 2, 3)), (16, (3, 4, 6)), (24, (4, 6, 9)), (30, (5, 8, 11))],
+)
+def test_by_default_trials_are_judged_up_to_shortly_before_the_rates_peak(epochs: int, rungs: tuple[int, ...]) -> None:
     assert rung_epochs(SchedulerSpec(), epochs) == rungs
+    assert first_rung(SchedulerSpec(), epochs) == (*rungs, 1)[0]
+
+
+@pytest.mark.parametrize("epochs", [1, 2, 4, 8, 10, 16, 24, 30, 100])
+def test_runs_recorded_when_there_was_one_rung_keep_it(epochs: int) -> None:
+    one = max(1, round(3 / 8 * epochs))
+    assert rung_epochs(SchedulerSpec(reduction_factor=3), epochs) == ((one,) if one < epochs else ())
+    assert first_rung(SchedulerSpec(name="median"), epochs) == one
+
+
+@many
+@given(epochs=st.integers(1, 400), factor=st.floats(1.001, 10))
+def test_default_rungs_are_the_rounded_quotients(epochs: int, factor: float) -> None:
+    exact = (3 / 8 * epochs / factor**power for power in itertools.count())
+    within = itertools.takewhile(lambda value: value > max(epochs / 8, 1 / 2), exact)
+    assert list(rung_epochs(SchedulerSpec(reduction_factor=factor), epochs)) == sorted({round(one) for one in within})
 
 
 @pytest.mark.parametrize(("name", "kind"), [("asha", Asha), ("median", MedianRule), ("none", NoStopping)])

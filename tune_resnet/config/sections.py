@@ -201,9 +201,9 @@ class SchedulerSpec(Section):
     section = "scheduler"
     name: str = setting("asha", "rule that stops trials early", choices=SCHEDULERS, flag="scheduler")
     grace_epochs: int | None = setting(
-        None, "first epoch after which a trial may be stopped; default: 3/8 of all", ge=1
+        None, "first epoch after which trials are judged; default: the last one is 3/8 of all", ge=1
     )
-    reduction_factor: float = setting(3, "one trial in so many goes on after each rung", gt=1, le=1000)
+    reduction_factor: float = setting(1.5, "one trial in so many goes on after each rung", gt=1, le=1000)
     signal: str = setting(
         "train_loss",
         "what early stopping compares; train_loss: its mean over the last epochs",

@@ -10,37 +10,45 @@ import bisect
 import math
 import statistics
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Protocol
 
 from tune_resnet.config.sections import SchedulerSpec
 from tune_resnet.config.spec import SearchSpec
 
+_LAST_RUNG, _NO_RUNG = 3 / 8, 1 / 8  # of all epochs, by default: experiments/FINDING.md
 _MIN_LOSS = 1e-12  # a loss may be 0, its logarithm may not
 
 
 def first_rung(scheduler: SchedulerSpec, epochs: int) -> int:
-    """The first epoch at which a trial may be stopped.
-
-    By default shortly before the rate's peak, halfway: earlier a signal says little, and at the peak it says least.
-    """
-    return scheduler.grace_epochs or max(1, round(3 / 8 * epochs))
+    """The first epoch at which a trial may be stopped."""
+    return min(rung_epochs(scheduler, epochs), default=scheduler.grace_epochs or max(1, round(_LAST_RUNG * epochs)))
 
 
 def rung_epochs(scheduler: SchedulerSpec, epochs: int) -> tuple[int, ...]:
     """The epochs at which ASHA compares trials, in increasing order; none for other schedulers.
 
-    They are the first rung times each power of reduction_factor, rounded, below `epochs`.
+    They are `grace_epochs` times each power of reduction_factor, rounded, below `epochs`. By default they are 3/8 of
+    all epochs divided by each power, above 1/8: what is not among the best shortly before the rate's peak, halfway, has
+    lost, and no later epoch but the last ones tells more.
     """
-    first, factor = first_rung(scheduler, epochs), scheduler.reduction_factor
-    rungs: list[int] = []
+    first, factor = scheduler.grace_epochs, scheduler.reduction_factor
+    if scheduler.name != "asha":
+        return ()
+    if first is not None:
+        return tuple(sorted(set(_rounded_powers(first, factor, lambda exact: round(exact) < epochs))))
+    least = max(_NO_RUNG * epochs * (1 + 1e-9), 1 / 2)
+    return tuple(sorted(set(_rounded_powers(_LAST_RUNG * epochs, 1 / factor, lambda exact: exact > least))))
+
+
+def _rounded_powers(first: float, factor: float, inside: Callable[[float], bool]) -> Iterator[int]:
+    """`first` times each power of `factor` as long as it is inside, rounded; each at least once."""
     power = 0
-    while scheduler.name == "asha" and (epoch := round(first * factor**power)) < epochs:
-        if not rungs or epoch > rungs[-1]:
-            rungs.append(epoch)
+    while inside(exact := first * factor**power):
+        yield (epoch := round(exact))
         # A factor close to 1 takes very many powers to leave this epoch: go on with the last that is still in it.
-        power = max(power + 1, math.floor(math.log((epoch + 0.5) / first) / math.log(factor)))
-    return tuple(rungs)
+        edge = epoch + (0.5 if factor > 1 else -0.5)
+        power = max(power + 1, math.floor(math.log(edge / first) / math.log(factor)))
 
 
 def window(epoch: int) -> range:
