@@ -32,7 +32,17 @@ from tune_resnet.training.images import to_device
 from tune_resnet.training.loop import TrainingRun
 
 REGIMES = Path(__file__).parent / "regimes"
-ORDER = ("gtsrb", "sign-300", "cifar10-2000", "cifar10-width8", "cifar10-width8-cosine", "cifar10-width16", "wide")
+ORDER = (
+    "gtsrb",
+    "sign-300",
+    "cifar10-2000",
+    "cifar10-width8",
+    "cifar10-width8-cosine",
+    "cifar10-width16",
+    "wide",
+    "wide-gtsrb",
+    "wide-sign-300",
+)
 CONFIGURATIONS = 48
 OF_A_WIDE_SPACE = 96  # configurations, and no shorter cycles
 UNUSED = 10_000  # images at most, which neither train nor choose: what the last epoch's weights are really worth
