@@ -176,6 +176,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"peak_at": {"low": 0.6, "high": 0.9}}, "space.peak_at = [0.6, 0.9] must contain the reference train.peak_at ="),
     ({"batch_size": {"low": 100, "high": 850, "step": 100}}, "space.batch_size: space step must divide the way from"),
     ({"dropout": {"low": 0, "high": 0.4, "step": 0}}, "space.dropout: space step must divide the way from low to high"),
+    ({"dropout": {"low": 0, "high": 0.4, "step": 1e-30}}, "space.dropout: space step must divide the way from low to"),
     ({"dropout": {"low": 0.1, "high": 0.4, "step": 0.1, "log": True}}, "space.dropout: space step goes with a linear"),
     ({"crop_padding": {"low": 0, "high": 8, "step": 0.5}}, "space.crop_padding: step must be a whole number, got 0.5"),
     ({"batch_size": {"low": 150, "high": 550, "step": 100}}, "space.batch_size = [150.0, 550.0] in steps"),

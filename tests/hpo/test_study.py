@@ -45,19 +45,21 @@ def test_every_sampler_starts_with_the_reference_and_stays_in_bounds(sampler: st
     assert len({tuple(params.values()) for _, params in proposals}) > 12
 
 
-def test_points_to_evaluate_come_after_the_reference_where_they_are_in_the_space() -> None:
+def test_points_to_evaluate_come_after_the_reference_with_its_values_where_they_are_outside_of_the_space() -> None:
     space = {"max_lr": Domain(low=5e-3, high=2e-2), "grad_clip": Domain(low=0.05, high=0.2)}
     points = (
         {"max_lr": 0.012, "weight_decay": 1e-3},  # not searched here: left out; the clip is the reference's
-        {"max_lr": 0.05},  # outside
+        {"max_lr": 0.05},  # outside, so the reference itself
         {"grad_clip": 0.1},  # the reference itself
         {"grad_clip": 0.2, "max_lr": 0.006},
+        {"grad_clip": 0.15, "max_lr": 0.0001},
     )
     study = Study(SearchSpec(space=space, points_to_evaluate=points))
-    assert [study.propose() for _ in range(3)] == [
+    assert [study.propose() for _ in range(4)] == [
         (0, {"max_lr": 0.01, "grad_clip": 0.1}),
         (1, {"max_lr": 0.012, "grad_clip": 0.1}),
         (2, {"max_lr": 0.006, "grad_clip": 0.2}),
+        (3, {"max_lr": 0.01, "grad_clip": 0.15}),
     ]
 
 

@@ -6,11 +6,13 @@ import math
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
-from decimal import Decimal
+from fractions import Fraction
 from statistics import NormalDist
 from typing import Any
 
 from tune_resnet.config.validation import Section, SpecError, coerced, differences, shown
+
+_MAX_STEPS = 1_000_000  # more cannot be told apart by the arithmetic of floats, and are as good as none
 
 Value = bool | int | float | str  # of a hyperparameter
 
@@ -41,9 +43,11 @@ class Domain(Section):
     def _check_step(self, step: float) -> None:
         if self.log:
             raise SpecError("space step goes with a linear scale, log = false")
-        if step <= 0 or (_exact(self.high) - _exact(self.low)) % _exact(step):  # in decimals, as it was written
+        steps = (_exact(self.high) - _exact(self.low)) / _exact(step) if step > 0 else Fraction(0)
+        if not (steps.denominator == 1 and 1 <= steps <= _MAX_STEPS):
             raise SpecError(
-                f"space step must divide the way from low to high, got {step} for [{self.low}, {self.high}]"
+                f"space step must divide the way from low to high into at most {_MAX_STEPS:,} steps, "
+                f"got {step} for [{self.low}, {self.high}]"
             )
 
     def holds(self, value: object) -> bool:
@@ -198,9 +202,9 @@ def domain_from_table(table: object) -> Domain | Choices:
     return Choices(choices=table["choices"], when=table.get("when"))
 
 
-def _exact(number: float) -> Decimal:
-    """A number as it is written."""
-    return Decimal(str(number))
+def _exact(number: float) -> Fraction:
+    """A number as it is written, in decimals."""
+    return Fraction(str(number))
 
 
 def _round_number(value: float) -> float:

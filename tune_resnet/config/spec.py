@@ -81,15 +81,17 @@ class SearchSpec(Configuration):
 
     @property
     def first_points(self) -> list[Point]:
-        """What a search tries first: the reference, then those `points_to_evaluate` that lie in the space, each once.
-        What a point does not name, or only matters under a condition that it does not meet, has the reference's value.
+        """What a search tries first: the reference, then its `points_to_evaluate`, each configuration once.
+
+        What a point does not name, has outside of the space, or has under a condition that it does not meet, is the
+        reference's.
         """
         found = [self.reference]
         for point in self.points_to_evaluate:
-            named = {**self.reference, **{name: point[name] for name in self.space if name in point}}
+            inside = {name: point[name] for name in self.space if name in point and self.space[name].holds(point[name])}
+            named = {**self.reference, **inside}
             whole = {**self.reference, **{name: named[name] for name in self.varied(named)}}
-            inside = all(domain.holds(whole[name]) for name, domain in self.space.items())
-            if inside and whole not in found:
+            if whole not in found:
                 found.append(whole)
         return found
 
