@@ -147,7 +147,7 @@ def test_a_search_leaves_a_whole_run_directory(tmp_path: Path, capsys: pytest.Ca
     assert len(list((path / "ray").glob("trial-*/events.out.tfevents.*"))) == 6
     assert list((path / "ray").glob("**/checkpoint_*")) == []
 
-    for text in ("6 trials, the first is the reference", "judged after epoch 2", "24 at most", "[6/6]", "reference"):
+    for text in ("6 trials, the first is the reference", "judged after epochs 1, 2", "24 at most", "[6/6]", "reference"):
         assert text in search.output
     assert " -m tune_resnet.analysis" in search.output
 
@@ -182,7 +182,7 @@ def test_a_dry_run_prints_the_plan_and_leaves_nothing(
     parts = ["data", "images", "classes", "model", "warning", "search", "stopping", "epochs", "device", "time"]
     assert [line.split()[0] for line in lines] == parts
     assert "180 training, 20 validation images" in lines[0]
-    assert "asha on train_loss, judged after epoch 3" in lines[6]
+    assert "asha on train_loss, judged after epochs 1, 2, 3" in lines[6]
     assert "256 at most" in lines[7]
     assert "1 at once, each with 1 CPU" in lines[8]
     assert list(tmp_path.iterdir()) == []
