@@ -18,10 +18,10 @@ from tune_resnet.hpo.stopping import (
     MedianRule,
     NoStopping,
     Signal,
-    first_rung,
     quality,
     rung_epochs,
     stopping_rule,
+    usual_last_rung,
     window,
 )
 from tune_resnet.runs.tables import REFERENCE_TRIAL
@@ -107,14 +107,13 @@ def test_the_median_rule_compares_the_best_value_with_running_means() -> None:
 )
 def test_by_default_trials_are_judged_up_to_shortly_before_the_rates_peak(epochs: int, rungs: tuple[int, ...]) -> None:
     assert rung_epochs(SchedulerSpec(), epochs) == rungs
-    assert first_rung(SchedulerSpec(), epochs) == (*rungs, 1)[0]
+    assert usual_last_rung(epochs) == (1, *rungs)[-1]
 
 
 @pytest.mark.parametrize("epochs", [1, 2, 4, 8, 10, 16, 24, 30, 100])
 def test_runs_recorded_when_there_was_one_rung_keep_it(epochs: int) -> None:
     one = max(1, round(3 / 8 * epochs))
     assert rung_epochs(SchedulerSpec(reduction_factor=3), epochs) == ((one,) if one < epochs else ())
-    assert first_rung(SchedulerSpec(name="median"), epochs) == one
 
 
 @many

@@ -147,7 +147,13 @@ def test_a_search_leaves_a_whole_run_directory(tmp_path: Path, capsys: pytest.Ca
     assert len(list((path / "ray").glob("trial-*/events.out.tfevents.*"))) == 6
     assert list((path / "ray").glob("**/checkpoint_*")) == []
 
-    for text in ("6 trials, the first is the reference", "judged after epochs 1, 2", "24 at most", "[6/6]", "reference"):
+    for text in (
+        "6 trials, the first is the reference",
+        "judged after epochs 1, 2",
+        "24 at most",
+        "[6/6]",
+        "reference",
+    ):
         assert text in search.output
     assert " -m tune_resnet.analysis" in search.output
 

@@ -20,9 +20,9 @@ _LAST_RUNG, _NO_RUNG = 3 / 8, 1 / 8  # of all epochs, by default: experiments/FI
 _MIN_LOSS = 1e-12  # a loss may be 0, its logarithm may not
 
 
-def first_rung(scheduler: SchedulerSpec, epochs: int) -> int:
-    """The first epoch at which a trial may be stopped."""
-    return min(rung_epochs(scheduler, epochs), default=scheduler.grace_epochs or max(1, round(_LAST_RUNG * epochs)))
+def usual_last_rung(epochs: int) -> int:
+    """The last epoch after which ASHA judges trials by default, and the first one for the median rule."""
+    return max(1, round(_LAST_RUNG * epochs))
 
 
 def rung_epochs(scheduler: SchedulerSpec, epochs: int) -> tuple[int, ...]:
@@ -174,5 +174,5 @@ def stopping_rule(spec: SearchSpec) -> StoppingRule:
     if scheduler.name == "asha":
         return Asha(rung_epochs(scheduler, spec.train.epochs), scheduler.reduction_factor, scheduler.margin)
     if scheduler.name == "median":
-        return MedianRule(first_rung(scheduler, spec.train.epochs), scheduler.margin)
+        return MedianRule(scheduler.grace_epochs or usual_last_rung(spec.train.epochs), scheduler.margin)
     return NoStopping()

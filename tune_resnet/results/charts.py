@@ -44,10 +44,11 @@ def learning_curves_chart(
         )
         figure.add_trace(coloured(trace, role))
     for epoch in rungs:
-        figure.add_vline(
-            x=epoch, line_dash="dot", line_color=GREY, line_width=1.5,
-            annotation_text="weak ones stop", annotation_position="bottom right",
-        )  # fmt: skip
+        figure.add_vline(x=epoch, line_dash="dot", line_color=GREY, line_width=1.5)
+    if rungs:
+        figure.add_annotation(
+            x=rungs[-1], y=0, yref="paper", text="weak ones stop", showarrow=False, xanchor="left", yanchor="bottom"
+        )
     figure.update_xaxes(title="epoch", dtick=tick(curves["epoch"].max()))
     axes = {name: _curve_axis(name, limits, score) for name, limits in shown.items()}
     figure.update_yaxes(**axes[first])

@@ -8,7 +8,7 @@ import pandas as pd
 
 from tune_resnet._text import hyperparameter, percent, printable
 from tune_resnet.hpo.ranking import is_smoothed
-from tune_resnet.hpo.stopping import first_rung, rung_epochs
+from tune_resnet.hpo.stopping import rung_epochs, usual_last_rung
 from tune_resnet.results import chart_data, charts, space_charts
 from tune_resnet.results.chart_style import described
 from tune_resnet.results.comparison import compare_to_reference
@@ -47,7 +47,7 @@ def _curves(run: RunFrames) -> Section | None:
     if curves.empty:
         return None
     scheduler, epochs, score = run.spec.scheduler, run.spec.train.epochs, run.spec.search.judged_by
-    first = min(first_rung(scheduler, epochs), int(curves["epoch"].max()))
+    first = min(usual_last_rung(epochs), int(curves["epoch"].max()))
     ranges = {name: chart_data.useful_range(curves, name, first) for name in chart_data.CURVES}
     shown = {name: limits for name, limits in ranges.items() if limits}
     texts = trials.set_index("trial")["text"]
