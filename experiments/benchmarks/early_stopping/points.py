@@ -3,9 +3,12 @@
     python -m experiments.benchmarks.early_stopping.points --out experiments/results/points \\
         --curves experiments/results/curves/curves.parquet experiments/results/regimes/*/curves.parquet
 
-A greedy portfolio (Feurer et al., "Auto-Sklearn 2.0", JMLR 2022, section 3.1): each next point is the one that adds the
-most to the mean, over all tables, of the best gain so far, as a share of the highest that is to be had there. Gains are
-those of each table's surrogate, without seed noise, over the reference. Tables of another space are left out. Writes
+A greedy portfolio (Feurer et al., "Auto-Sklearn 2.0", JMLR 2022, section 3.1) of the default space: each next point is
+the one that adds the most to the mean, over all tables of that space, of the best gain so far, as a share of what is to
+be had there. The other tables have a wider space: for what it has beside the default one, a single set of values is
+chosen, which gains the reference the most on average over these tables. The points are the reference with this set, and
+each point of the portfolio with it. Gains are those of each table's surrogate, without seed noise, over the reference.
+Writes
 
     points.json  `all`: chosen on all tables, what `space.POINTS_TO_EVALUATE` has; and for each table, by its name,
                  those that are chosen on all others
@@ -17,6 +20,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from itertools import product
 
 import numpy as np
 import pandas as pd
@@ -25,17 +30,25 @@ from scipy.stats import qmc
 from experiments.benchmarks.early_stopping.recorded import environment, options_of, spec_of, tables, write_environment
 from experiments.benchmarks.early_stopping.surrogate import Surrogate, comparable_runs
 from tune_resnet._files import write_whole
+from tune_resnet.config.sections import SCHEDULES
 from tune_resnet.config.space import DEFAULT_SPACE, Point
 
-COUNT = 4  # points: an eighth of a search of 32 trials
+COUNT = 4  # points of the portfolio: an eighth of a search of 32 trials
 OWN = 0.05  # weight of a point's own mean gain beside what it adds: of points that add the same, the safer one
-CANDIDATES = 2**13  # Sobol points of the space
+CANDIDATES = 2**13  # Sobol points of the default space
+WIDER = {  # what is tried of what else a wide space has; no bounds of it, where a surrogate knows least
+    "batch_size": (100, 200),
+    "momentum": (0.85, 0.9, 0.95),
+    "crop_padding": (1, 2, 4),
+    "schedule": SCHEDULES,
+}
 
 
 def gains(surrogate: Surrogate, points: Sequence[Point]) -> np.ndarray:
-    """Of each point, percentage points of true quality over the reference."""
-    reference = surrogate.quality(surrogate.spec.reference)
-    return np.array([100 * (surrogate.quality(point) - reference) for point in points])
+    """Of each point, percentage points of true quality over the reference; as a search there would try it."""
+    reference, spec = surrogate.quality(surrogate.spec.reference), surrogate.spec
+    tried = (replace(spec, points_to_evaluate=(point,)).first_points[-1] for point in points)
+    return np.array([100 * (surrogate.quality(point) - reference) for point in tried])
 
 
 def portfolio(gained: Mapping[str, np.ndarray], points: Sequence[Point]) -> list[Point]:
@@ -60,20 +73,28 @@ def candidates() -> list[Point]:
 
 def main() -> None:
     options, env = options_of(__doc__), environment()
-    specs = {path.parent.name: spec_of(path) for path in options.curves}
     surrogates = {
-        name: Surrogate(comparable_runs(runs), specs[name])
-        for name, runs in tables(options.curves).items()
-        if specs[name].space == DEFAULT_SPACE
+        name: Surrogate(comparable_runs(runs), spec_of(path))
+        for (name, runs), path in zip(tables(options.curves).items(), options.curves, strict=True)
     }
-    points = candidates()
-    gained = {name: gains(surrogate, points) for name, surrogate in surrogates.items()}
-    found, rows = {"all": portfolio(gained, points)}, []
+    points, wider = candidates(), [dict(zip(WIDER, values, strict=True)) for values in product(*WIDER.values())]
+    narrow = {name: gains(one, points) for name, one in surrogates.items() if one.spec.space == DEFAULT_SPACE}
+    wide = {name: gains(one, wider) for name, one in surrogates.items() if name not in narrow}
+
+    def chosen_without(table: str | None) -> list[Point]:
+        narrow_ones, wide_ones = (
+            {name: every for name, every in gained.items() if name != table} for gained in (narrow, wide)
+        )
+        common = wider[int(np.mean(list(wide_ones.values()), axis=0).argmax())]
+        return [{**point, **common} for point in ({}, *portfolio(narrow_ones, points))]
+
+    found, rows = {"all": chosen_without(None)}, []
     for name, surrogate in surrogates.items():
-        found[name] = portfolio({other: every for other, every in gained.items() if other != name}, points)
+        found[name] = chosen_without(name)
         each = gains(surrogate, found[name])
+        most = 100 * (surrogate.optimum - surrogate.quality(surrogate.spec.reference))
         rows += [
-            {"table": name, **point, "gain": gain, "best_so_far": best, "best_of_all": gained[name].max()}
+            {"table": name, **point, "gain": gain, "best_so_far": best, "best_of_all": most}
             for point, gain, best in zip(found[name], each, np.maximum.accumulate(each), strict=True)
         ]
     table = pd.DataFrame(rows).round({"gain": 2, "best_so_far": 2, "best_of_all": 2})
