@@ -18,7 +18,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tune_resnet.config.sections import TUNABLE, BudgetSpec, DataSpec, ModelSpec, ResourceSpec, SchedulerSpec, TrainSpec
-from tune_resnet.config.space import DEFAULT_SPACE, POINTS_TO_EVALUATE, Domain
+from tune_resnet.config.space import DEFAULT_SPACE, POINTS_TO_EVALUATE, Choices, Domain
 from tune_resnet.config.spec import SearchSpec
 from tune_resnet.config.toml import load_spec, spec_from_tables
 from tune_resnet.config.validation import SpecError
@@ -552,8 +552,12 @@ def test_points_to_evaluate_come_back_from_toml(tmp_path: Path) -> None:
         assert load_spec(file).points_to_evaluate == points
 
 
-def test_the_default_points_lie_in_the_default_space_and_are_those_chosen_on_all_tables() -> None:
-    assert len(SearchSpec().first_points) == 1 + len(POINTS_TO_EVALUATE)
+def test_the_default_points_are_those_chosen_on_all_tables_and_the_first_of_them_is_for_wider_spaces() -> None:
+    assert len(SearchSpec().first_points) == len(POINTS_TO_EVALUATE)
+    wider = {**SearchSpec().space, "schedule": Choices(choices=("linear-exponential", "linear"))}
+    reference, *points = SearchSpec(space=wider).first_points
+    assert points[0] == {**reference, "schedule": "linear"}
+    assert [point["schedule"] for point in points] == ["linear"] * len(POINTS_TO_EVALUATE)
     chosen = RESULTS / "points" / "points.json"
     assert json.loads(chosen.read_text())["all"] == list(POINTS_TO_EVALUATE)
 
