@@ -42,7 +42,8 @@ from experiments.benchmarks.early_stopping.recorded import environment, write_en
 from experiments.benchmarks.early_stopping.search_efficiency import points_chosen_without
 from experiments.benchmarks.early_stopping.stopping_rules import RAYS_ASHA
 from tune_resnet._files import write_whole
-from tune_resnet.config.sections import TUNABLE, ResourceSpec
+from tune_resnet.config.sections import ResourceSpec
+from tune_resnet.config.space import Point
 from tune_resnet.config.spec import SearchSpec
 from tune_resnet.config.toml import load_spec
 from tune_resnet.data.load import load_dataset
@@ -145,7 +146,7 @@ def _row(
     row = {"set_up": set_up, "seed": seed, "epochs": len(frames.epochs), "trials": len(frames.trials)}
     row["epochs_expected"] = round(frames.spec.search.num_samples * sum(expected_survival(frames.spec)))
     row["finished"] = int((frames.trials["state"] == FINISHED).sum())
-    return row | {name: best[name] for name in ("trial", *TUNABLE, "val_accuracy", "estimate")}
+    return row | {name: best[name] for name in ("trial", *frames.spec.hyperparameters, "val_accuracy", "estimate")}
 
 
 def confirm_rows(regime: str, searches: pd.DataFrame, options: argparse.Namespace) -> pd.DataFrame:
@@ -153,16 +154,17 @@ def confirm_rows(regime: str, searches: pd.DataFrame, options: argparse.Namespac
     path = options.out / regime / "confirm.csv"
     rows = pd.read_csv(path).to_dict("records") if path.exists() else []
     spec = spec_of(OURS, regime, options)
-    found = {tuple(row) for row in searches[list(TUNABLE)].to_numpy().tolist()}
-    known = {(*(row[name] for name in TUNABLE), row["seed"]) for row in rows}
+    names = list(spec.hyperparameters)
+    found = {tuple(row) for row in searches[names].to_numpy().tolist()}
+    known = {(*(row[name] for name in names), row["seed"]) for row in rows}
     wanted = [
         (*values, seed)
         for seed in range(FRESH_SEED, FRESH_SEED + options.seeds)
-        for values in sorted(found | {tuple(spec.reference.values())})
+        for values in sorted(found | {tuple(spec.values.values())})
     ]
     missing = [one for one in wanted if one not in known]
     jobs = [
-        Job(spec.configured({"seed": seed, **dict(zip(TUNABLE, values, strict=True))}), path.parent / f"{place}.pt")
+        Job(spec.configured({"seed": seed, **dict(zip(names, values, strict=True))}), path.parent / f"{place}.pt")
         for place, (*values, seed) in enumerate(missing)
     ]
     spec = resolved(spec, "cpu", choose_precision(spec.train.precision, torch.device("cpu")))
@@ -172,19 +174,19 @@ def confirm_rows(regime: str, searches: pd.DataFrame, options: argparse.Namespac
             if isinstance(outcome, str):
                 sys.exit(f"error: {missing[place]}: {outcome}")
             job = jobs[place].spec
-            rows.append({name: job.value(name) for name in (*TUNABLE, "seed")} | {"accuracy": outcome["test_accuracy"]})
+            rows.append({name: job.value(name) for name in (*names, "seed")} | {"accuracy": outcome["test_accuracy"]})
             write_whole(path, pd.DataFrame(rows).to_csv(index=False))
             jobs[place].checkpoint.unlink(missing_ok=True)
             print(f"{len(rows)} of {len(known) + len(missing)}: {outcome['test_accuracy']:.2%}", flush=True)
     return pd.DataFrame(rows)
 
 
-def differences(searches: pd.DataFrame, confirmed: pd.DataFrame, reference: dict[str, float]) -> pd.DataFrame:
+def differences(searches: pd.DataFrame, confirmed: pd.DataFrame, reference: Point) -> pd.DataFrame:
     """A row per seed: test accuracy in percent of each set-up's winner and of the reference, means over fresh seeds."""
-    mean = 100 * confirmed.groupby(list(TUNABLE))["accuracy"].mean()
-    accuracy = searches[list(TUNABLE)].apply(lambda row: mean[tuple(row)], axis=1)
+    mean = 100 * confirmed.groupby(list(reference))["accuracy"].mean()
+    accuracy = searches[list(reference)].apply(lambda row: mean[tuple(row)], axis=1)
     table = searches.assign(accuracy=accuracy).pivot(index="seed", columns="set_up", values="accuracy")
-    return table.assign(reference=mean[tuple(reference[name] for name in TUNABLE)])
+    return table.assign(reference=mean[tuple(reference.values())])
 
 
 def summary(table: pd.DataFrame) -> dict[str, Any]:
@@ -203,7 +205,7 @@ def main() -> None:
         folder = options.out / regime
         write_whole(folder / "searches.csv", searches.to_csv(index=False))
         confirmed = confirm_rows(regime, searches, options)
-        table = differences(searches, confirmed, spec_of(OURS, regime, options).reference)
+        table = differences(searches, confirmed, spec_of(OURS, regime, options).values)
         write_whole(folder / "pairs.csv", table.round(4).to_csv())
         write_whole(folder / "summary.json", json.dumps(summary(table), indent=2) + "\n")
         write_environment(folder, env)
