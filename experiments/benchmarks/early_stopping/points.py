@@ -11,7 +11,7 @@ each point of the portfolio with it. Gains are those of each table's surrogate, 
 Writes
 
     points.json  `all`: chosen on all tables, what `space.POINTS_TO_EVALUATE` has; and for each table, by its name,
-                 those that are chosen on all others
+                 those that are chosen on all others (NAME and wide-NAME are of the same images, and left out together)
     gains.csv    percentage points over the reference: of those chosen without a table, there
     env.json     versions, machine, command
 """
@@ -82,8 +82,10 @@ def main() -> None:
     wide = {name: gains(one, wider) for name, one in surrogates.items() if name not in narrow}
 
     def chosen_without(table: str | None) -> list[Point]:
+        images = table and table.removeprefix("wide-")
         narrow_ones, wide_ones = (
-            {name: every for name, every in gained.items() if name != table} for gained in (narrow, wide)
+            {name: every for name, every in gained.items() if name.removeprefix("wide-") != images}
+            for gained in (narrow, wide)
         )
         common = wider[int(np.mean(list(wide_ones.values()), axis=0).argmax())]
         return [{**point, **common} for point in ({}, *portfolio(narrow_ones, points))]
