@@ -538,6 +538,9 @@ def test_very_wide_and_very_narrow_domains_have_finite_shares_within_0_and_1(dom
         ([3], "points_to_evaluate must be a list of tables, got a list"),
         ({"max_lr": 1}, "points_to_evaluate must be a list of tables, got a table"),
         ([{"max_lr": "a"}], "points_to_evaluate.max_lr must be a number, got 'a'"),
+        ([{"max_lr": "x0"}], "points_to_evaluate.max_lr must be a number, got 'x0'"),
+        ([{"batch_size": "x1e3"}], "points_to_evaluate.batch_size must be a whole number, got 'x1e3'"),
+        ([{"schedule": 2}], "points_to_evaluate.schedule must be a string, got 2"),
         ([{"max_lrr": 1}], "unknown hyperparameter max_lrr in points_to_evaluate (did you mean 'max_lr'?)"),
     ],
 )
@@ -547,7 +550,7 @@ def test_points_to_evaluate_that_are_none_are_refused(points: Any, message: str)
 
 def test_points_to_evaluate_come_back_from_toml(tmp_path: Path) -> None:
     file = tmp_path / "spec.toml"
-    for points in ((), ({"max_lr": 0.02}, {"grad_clip": 1.0, "max_lr": 0.1})):
+    for points in ((), ({"max_lr": 0.02}, {"grad_clip": 1.0, "max_lr": "x0.5"})):
         file.write_text(SearchSpec(points_to_evaluate=points).to_toml())
         assert load_spec(file).points_to_evaluate == points
 
@@ -560,6 +563,19 @@ def test_the_default_points_are_those_chosen_on_all_tables_and_the_first_of_them
     assert [point["schedule"] for point in points] == ["linear"] * len(POINTS_TO_EVALUATE)
     chosen = RESULTS / "points" / "points.json"
     assert json.loads(chosen.read_text())["all"] == list(POINTS_TO_EVALUATE)
+
+
+@pytest.mark.parametrize("batch_size", [400, 101, 20])
+def test_a_point_may_be_a_multiple_of_the_reference(batch_size: int) -> None:
+    space = {"batch_size": Domain(low=5, high=400), "max_lr": Domain(low=1e-3, high=1e-1)}
+    spec = SearchSpec(space=space, train=TrainSpec(batch_size=batch_size), points_to_evaluate=({"batch_size": "x.5"},))
+    assert spec.first_points[1] == {"batch_size": round(batch_size / 2), "max_lr": 0.01}
+    doubled = replace(
+        spec,
+        train=TrainSpec(batch_size=2 * batch_size, max_lr=0.02),
+        space={**space, "batch_size": Domain(low=5, high=800)},
+    )
+    assert doubled.first_points[1] == {"batch_size": batch_size, "max_lr": 0.02}
 
 
 def test_a_sampler_of_the_past_can_be_read_but_not_chosen_by_name() -> None:

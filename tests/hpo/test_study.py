@@ -53,13 +53,15 @@ def test_points_to_evaluate_come_after_the_reference_with_its_values_where_they_
         {"grad_clip": 0.1},  # the reference itself
         {"grad_clip": 0.2, "max_lr": 0.006},
         {"grad_clip": 0.15, "max_lr": 0.0001},
+        {"grad_clip": "x2", "max_lr": "x3"},
     )
     study = Study(SearchSpec(space=space, points_to_evaluate=points))
-    assert [study.propose() for _ in range(4)] == [
+    assert [study.propose() for _ in range(5)] == [
         (0, {"max_lr": 0.01, "grad_clip": 0.1}),
         (1, {"max_lr": 0.012, "grad_clip": 0.1}),
         (2, {"max_lr": 0.006, "grad_clip": 0.2}),
         (3, {"max_lr": 0.01, "grad_clip": 0.15}),
+        (4, {"max_lr": 0.01, "grad_clip": 0.2}),
     ]
 
 

@@ -6,6 +6,7 @@ The settings of `[train]` are known by their names, others with their table's: `
 
 from __future__ import annotations
 
+import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
@@ -169,10 +170,34 @@ def argument_from_text(text: str) -> Value:
 
 
 def checked_point(point: Mapping[str, Any], reference: Configuration) -> Point:
-    """A point of `points_to_evaluate` with values of the right types; SpecError where they cannot be."""
+    """A point of `points_to_evaluate` with values of the right types; SpecError where they cannot be. A number may also
+    be a text such as "x0.5": half of the reference's."""
     for name in point:
         if not _is_known(name):
             raise SpecError(f"unknown hyperparameter {name} in points_to_evaluate{nearest(name, HYPERPARAMETERS)}")
         if name.startswith(ARGUMENT) and reference.value(name) is None:
             raise SpecError(f"{name} must be given, because points_to_evaluate name it")
-    return {name: coerced(f"points_to_evaluate.{name}", value, reference.kind(name)) for name, value in point.items()}
+    return {
+        name: value
+        if _factor(value, reference.kind(name))
+        else coerced(f"points_to_evaluate.{name}", value, reference.kind(name))
+        for name, value in point.items()
+    }
+
+
+def in_numbers(point: Point, reference: Configuration) -> Point:
+    """A checked point with the numbers that its multiples of the reference are."""
+    found = dict(point)
+    for name, value in point.items():
+        if factor := _factor(value, kind := reference.kind(name)):
+            number = factor * cast(float, reference.value(name))
+            found[name] = round(number) if kind is int else number
+    return found
+
+
+def _factor(value: object, kind: type) -> float | None:
+    """How many times the reference's a point's value is; None or 0 where it is a value of its own."""
+    match = (
+        re.fullmatch(r"x(\d{1,9}(?:\.\d*)?|\.\d+)", value) if isinstance(value, str) and kind in (int, float) else None
+    )
+    return float(match[1]) if match else None

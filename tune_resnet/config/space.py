@@ -176,10 +176,10 @@ def check_grown(before: Space, space: Space) -> None:
             raise SpecError(f"--space {name} must contain {where}: a run's space can only grow, with its trials inside")
 
 
-Point = dict[str, Any]  # a configuration: hyperparameter -> value
+Point = dict[str, Any]  # a configuration: hyperparameter -> value, or in points to evaluate "x2", twice the reference's
 
 # Chosen by experiments/benchmarks/early_stopping/points.py: the first is the reference in the default space.
-_WIDER: Point = {"batch_size": 100, "momentum": 0.85, "crop_padding": 1, "schedule": "linear"}
+_WIDER: Point = {"batch_size": "x0.5", "momentum": 0.85, "crop_padding": 1, "schedule": "linear"}
 POINTS_TO_EVALUATE: tuple[Point, ...] = (
     _WIDER,
     {"max_lr": 0.0087, "weight_decay": 0.0014, "grad_clip": 0.91, **_WIDER},

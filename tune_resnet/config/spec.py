@@ -8,7 +8,14 @@ from typing import Any
 
 import tomli_w
 
-from tune_resnet.config.hyperparameters import HYPERPARAMETERS, Configuration, checked_domain, checked_point, condition
+from tune_resnet.config.hyperparameters import (
+    HYPERPARAMETERS,
+    Configuration,
+    checked_domain,
+    checked_point,
+    condition,
+    in_numbers,
+)
 from tune_resnet.config.sections import SECTIONS, TUNABLE, VAL_ACCURACY, BudgetSpec, ResourceSpec, SchedulerSpec
 from tune_resnet.config.space import DEFAULT_SPACE, POINTS_TO_EVALUATE, Point, Space, Value
 from tune_resnet.config.validation import SpecError, differences, shown
@@ -88,7 +95,10 @@ class SearchSpec(Configuration):
         """
         found = [self.reference]
         for point in self.points_to_evaluate:
-            inside = {name: point[name] for name in self.space if name in point and self.space[name].holds(point[name])}
+            values = in_numbers(point, self)
+            inside = {
+                name: values[name] for name in self.space if name in values and self.space[name].holds(values[name])
+            }
             named = {**self.reference, **inside}
             whole = {**self.reference, **{name: named[name] for name in self.varied(named)}}
             if whole not in found:

@@ -37,7 +37,7 @@ COUNT = 4  # points of the portfolio: an eighth of a search of 32 trials
 OWN = 0.05  # weight of a point's own mean gain beside what it adds: of points that add the same, the safer one
 CANDIDATES = 2**13  # Sobol points of the default space
 WIDER = {  # what is tried of what else a wide space has; no bounds of it, where a surrogate knows least
-    "batch_size": (100, 200),
+    "batch_size": ("x1", "x0.5", "x0.25"),
     "momentum": (0.85, 0.9, 0.95),
     "crop_padding": (1, 2, 4),
     "schedule": SCHEDULES,
