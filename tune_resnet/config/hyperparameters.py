@@ -178,10 +178,9 @@ def checked_point(point: Mapping[str, Any], reference: Configuration) -> Point:
         if name.startswith(ARGUMENT) and reference.value(name) is None:
             raise SpecError(f"{name} must be given, because points_to_evaluate name it")
     return {
-        name: value
-        if _factor(value, reference.kind(name))
-        else coerced(f"points_to_evaluate.{name}", value, reference.kind(name))
+        name: value if _factor(name, value, reference) else coerced(f"points_to_evaluate.{name}", value, kind)
         for name, value in point.items()
+        for kind in [reference.kind(name)]
     }
 
 
@@ -189,15 +188,14 @@ def in_numbers(point: Point, reference: Configuration) -> Point:
     """A checked point with the numbers that its multiples of the reference are."""
     found = dict(point)
     for name, value in point.items():
-        if factor := _factor(value, kind := reference.kind(name)):
+        if factor := _factor(name, value, reference):
             number = factor * cast(float, reference.value(name))
-            found[name] = round(number) if kind is int else number
+            found[name] = round(number) if reference.kind(name) is int else number
     return found
 
 
-def _factor(value: object, kind: type) -> float | None:
+def _factor(name: str, value: object, reference: Configuration) -> float | None:
     """How many times the reference's a point's value is; None or 0 where it is a value of its own."""
-    match = (
-        re.fullmatch(r"x(\d{1,9}(?:\.\d*)?|\.\d+)", value) if isinstance(value, str) and kind in (int, float) else None
-    )
+    can_be = isinstance(value, str) and reference.kind(name) in (int, float)
+    match = re.fullmatch(r"x(\d{1,9}(?:\.\d*)?|\.\d+)", str(value)) if can_be else None
     return float(match[1]) if match else None
