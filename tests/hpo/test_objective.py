@@ -12,7 +12,7 @@ from factories import SPEC, Build, Page, load_study, plain
 from optuna.trial import TrialState
 
 from tune_resnet.analysis import main, merge_runs
-from tune_resnet.commands.pairs import Comparison
+from tune_resnet.commands.pairs import Pairs
 from tune_resnet.config.sections import BudgetSpec
 from tune_resnet.config.spec import SearchSpec
 from tune_resnet.execution.scheduler import EarlyStopping
@@ -151,7 +151,7 @@ def confirmed(frames: RunFrames, spec: SearchSpec) -> RunFrames:
             outcome |= {"test_balanced_accuracy": score, "test_loss": 0.5, "worker": "host:1", "error": ""}
             size = {"width": 64, "train_images": 0, "of_epochs": 4}
             compared: Any = type("Compared", (), {"spec": spec, "size": size, "sequential": False})
-            rows.append(Comparison.row(compared, name, outcome, 1.0))
+            rows.append(Pairs.row(compared, name, outcome, 1.0))
     pd.DataFrame(rows, columns=list(columns)).to_csv(frames.path / "confirm.csv", index=False)
     return frames
 

@@ -37,7 +37,7 @@ from rich.console import Console
 from tune_resnet import analysis, predict, report
 from tune_resnet.commands.confirm import _conclude
 from tune_resnet.commands.options import parse_options
-from tune_resnet.commands.pairs import Comparison
+from tune_resnet.commands.pairs import Pairs
 from tune_resnet.config.sections import BudgetSpec, DataSpec, ModelSpec
 from tune_resnet.config.space import DEFAULT_SPACE, Choices, Domain, Space
 from tune_resnet.data.image_file import read_image
@@ -256,9 +256,7 @@ def confirm(path: Path) -> None:
     seeds, best = (1000, 1001, 1002), spec.configured({"max_lr": 0.03})
     none = ImageSet(np.zeros((0, 3, 32, 32), dtype=np.uint8), np.zeros(0, dtype=np.int64))
     data = Split(none, none, (), np.zeros(3), np.ones(3))
-    compared = Comparison(
-        run=RunDirectory(path), spec=spec, trial=7, winner=best, seeds=seeds, sequential=False, data=data
-    )
+    compared = Pairs(run=RunDirectory(path), spec=spec, trial=7, winner=best, seeds=seeds, sequential=False, data=data)
     _conclude(compared, {}, Console(file=io.StringIO()))
 
 

@@ -24,7 +24,7 @@ from rich.console import Console
 from tune_resnet._files import write_whole
 from tune_resnet._text import as_json, busy, counted, duration, percent, say, to_run
 from tune_resnet.commands.live_page import LivePage, written_report
-from tune_resnet.commands.pairs import Comparison, compared_with_reference, under_rule
+from tune_resnet.commands.pairs import Pairs, compared_with_reference, under_rule
 from tune_resnet.commands.request import Request
 from tune_resnet.commands.summary import say_next
 from tune_resnet.config.spec import SearchSpec
@@ -90,7 +90,7 @@ def confirm(run: RunDirectory, request: Request, spec: SearchSpec, dataset: Data
     return code
 
 
-def _plan(compared: Comparison, trainings: int, console: Console) -> Plan:
+def _plan(compared: Pairs, trainings: int, console: Console) -> Plan:
     """As many trainings as trials, none of them stopped early."""
     spec, data = compared.spec, compared.data
     search, scheduler = replace(spec.search, num_samples=trainings), replace(spec.scheduler, name="none")
@@ -116,7 +116,7 @@ def _plan(compared: Comparison, trainings: int, console: Console) -> Plan:
 
 
 def _train(
-    compared: Comparison, plan: Plan, missing: list[tuple[int, str]], known: pd.DataFrame, console: Console
+    compared: Pairs, plan: Plan, missing: list[tuple[int, str]], known: pd.DataFrame, console: Console
 ) -> int | None:
     """Trains what is missing, as long as the verdict is not clear where that is looked at, adding each row to those
     that are `known` as its training ends. Returns the signal that ended it early, or None."""
@@ -156,7 +156,7 @@ def _train(
     return end.signal
 
 
-def _forget_others(compared: Comparison, jobs: Sequence[Job]) -> None:
+def _forget_others(compared: Pairs, jobs: Sequence[Job]) -> None:
     """Deletes checkpoints of confirmations that nobody will go on with: of another winner, say. Those of the same two
     at another size stay."""
     these = {f"{trial:05d}" for trial in (compared.trial, REFERENCE_TRIAL)}
@@ -167,7 +167,7 @@ def _forget_others(compared: Comparison, jobs: Sequence[Job]) -> None:
             path.unlink(missing_ok=True)
 
 
-def _conclude(compared: Comparison, about: dict[str, Any] | None, console: Console) -> int:
+def _conclude(compared: Pairs, about: dict[str, Any] | None, console: Console) -> int:
     """Prints the pairs and the verdict, and writes confirm.json where there is something new (`about`). The exit
     code."""
     confirmed = confirmations(load_run(compared.run.path))
@@ -192,7 +192,7 @@ def _conclude(compared: Comparison, about: dict[str, Any] | None, console: Conso
     return 0
 
 
-def _summary(compared: Comparison, found: Confirmation, result: PairedResult, idle: Sequence[int]) -> dict[str, Any]:
+def _summary(compared: Pairs, found: Confirmation, result: PairedResult, idle: Sequence[int]) -> dict[str, Any]:
     """What confirm.json says of a verdict."""
     return {
         "sentence": confirmation_sentence(found),

@@ -26,7 +26,7 @@ class ConfirmError(UserError):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Comparison:
+class Pairs:
     """What is compared. `spec` is the reference, with the size to train at, the search's own or another."""
 
     run: RunDirectory
@@ -89,9 +89,7 @@ class Comparison:
         write_whole(self.run.confirm_csv, table.to_csv(index=False, lineterminator="\n"))
 
 
-def compared_with_reference(
-    frames: RunFrames, spec: SearchSpec, dataset: Dataset, count: int | None
-) -> Comparison | None:
+def compared_with_reference(frames: RunFrames, spec: SearchSpec, dataset: Dataset, count: int | None) -> Pairs | None:
     """What a confirmation of a run's winner compares, with `count` pairs or as many as it takes; None where no trial
     beats the reference. ConfirmError where there is nothing to confirm, or it would be on other images."""
     if frames.kind != SEARCH:  # its spec has the trained configuration for reference
@@ -109,7 +107,7 @@ def compared_with_reference(
         raise ConfirmError(f"{frames.name} has no finished trial to confirm")
     if best["reference"]:
         return None
-    return Comparison(
+    return Pairs(
         run=run,
         spec=spec,
         trial=best["trial"],
@@ -120,7 +118,7 @@ def compared_with_reference(
     )
 
 
-def under_rule(compared: Comparison, known: pd.DataFrame) -> pd.DataFrame:
+def under_rule(compared: Pairs, known: pd.DataFrame) -> pd.DataFrame:
     """The rows of confirm.csv, the winner's with the rule by which they are judged from now on; the same table where
     that is what they have.
 
