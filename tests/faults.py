@@ -186,26 +186,23 @@ class Broken:
             fault.rows_changed += changed
         return output
 
-    def ended_by_its_fault(self, kind: str) -> tuple[int, str]:
-        """Starts it, and lets the next of its faults end the command. Exit code and output."""
+    def ended_by_its_fault(self, kind: str) -> tuple[int, str, str]:
+        """Starts it, and lets the next of its faults end the command. Exit code, output and errors."""
         before, process = self.record(), self.start()
         output, errors = process.communicate(timeout=LONGEST)
         self.note(kind, "inside an epoch", before)
-        return process.returncode, output + errors
+        return process.returncode, output, errors
 
     def go_through(self) -> None:
         """Starts it as often as its faults end it, until it ends by itself."""
         for _ in range(len(self.faults) + 1):
-            before, process = self.record(), self.start()
-            output, errors = process.communicate(timeout=LONGEST)
-            lost, changed = before.compared_with(self.record())
-            self.injected.append(Injected("all together", "a session", rows_lost=lost, rows_changed=changed))
+            code, output, errors = self.ended_by_its_fault("all together")
             assert "Traceback" not in output + errors, output + errors
-            if process.returncode == 0:
+            if code == 0:
                 break
-            assert process.returncode in ENDS, output + errors
-            assert errors.count("\n") == (process.returncode == 1), output + errors
-        assert process.returncode == 0, output + errors
+            assert code in ENDS, output + errors
+            assert errors.count("\n") == (code == 1), output + errors
+        assert code == 0, output + errors
         lost, changed = (sum(getattr(one, name) for one in self.injected) for name in ("rows_lost", "rows_changed"))
         assert (lost, changed) == (0, 0)
         self.injected = [

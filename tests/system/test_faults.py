@@ -52,9 +52,10 @@ def test_a_search_that_is_killed_interrupted_and_broken_ends_like_an_unbroken_on
     faults: list[Fault] = [("command: SIGKILL", 0, 4, 1, 1), ("command: SIGINT", 0, 5, 1, 1)]
     faults += [("killed", 1, 2, 2, 1), ("raises", 2, 2, 3, 1)]
     search = Broken(tmp_path / "broken", samples=4, epochs=8, sampler="tpe", scheduler="asha", faults=faults)
-    code, _ = search.ended_by_its_fault("SIGKILL of the search")
+    code, *_ = search.ended_by_its_fault("SIGKILL of the search")
     assert code == -signal.SIGKILL
-    code, output = search.ended_by_its_fault("SIGINT")
+    code, *said = search.ended_by_its_fault("SIGINT")
+    output = "".join(said)
     assert code == 128 + signal.SIGINT
     assert "Ending the search" in output
     assert "Traceback" not in output
