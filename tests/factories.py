@@ -23,7 +23,7 @@ from tune_resnet.data.types import ImageSet, Split
 from tune_resnet.hpo.study import STUDY_NAME
 from tune_resnet.results.tables import ranked_table
 from tune_resnet.runs.directory import RunDirectory
-from tune_resnet.runs.load import RunFrames, load_run
+from tune_resnet.runs.load import RunFrames, load_frames
 from tune_resnet.runs.predictions import write_predictions
 from tune_resnet.runs.recorder import Recorder
 from tune_resnet.runs.tables import INTERRUPTED, RUNNING, TrialRow, spec_of
@@ -123,7 +123,7 @@ class Build:
         return trial
 
     def load(self) -> RunFrames:
-        return load_run(self.directory.path)
+        return load_frames(self.directory.path)
 
 
 def plain(frames: RunFrames, top: int = 100, width: int = 300) -> str:

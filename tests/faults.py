@@ -20,7 +20,7 @@ import torch
 from tune_resnet.data.load import load_dataset
 from tune_resnet.data.split import search_split
 from tune_resnet.runs.environment import describe_environment
-from tune_resnet.runs.load import load_run
+from tune_resnet.runs.load import load_frames
 from tune_resnet.runs.tables import ENDED, FINISHED
 from tune_resnet.training.loop import TrainingRun
 
@@ -305,7 +305,7 @@ def add_to_record(file: Path, test: str, injected: Sequence[Injected]) -> None:
 
 def each_trial_is_as_alone(path: Path) -> None:
     """Each trial of a search, trained alone from its recorded configuration, gives its rows to the bit."""
-    frames = load_run(path)
+    frames = load_frames(path)
     data = search_split(load_dataset(frames.spec.data), frames.spec.data)
     torch.set_num_threads(1)
     for row in frames.trials.to_dict("records"):

@@ -21,7 +21,7 @@ from tune_resnet.results.fidelity import fidelity, run_fidelity
 from tune_resnet.results.importance import importance
 from tune_resnet.results.sentences import comparison_sentence
 from tune_resnet.results.tables import print_fidelity, print_overview, print_run, ranked_table
-from tune_resnet.runs.load import RunFrames, accuracy_column, load_run
+from tune_resnet.runs.load import RunFrames, accuracy_column, load_frames
 from tune_resnet.runs.merge import export_csv, export_parquet, merge_runs, run_labels
 
 __all__ = [
@@ -34,7 +34,7 @@ __all__ = [
     "estimates",
     "fidelity",
     "importance",
-    "load_run",
+    "load_frames",
     "main",
     "merge_runs",
     "ranked_table",
@@ -52,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _print(options: argparse.Namespace) -> None:
-    runs = list({run.path: run for run in map(load_run, options.runs)}.values())  # each once
+    runs = list({run.path: run for run in map(load_frames, options.runs)}.values())  # each once
     written = []
     if options.csv:
         written += export_csv(merge_runs(runs), options.csv)

@@ -91,7 +91,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = run_parser("predict", about)
     parser.add_argument("images", nargs="+", type=Path, metavar="IMAGE", help="image files of any size, or folders")
     parser.add_argument(
-        "--top", type=positive, metavar="K", help=f"print the K likeliest (default {_TOP}; --json: all)"
+        "--top", type=positive, metavar="K", help=f"print the K likeliest classes (default {_TOP}; with --json all)"
     )
     parser.add_argument("--model", metavar="MODULE:FUNCTION", help="import your own network, if the run used one")
     form = parser.add_mutually_exclusive_group()

@@ -14,7 +14,7 @@ from tune_resnet.errors import exit_code_of
 from tune_resnet.results.page import write_report
 from tune_resnet.runs.directory import SEARCH
 from tune_resnet.runs.find import find_run
-from tune_resnet.runs.load import load_run
+from tune_resnet.runs.load import load_frames
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -32,15 +32,15 @@ def _write(paths: Sequence[Path], out: Path | None) -> None:
     directory or, on a terminal, this command as long as the only run goes on."""
     runs = [find_run(path) for path in paths]  # `latest` may be another one later
     alone = len(runs) == 1
-    by_search = alone and out is None and load_run(runs[0]).kind == SEARCH
+    by_search = alone and out is None and load_frames(runs[0]).kind == SEARCH
     here = alone and not by_search and sys.stdout.isatty()
     reload_seconds = EVERY if by_search or here else 0
     print(f"wrote {printable(write_report(runs, out, reload_seconds=reload_seconds))}")
-    if not here or not load_run(runs[0]).active:
+    if not here or not load_frames(runs[0]).active:
         return
     print(f"it is written again every {EVERY} s until the run ends; Ctrl-C ends that sooner")
     try:
-        while load_run(runs[0]).active:
+        while load_frames(runs[0]).active:
             time.sleep(EVERY)
             write_report(runs, out, reload_seconds=EVERY)
     except KeyboardInterrupt:

@@ -36,7 +36,7 @@ from tune_resnet.results.confirmation import (
     pairs_table,
 )
 from tune_resnet.results.paired_test import BETTER, NOT_DISTINGUISHABLE, WORSE, analyse_pairs
-from tune_resnet.runs.load import load_run
+from tune_resnet.runs.load import load_frames
 from tune_resnet.runs.tables import CONFIRM_DTYPES, REFERENCE, WINNER
 from tune_resnet.search import main
 
@@ -251,7 +251,7 @@ def test_a_confirmation_is_recorded_and_extended(
     )
     assert rows["error"].isna().all()
     assert rows["worker"].nunique() <= 2  # processes are reused
-    frames = load_run(run)
+    frames = load_frames(run)
     for configuration, expected in ((REFERENCE, frames.trials.loc[0].to_dict()), (WINNER, winner(frames))):
         mine = rows[rows["configuration"] == configuration]
         assert expected is not None

@@ -18,10 +18,10 @@ from tune_resnet.commands import confirm
 from tune_resnet.config.sections import TUNABLE
 from tune_resnet.data import load
 from tune_resnet.data.types import Dataset
-from tune_resnet.execution.training_pool import Job
+from tune_resnet.execution.training_pool import Training
 from tune_resnet.results.confirmation import confirmation_sentence, confirmations
 from tune_resnet.results.page import write_report
-from tune_resnet.runs.load import load_run
+from tune_resnet.runs.load import load_frames
 from tune_resnet.runs.tables import CONFIRM_DTYPES, FINISHED, REFERENCE, SIZE, WINNER
 from tune_resnet.search import main
 from tune_resnet.training.speed import Speed
@@ -35,22 +35,29 @@ class Pool:
 
     def __init__(self) -> None:
         self.differences: Sequence[float] = CLEAR
-        self.order: Callable[[Sequence[Job]], Sequence[int]] = lambda jobs: range(len(jobs))
+        self.order: Callable[[Sequence[Training]], Sequence[int]] = lambda trainings: range(len(trainings))
         self.broken: set[tuple[int, bool]] = set()  # seed, and whether the winner: no result
         self.diverged: set[int] = set()  # seeds of the winner
         self.trained: list[tuple[int, str]] = []  # seed and checkpoint
         self.sizes: list[tuple[int, int, int]] = []  # width, images and epochs, of each command
 
     def __call__(
-        self, spec: Any, data: Any, jobs: Sequence[Job], concurrency: int, timeout: float, stop: Any, again: Any
+        self,
+        spec: Any,
+        data: Any,
+        trainings: Sequence[Training],
+        concurrency: int,
+        timeout: float,
+        stop: Any,
+        again: Any,
     ) -> Iterator[tuple[int, dict[str, Any] | str]]:
-        self.sizes.append((spec.model.width, len(data.train), jobs[0].spec.train.epochs))
-        for position in self.order(jobs):
+        self.sizes.append((spec.model.width, len(data.train), trainings[0].spec.train.epochs))
+        for position in self.order(trainings):
             if stop():
                 return
-            train = jobs[position].spec.train
+            train = trainings[position].spec.train
             is_winner = train.max_lr != SPEC.train.max_lr
-            self.trained.append((train.seed, jobs[position].checkpoint.name))
+            self.trained.append((train.seed, trainings[position].checkpoint.name))
             if (train.seed, is_winner) in self.broken:
                 yield position, "its process died"
                 continue
@@ -114,7 +121,7 @@ def assert_all_say(run: Path, words: str, capsys: pytest.CaptureFixture[str]) ->
     """Terminal, tables, page and confirm.json have one sentence, with these words."""
     told = capsys.readouterr().out
     sentence = next(line for line in told.splitlines() if words in line)
-    assert sentence in {confirmation_sentence(one) for one in confirmations(load_run(run))}
+    assert sentence in {confirmation_sentence(one) for one in confirmations(load_frames(run))}
     assert json.loads((run / "confirm.json").read_text())["sentence"] == sentence
     assert analysis([str(run)]) == 0
     assert sentence in capsys.readouterr().out
@@ -130,7 +137,7 @@ def test_it_ends_with_the_pair_that_makes_it_clear(run: Path, pool: Pool, capsys
     assert (summary["n"], summary["verdict"], summary["sequential"], summary["p_value"]) == (3, "better", True, None)
     assert summary["seeds"] == [1000, 1001, 1002]
     assert_all_say(run, "Trial 1 is better than the reference: +1.00 percentage points on 359 test images", capsys)
-    found = confirmations(load_run(run))[0]
+    found = confirmations(load_frames(run))[0]
     assert found.result is not None
     assert {name: summary[name] for name in asdict(found.result)} == asdict(found.result)
 
@@ -151,7 +158,7 @@ def test_it_ends_with_the_last_look_where_it_is_not_clear(
     assert [line.split()[1] for line in told.splitlines() if line.startswith("after ")] == [*"3456789", "10"]
     assert "are not distinguishable with 10 pairs" in told
     assert "No more pairs are added." in told
-    assert not confirmations(load_run(run))[0].goes_on
+    assert not confirmations(load_frames(run))[0].goes_on
 
 
 def test_the_verdict_does_not_depend_on_which_training_ends_first(
@@ -159,10 +166,10 @@ def test_the_verdict_does_not_depend_on_which_training_ends_first(
 ) -> None:
     """As with many processes: pair 3 is the last to end, and pair 4 alone would have changed the verdict."""
     pool.differences = (*CLEAR, -0.05, 0.03, 0.02)
-    pool.order = lambda jobs: [0, 1, 6, 7, 2, 3, 8, 5, 4, 9, 10]
+    pool.order = lambda trainings: [0, 1, 6, 7, 2, 3, 8, 5, 4, 9, 10]
     assert confirmed(run) == 0
     assert len(pool.trained) == 9
-    found = confirmations(load_run(run))[0]
+    found = confirmations(load_frames(run))[0]
     assert found.result is not None
     assert [found.result.n, found.result.verdict, found.result.mean] == [3, "better", pytest.approx(1)]
     assert list(found.pairs.index) == [1000, 1001, 1002]
@@ -205,7 +212,7 @@ def test_after_looks_no_number_can_be_fixed(run: Path, pool: Pool, capsys: pytes
 def test_after_a_number_all_pairs_are_looked_at(run: Path, pool: Pool, capsys: pytest.CaptureFixture[str]) -> None:
     pool.differences = (0.010, 0.012, 0.004, -0.001, 0.011)
     assert confirmed(run, 5) == 0
-    fixed = confirmations(load_run(run))[0]
+    fixed = confirmations(load_frames(run))[0]
     assert fixed.result is not None
     assert (fixed.sequential, fixed.result.p_value) == (False, 0.125)
     pool.differences = CLEAR
@@ -229,7 +236,7 @@ def test_another_size_has_a_verdict_of_its_own(run: Path, pool: Pool, capsys: py
     pool.differences = (-0.010, -0.011, -0.009)
     assert confirmed(run, "--width", 32, "--limit-train", 900) == 0
     assert_all_say(run, "Trial 1 is worse than the reference at width 32 on 900 training images: -1.00", capsys)
-    found = confirmations(load_run(run))
+    found = confirmations(load_frames(run))
     assert [one.place for one in found] == ["", " at width 32 on 900 training images"]
     assert found[0].result is not None
     assert found[0].result.mean == pytest.approx(own["mean"])
@@ -270,11 +277,11 @@ def test_confirmations_from_before_there_were_sizes_and_looks(run: Path, pool: P
         for name, max_lr in ((REFERENCE, 0.01), (WINNER, 0.03))
     ]
     pd.DataFrame(rows, columns=columns).to_csv(run / "confirm.csv", index=False, lineterminator="\n")
-    (one,) = confirmations(load_run(run))
+    (one,) = confirmations(load_frames(run))
     assert (one.size, one.place, one.sequential) == ({"width": 64, "train_images": 1438, "of_epochs": 4}, "", False)
     assert confirmed(run, 3) == 0
     assert [seed for seed, _ in pool.trained] == [1002, 1002]
-    (one,) = confirmations(load_run(run))
+    (one,) = confirmations(load_frames(run))
     assert len(one.pairs) == 3
 
 

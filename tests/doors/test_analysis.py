@@ -33,7 +33,7 @@ from tune_resnet.results.early_stopping import rung_table
 from tune_resnet.results.importance import importance, importance_intervals
 from tune_resnet.results.sentences import comparison_sentence
 from tune_resnet.runs.directory import RunDirectory
-from tune_resnet.runs.load import accuracy_column, load_run
+from tune_resnet.runs.load import accuracy_column, load_frames
 from tune_resnet.runs.merge import merge_runs
 from tune_resnet.runs.tables import (
     EPOCH_DTYPES,
@@ -221,7 +221,7 @@ def test_bytes_that_are_not_text_are_told_with_their_line(mixed: Build) -> None:
 )
 def test_a_path_that_is_no_run_is_told_in_one_line(mixed: Build, name: str, message: str) -> None:
     with pytest.raises(RecordError, match=message) as caught:
-        load_run(mixed.directory.path.parent / name)
+        load_frames(mixed.directory.path.parent / name)
     assert str(caught.value).isprintable()
 
 
@@ -286,7 +286,7 @@ def test_ranking_invariants(
             for trial, (state, epochs, accuracy) in enumerate(rows)
         ]
     )  # fmt: skip
-    frames = load_run(directory.path)
+    frames = load_frames(directory.path)
     ranked, best = ranked_trials(frames), best_trials(frames, n)
     assert sorted(ranked["trial"]) == list(range(len(rows)))
     assert ranked["state"].map(STATES.index).is_monotonic_increasing
@@ -586,7 +586,7 @@ def two_runs(tmp_path: Path, names: tuple[str, str] = ("one", "two")) -> list[Pa
 
 
 def test_merged_runs_are_told_apart(tmp_path: Path) -> None:
-    merged = merge_runs([load_run(path) for path in two_runs(tmp_path)])
+    merged = merge_runs([load_frames(path) for path in two_runs(tmp_path)])
     assert list(merged.trials) == ["run", *TRIAL_DTYPES]
     assert merged.trials[["run", "trial"]].to_numpy().tolist() == [["one", 0], ["one", 1], ["two", 0], ["two", 1]]
     assert merged.epochs.groupby("run").size().to_dict() == {"one": 5, "two": 5}
@@ -596,7 +596,7 @@ def test_merged_runs_are_told_apart(tmp_path: Path) -> None:
 
 def test_runs_of_one_name_go_by_their_paths(tmp_path: Path) -> None:
     paths = two_runs(tmp_path, ("a/run", "b/run"))
-    assert merge_runs([load_run(path) for path in paths]).trials["run"].unique().tolist() == list(map(str, paths))
+    assert merge_runs([load_frames(path) for path in paths]).trials["run"].unique().tolist() == list(map(str, paths))
 
 
 def test_the_command_line_prints_a_run(mixed: Build, capsys: pytest.CaptureFixture[str]) -> None:
@@ -647,7 +647,7 @@ def test_the_command_line_prints_a_run_without_trials(build: Build, capsys: pyte
 
 def test_exports_read_back(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     paths = two_runs(tmp_path)
-    merged = merge_runs([load_run(path) for path in paths])
+    merged = merge_runs([load_frames(path) for path in paths])
     out = tmp_path / "new" / "out"
     for _ in range(2):  # the second time over the first's files
         assert main([*map(str, paths), "--csv", str(out), "--parquet", str(out)]) == 0

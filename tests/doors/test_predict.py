@@ -23,7 +23,7 @@ from tune_resnet import analysis, export, report
 from tune_resnet.data.image_file import read_image
 from tune_resnet.data.types import Dataset
 from tune_resnet.predict import _class_of, main
-from tune_resnet.runs.load import load_run
+from tune_resnet.runs.load import load_frames
 from tune_resnet.search import main as search
 from tune_resnet.training import checkpoint
 from tune_resnet.training.loop import TrainingRun
@@ -54,7 +54,7 @@ def test_files(run: Path, digits: Dataset) -> list[Path]:
 
 
 def test_the_baseline_is_a_run_like_any_other_judged_on_the_test_set(run: Path) -> None:
-    frames = load_run(run)
+    frames = load_frames(run)
     assert list(frames.trials["state"]) == ["finished"]
     assert frames.trials["val_accuracy"].isna().all()
     assert frames.epochs["val_loss"].isna().all()
@@ -78,7 +78,7 @@ def test_probabilities_of_files_are_what_the_baseline_measured(
     np.testing.assert_allclose(from_files, from_arrays[:30], atol=1e-5)
     np.testing.assert_allclose(from_arrays.sum(1), 1, atol=1e-5)
     accuracy = (from_arrays.argmax(1) == digits.test.labels).mean()
-    assert accuracy == load_run(run).trials["test_accuracy"].iloc[0]
+    assert accuracy == load_frames(run).trials["test_accuracy"].iloc[0]
 
 
 def test_batches_do_not_change_the_answer(run: Path, digits: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -208,7 +208,7 @@ def test_a_baseline_whose_loss_is_not_finite_is_failed(
 
     monkeypatch.setattr(checkpoint, "TrainingRun", Diverging)
     assert search([*SMALL, "--limit-train", "100", "--runs-dir", str(tmp_path)]) == 1
-    trials = load_run(tmp_path / "it").trials
+    trials = load_frames(tmp_path / "it").trials
     assert (trials["state"].item(), trials["error"].item()) == ("failed", "the loss was not finite in epoch 1")
     assert "the loss was not finite" in capsys.readouterr().out
 
@@ -222,7 +222,7 @@ def test_an_interrupted_baseline_keeps_its_epochs(tmp_path: Path, monkeypatch: p
 
     monkeypatch.setattr(checkpoint, "TrainingRun", Interrupted)
     assert search([*SMALL, "--limit-train", "100", "--runs-dir", str(tmp_path)]) == 130
-    frames = load_run(tmp_path / "it")
+    frames = load_frames(tmp_path / "it")
     assert (frames.trials["state"].item(), len(frames.epochs)) == ("interrupted", 2)
 
 
@@ -247,7 +247,7 @@ def test_a_closed_terminal_interrupts_a_baseline_which_is_recorded_whole(
             gone.close()
     os.close(inside)
     assert code == 128 + signal.SIGHUP
-    frames = load_run(tmp_path / "it")
+    frames = load_frames(tmp_path / "it")
     assert (frames.trials["state"].item(), len(frames.epochs)) == ("interrupted", 2)
     assert (tmp_path / "it" / "report.html").exists()
 
@@ -354,7 +354,7 @@ def test_a_model_knows_the_size_of_its_images(
     shapes = f"images      {size}x{size}, scaled from 200x100; 60 of 60 are not square: their middle is kept"
     assert shapes in capsys.readouterr().out
     run = tmp_path / "it"
-    assert load_run(run).trials["test_accuracy"].iloc[0] == 1
+    assert load_frames(run).trials["test_accuracy"].iloc[0] == 1
     assert load_model(run / "best" / "model.safetensors").size == size
     assert main([str(run), "--json", "--top", "1", str(wide / "test")]) == 0
     answers = {Path(row["file"]).parent.name: next(iter(row["classes"])) for row in json.loads(capsys.readouterr().out)}

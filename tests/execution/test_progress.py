@@ -13,11 +13,11 @@ from rich.console import Console
 from tune_resnet.config.sections import BudgetSpec, TrainSpec
 from tune_resnet.config.spec import SearchSpec
 from tune_resnet.execution.progress import Progress, TrainingsProgress
-from tune_resnet.execution.training_pool import Job
+from tune_resnet.execution.training_pool import Training
 from tune_resnet.hpo.plan import Plan
 from tune_resnet.hpo.ranking import winner
 from tune_resnet.runs.directory import RunDirectory
-from tune_resnet.runs.load import load_run
+from tune_resnet.runs.load import load_frames
 from tune_resnet.runs.recorder import Recorder
 from tune_resnet.runs.tables import FAILED, FINISHED, STOPPED
 from tune_resnet.training.device import resolved
@@ -155,7 +155,7 @@ def test_the_best_of_a_search_that_goes_on_is_the_winner_of_its_tables(recorder:
     for trial, end in enumerate(ends):
         run_trial(recorder, trial, [0.1, 0.2, 0.3, end], FINISHED, luck=0.08 if trial == len(ends) - 1 else 0)
         watching.trial_ended(trial)
-        best = winner(load_run(recorder.run.path))
+        best = winner(load_frames(recorder.run.path))
         assert best is not None
         name = "the reference" if best["reference"] else f"trial {best['trial']}"
         assert f"; best {name}, estimate {best['estimate']:.2%}" in printed(watching).splitlines()[-1]
@@ -165,12 +165,12 @@ def test_the_best_of_a_search_that_goes_on_is_the_winner_of_its_tables(recorder:
 
 def test_trainings_show_how_far_they_are_before_one_has_ended(tmp_path: Path) -> None:
     console = Console(file=io.StringIO(), force_terminal=True, width=60, color_system=None)
-    jobs = [Job(SPEC, tmp_path / f"{number}.pt") for number in range(3)]
-    with TrainingsProgress(jobs, PLAN, console, "at most ") as watching:
+    trainings = [Training(SPEC, tmp_path / f"{number}.pt") for number in range(3)]
+    with TrainingsProgress(trainings, PLAN, console, "at most ") as watching:
         watching.live.refresh()
-        jobs[0].epochs, jobs[0].trained, jobs[0].seconds = 3, 1, 4.0  # it went on after its second epoch
+        trainings[0].epochs, trainings[0].trained, trainings[0].seconds = 3, 1, 4.0  # it went on after its second epoch
         watching.live.refresh()
-        jobs[0].epochs = 4
+        trainings[0].epochs = 4
         watching.ended.add(0)
         watching.live.refresh()
     assert isinstance(console.file, io.StringIO)
@@ -184,7 +184,7 @@ def test_trainings_show_how_far_they_are_before_one_has_ended(tmp_path: Path) ->
 
 def test_trainings_draw_nothing_where_output_is_no_terminal(tmp_path: Path) -> None:
     console = Console(file=io.StringIO(), width=60)
-    with TrainingsProgress([Job(SPEC, tmp_path / "0.pt")], PLAN, console, "about ") as watching:
+    with TrainingsProgress([Training(SPEC, tmp_path / "0.pt")], PLAN, console, "about ") as watching:
         assert watching.words_left() == "about 44s left"
     assert isinstance(console.file, io.StringIO)
     assert console.file.getvalue() == ""

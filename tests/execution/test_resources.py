@@ -33,7 +33,7 @@ from tune_resnet.data.types import Dataset, ImageSet, Split
 from tune_resnet.execution.cluster import ray_cluster
 from tune_resnet.execution.resources import make_plan
 from tune_resnet.hpo.plan import Plan, expected_survival, image_lines, trials_per_gpu
-from tune_resnet.runs.load import load_run
+from tune_resnet.runs.load import load_frames
 from tune_resnet.training.device import OUT_OF_MEMORY, DeviceError, resolved
 from tune_resnet.training.loop import TrainingRun
 from tune_resnet.training.model import ModelError
@@ -81,7 +81,7 @@ def test_recorded_searches_trained_as_many_epochs_as_a_plan_of_today_expects() -
         searches = pd.read_csv(path)
         own = load_spec(REGIMES / f"{path.parent.name}.toml")
         recorded[path.parent.name] = own, searches.loc[searches["set_up"] == "ours", "epochs"].mean()
-    run = load_run(RESULTS / "cifar10-jpeg-search")
+    run = load_frames(RESULTS / "cifar10-jpeg-search")
     recorded[run.name] = run.spec, len(run.epochs)
     assert len(recorded) >= 2
     for name, (own, epochs) in recorded.items():

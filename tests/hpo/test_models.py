@@ -28,7 +28,7 @@ from tune_resnet.execution.tuner import settle_unfinished_trials
 from tune_resnet.hpo.models import KEPT, chosen_model, drop_outrun_models, keep_winner, trial_to_finalize
 from tune_resnet.hpo.ranking import final_run, winner
 from tune_resnet.runs.directory import FINAL, SEARCH, RunDirectory
-from tune_resnet.runs.load import load_run
+from tune_resnet.runs.load import load_frames
 from tune_resnet.runs.recorder import Recorder
 from tune_resnet.runs.resume import read_history
 from tune_resnet.runs.tables import FINISHED, RUNNING, STOPPED
@@ -91,7 +91,7 @@ def test_without_a_test_set_the_final_training_takes_every_image(build: Build, d
     assert (plan.train_images, plan.held_out_images) == (200, 0)
     final = RunDirectory.create(build.directory.final, plan.spec, {"kind": FINAL, "trial": 3, "held_out_images": 0})
     train_single(plan, split_single(dataset, spec, final=True), final, Console(file=io.StringIO()))
-    frames = load_run(final.path)
+    frames = load_frames(final.path)
     keep_winner(frames)
     assert frames.trials[["trial", "state", "epochs"]].to_numpy().tolist() == [[3, FINISHED, 2]]
     assert frames.epochs["train_loss"].notna().all()
@@ -248,7 +248,7 @@ def test_a_final_run_is_read_as_what_it_is(build: Build, tmp_path: Path) -> None
         recorder.epoch(number, metrics | {"test_accuracy": 0.2 * epoch, "test_loss": 0.5})
     leave_model(final, recorder.trials[number], SPEC, accuracy=0.8)
     recorder.end(number, FINISHED)
-    keep_winner(load_run(final.path))
+    keep_winner(load_frames(final.path))
     assert final_run(build.load()) is not None
     for path in (build.directory.path, final.path):
         assert chosen_model(path).whose == f"trial {number}, trained again by --finalize"
@@ -256,7 +256,7 @@ def test_a_final_run_is_read_as_what_it_is(build: Build, tmp_path: Path) -> None
     later = finish(build, 0.95, max_lr=0.04)
     assert chosen_model(build.directory.path).whose.endswith(f"--finalize (the winner is trial {later})")
     assert [row.trial for row in read_history(final).trials] == [number]
-    assert not math.isnan(load_run(final.path).trials["test_accuracy"].item())
+    assert not math.isnan(load_frames(final.path).trials["test_accuracy"].item())
     with pytest.raises(RecordError):
         read_history(RunDirectory(tmp_path / "nothing"))
 
@@ -289,14 +289,14 @@ def test_a_final_training_makes_room_for_that_of_another_trial_only_when_it_begi
     assert main([*finalize, "1"]) == 0
     assert "Trial 1, trained again on all training images" in (path / "report.html").read_text()
     assert main([*finalize, "2", "--dry-run"]) == 0
-    assert load_run(final).env["trial"] == 1
+    assert load_frames(final).env["trial"] == 1
     with RunDirectory(final).lock():  # it is being trained
         assert main([*finalize, "2"]) == 2
     assert "another command is at work in" in capsys.readouterr().err
-    assert load_run(final).env["trial"] == 1
+    assert load_frames(final).env["trial"] == 1
     assert main([*finalize, "2"]) == 0
-    assert load_run(final).env["trial"] == 2
-    assert load_run(path / "final-trial-1").env["trial"] == 1
+    assert load_frames(final).env["trial"] == 2
+    assert load_frames(path / "final-trial-1").env["trial"] == 1
 
 
 def test_a_final_training_is_no_search_to_confirm(searched: Build, capsys: pytest.CaptureFixture[str]) -> None:

@@ -33,7 +33,7 @@ from tune_resnet.hpo.study import Study
 from tune_resnet.results.comparison import compare_to_reference
 from tune_resnet.results.sentences import comparison_sentence
 from tune_resnet.runs.directory import RunDirectory
-from tune_resnet.runs.load import load_run
+from tune_resnet.runs.load import load_frames
 from tune_resnet.runs.recorder import Recorder
 from tune_resnet.runs.resume import read_history
 from tune_resnet.runs.tables import ENDED, FAILED, REFERENCE_TRIAL, ending, epoch_dtypes
@@ -115,7 +115,7 @@ class Search:
 
 def winners(run: RunDirectory, dataset: Dataset, capsys: pytest.CaptureFixture[str]) -> dict[str, int]:
     """Which trial each view of a run calls the winner."""
-    frames, output = load_run(run.path), io.StringIO()
+    frames, output = load_frames(run.path), io.StringIO()
     conclude(run, Console(file=output, width=200), time.time())
     assert main([str(run.path)]) == 0
     told = {"conclusion": output.getvalue(), "analysis": capsys.readouterr().out}
@@ -158,7 +158,7 @@ def test_all_views_name_one_winner_and_its_model_is_that_good(
     over, checked = False, 0
     while not over:
         over = search.go_on(ends.randint(2, 9), ends)
-        frames = load_run(search.run.path)
+        frames = load_frames(search.run.path)
         best = winner(frames)
         if best is None:
             continue

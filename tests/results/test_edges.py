@@ -26,7 +26,7 @@ from tune_resnet.hpo import ranking
 from tune_resnet.results.edges import LOWER, UPPER, Edge, best_quarter, edge_sentences, edges, widening_commands
 from tune_resnet.results.page import write_report
 from tune_resnet.runs.directory import BASELINE
-from tune_resnet.runs.load import load_run
+from tune_resnet.runs.load import load_frames
 from tune_resnet.runs.tables import FINISHED, RUNNING
 
 LOW_CLIP = DEFAULT_SPACE["grad_clip"].value(0.03)
@@ -82,7 +82,7 @@ def test_so_may_most_of_the_best_quarter_of_enough_trials(
 
 
 def test_the_best_quarter_is_two_at_least() -> None:
-    frames = load_run(SEARCH.with_name("cifar10-jpeg-search-usual"))  # 7 trials have finished
+    frames = load_frames(SEARCH.with_name("cifar10-jpeg-search-usual"))  # 7 trials have finished
     assert best_quarter(frames, 8).empty
     assert len(best_quarter(frames, 7)) == 2
 

@@ -32,7 +32,7 @@ from tune_resnet.results.evaluation import (
 from tune_resnet.results.page import write_report
 from tune_resnet.results.tables import print_evaluation, print_run
 from tune_resnet.runs.directory import RunDirectory
-from tune_resnet.runs.load import load_run
+from tune_resnet.runs.load import load_frames
 from tune_resnet.runs.predictions import SHOWN, mistake_file, mistakes, read_predictions, write_predictions
 from tune_resnet.runs.tables import FINISHED
 from tune_resnet.search import main
@@ -173,7 +173,7 @@ def test_finalize_keeps_what_the_model_says_of_each_test_image(
     assert found["image"].tolist() == sorted(str(file.relative_to(data)) for file in (data / "test").rglob("*.png"))
     assert all(f"test/{label}/" in image for image, label in zip(found["image"], found["label"], strict=True))
     accuracy = (found["label"] == found["predicted"]).mean()
-    assert load_run(final.path).trials["test_accuracy"].item() == accuracy  # both are of one pass
+    assert load_frames(final.path).trials["test_accuracy"].item() == accuracy  # both are of one pass
     assert evaluation_sentences(found)[-1] in printed
     page = Page(tmp_path / "run" / "report.html")
     assert page.tags.count("img") == min(SHOWN, int((found["label"] != found["predicted"]).sum()))

@@ -42,7 +42,7 @@ from tune_resnet.results.page import write_report
 from tune_resnet.results.side_by_side import differing_settings, leader
 from tune_resnet.results.space_charts import slice_chart
 from tune_resnet.results.verdict import BAD, GOOD, OPEN, Verdict, evidence, verdict
-from tune_resnet.runs.load import load_run
+from tune_resnet.runs.load import load_frames
 from tune_resnet.runs.tables import CONFIRM_DTYPES, FAILED, FINISHED, INTERRUPTED, RUNNING, STOPPED
 from tune_resnet.training.schedule import rate_at
 
@@ -160,7 +160,7 @@ def test_every_trial_that_the_rule_stops_is_short_of_its_cut(tmp_path: Path) -> 
 
 @pytest.mark.parametrize("path", EVERY_RUN, ids=lambda path: path.name)
 def test_no_recorded_trial_is_short_of_the_cut_by_less_than_nothing(path: Path) -> None:
-    assert not (judged(load_run(path))["short_by"] <= 0).any()
+    assert not (judged(load_frames(path))["short_by"] <= 0).any()
 
 
 def test_rate_curves_are_the_schedule_s(mixed: Build) -> None:
@@ -291,7 +291,7 @@ def test_several_runs_are_compared(tmp_path: Path, capsys: pytest.CaptureFixture
     assert "2 runs" in page.text
     assert [trace["name"] for trace in page.figures["plot-3-1"]["data"]] == [SEARCH.name, baseline.name]
     assert f"{SEARCH.name} has the best confirmed winner: 76.72% mean test accuracy" in page.text
-    commands = [load_run(run).env["command"] for run in (SEARCH, baseline)]
+    commands = [load_frames(run).env["command"] for run in (SEARCH, baseline)]
     assert all(command in page.text for command in commands)
 
 
@@ -402,7 +402,7 @@ def test_the_headline_is_what_fresh_seeds_have_shown(
     build = Build(tmp_path / "run")
     build.trial([0.5, 0.6, 0.7, 0.80], FINISHED)
     build.trial([0.6, 0.8, 0.95, 0.9], FINISHED, max_lr=0.02)
-    assert verdict(load_run(confirmed(build, gains))) == Verdict(tone, headline)
+    assert verdict(load_frames(confirmed(build, gains))) == Verdict(tone, headline)
 
 
 @pytest.mark.parametrize(
@@ -510,7 +510,7 @@ def test_the_cut_of_a_rung_lies_between_those_that_it_parts(mixed: Build) -> Non
 
 def test_a_comparison_names_the_best_run_and_what_differs(tmp_path: Path) -> None:
     other = RESULTS / "cifar10-jpeg-search-usual"
-    runs = [load_run(SEARCH), load_run(other)]
+    runs = [load_frames(SEARCH), load_frames(other)]
     names = [row[0] for row in differing_settings(runs)]
     assert "scheduler.signal" in names
     assert "train.epochs" not in names
@@ -522,7 +522,7 @@ def test_a_comparison_names_the_best_run_and_what_differs(tmp_path: Path) -> Non
 def test_without_every_confirmation_the_estimates_decide_and_the_page_says_so(tmp_path: Path) -> None:
     other = Path(shutil.copytree(RESULTS / "cifar10-jpeg-search-usual", tmp_path / "other"))
     (other / "confirm.csv").unlink()
-    best = leader([load_run(other), load_run(SEARCH)])
+    best = leader([load_frames(other), load_frames(SEARCH)])
     assert best is not None
     assert (best.run.path, best.confirmed) == (SEARCH, None)
     text = Page(write_report([SEARCH, other], tmp_path / "page.html")).text
@@ -531,7 +531,7 @@ def test_without_every_confirmation_the_estimates_decide_and_the_page_says_so(tm
 
 @pytest.mark.parametrize("name", ["cifar10-jpeg-search", "cifar10-jpeg-search-usual"])
 def test_the_curve_of_a_run_beside_others_ends_at_its_winner(name: str) -> None:
-    run = load_run(RESULTS / name)
+    run = load_frames(RESULTS / name)
     assert runs_side_by_side({"it": run})["best"].iloc[-1] == winner(run)["val_accuracy"]  # type: ignore[index]
 
 

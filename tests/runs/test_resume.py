@@ -24,7 +24,7 @@ from tune_resnet.execution.searcher import OptunaSearcher
 from tune_resnet.execution.tuner import settle_unfinished_trials
 from tune_resnet.hpo.study import Study
 from tune_resnet.runs.directory import BASELINE, RunDirectory
-from tune_resnet.runs.load import load_run
+from tune_resnet.runs.load import load_frames
 from tune_resnet.runs.recorder import Recorder
 from tune_resnet.runs.resume import History, read_history
 from tune_resnet.runs.tables import ENDED, FAILED, INTERRUPTED, ending
@@ -126,7 +126,7 @@ def test_a_mixed_space_is_searched_as_if_unbroken_after_kills(sampler: str, tmp_
         assert {type(config[name]) for name in ("batch_size", "crop_padding")} == {int}
     assert len({config["momentum"] for config in unbroken.proposals}) > 2
     assert {config["schedule"] for config in unbroken.proposals} == {"linear-exponential", "cosine"}
-    recorded = load_run(tmp_path / "cut").trials[list(MIXED)].to_dict("records")
+    recorded = load_frames(tmp_path / "cut").trials[list(MIXED)].to_dict("records")
     assert recorded == [{name: config[name] for name in MIXED} for config in cut.proposals]
 
 
@@ -135,10 +135,10 @@ def test_a_hyperparameter_that_a_run_begins_to_vary_was_the_references_before(tm
     for _ in range(4):
         search.trial()
     search.widen(label_smoothing=Domain(low=0, high=0.4, log=False), optimizer=Choices(choices=("adam", "sgd")))
-    assert load_run(tmp_path / "run").trials["label_smoothing"].tolist() == [0.0] * 4
+    assert load_frames(tmp_path / "run").trials["label_smoothing"].tolist() == [0.0] * 4
     for _ in range(4):
         search.trial()
-    smoothed = load_run(tmp_path / "run").trials["label_smoothing"]
+    smoothed = load_frames(tmp_path / "run").trials["label_smoothing"]
     assert smoothed.tolist()[:4] == [0.0] * 4
     assert (smoothed[5:] > 0).all()  # the fifth is a point that says nothing of it
 

@@ -27,7 +27,7 @@ from faults import Broken, Fault, Injected, each_trial_is_as_alone, send, table
 
 from tune_resnet.hpo.ranking import winner
 from tune_resnet.runs.directory import RunDirectory
-from tune_resnet.runs.load import load_run, own_size
+from tune_resnet.runs.load import load_frames, own_size
 from tune_resnet.runs.tables import FAILED, FINISHED, INTERRUPTED, RUNNING
 
 
@@ -192,7 +192,7 @@ def searched(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished search whose winner is not the reference."""
     search = Broken(tmp_path_factory.mktemp("searched") / "search", samples=8, epochs=6)
     search.finish()
-    best = winner(load_run(search.path))
+    best = winner(load_frames(search.path))
     assert best is not None
     assert not best["reference"]
     return search.path
@@ -227,9 +227,9 @@ def test_a_single_training_broken_inside_epochs(
 
 @pytest.mark.faults
 def test_a_confirmation_broken_inside_epochs(searched: Path, tmp_path: Path, matrix: list[Injected]) -> None:
-    best = winner(load_run(searched))
+    best = winner(load_frames(searched))
     assert best is not None
-    run, frames = RunDirectory(searched), load_run(searched)
+    run, frames = RunDirectory(searched), load_frames(searched)
     size, seeds = own_size(frames.spec, frames.env), (1000, 1001, 1002)
     trainings = [run.confirmation_of(trial, seed, size).stem for trial in (0, best["trial"]) for seed in seeds]
     kinds = [*IN_PROCESS, *ON_COMMAND, "disk full"]

@@ -51,7 +51,7 @@ from tune_resnet.hpo.ranking import winner
 from tune_resnet.hpo.study import Study
 from tune_resnet.hpo.warm_start import WarmStart, warm_start
 from tune_resnet.runs.directory import RunDirectory
-from tune_resnet.runs.load import load_run
+from tune_resnet.runs.load import load_frames
 from tune_resnet.runs.recorder import Recorder
 from tune_resnet.runs.resume import read_history
 from tune_resnet.runs.tables import (
@@ -156,7 +156,7 @@ def make_run(
     checkpoint = Checkpoint(run.checkpoint_of(INTERRUPTED_TRIAL))
     checkpoint.save(training.state_dict())
     checkpoint.wait()
-    best = winner(load_run(run.path))
+    best = winner(load_frames(run.path))
     assert best is not None
     training.run_epoch()
     assert training.last is not None
@@ -166,7 +166,7 @@ def make_run(
         last=training.last,
     )
     save_model(run.model_of(best["trial"]), training.model, split, ModelSpec(width=1), outcome)
-    keep_winner(load_run(run.path))
+    keep_winner(load_frames(run.path))
     return run.path
 
 

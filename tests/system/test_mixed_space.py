@@ -19,7 +19,7 @@ from tune_resnet.config.toml import load_spec
 from tune_resnet.data.load import load_dataset
 from tune_resnet.data.split import search_split
 from tune_resnet.hpo.ranking import winner
-from tune_resnet.runs.load import load_run
+from tune_resnet.runs.load import load_frames
 from tune_resnet.runs.merge import merge_runs
 from tune_resnet.training.loop import TrainingRun
 from tune_resnet.training.saved_model import load_model, probabilities
@@ -45,7 +45,7 @@ def test_a_search_over_all_kinds_of_hyperparameters(
     run, runs = tmp_path / "it", ["--runs-dir", str(tmp_path)]
     assert on_cluster("--experiment", tmp_path / "spec.toml", *runs) == 0
     assert on_cluster("--resume", "it", "--num-samples", 8, *runs) == 0
-    frames = load_run(run)
+    frames = load_frames(run)
     assert frames.spec.space == SPACE
     trials = frames.trials.set_index("trial")
     point = {"optimizer": "sgd", "momentum": 0.95, "schedule": "cosine", "crop_padding": 2}
@@ -71,7 +71,7 @@ def test_a_search_over_all_kinds_of_hyperparameters(
     found = probabilities(load_model(run / "best" / "model.safetensors"), data.held_out.images).argmax(1)
     assert (found == data.held_out.labels).mean() == best["val_accuracy"]  # what is kept is what was judged
     capsys.readouterr()
-    merged = merge_runs([frames, load_run(SEARCH)]).trials  # a recorded search of the usual space
+    merged = merge_runs([frames, load_frames(SEARCH)]).trials  # a recorded search of the usual space
     assert merged.loc[merged["run"] == "it", list(MIXED)].to_dict("records") == frames.trials[list(MIXED)].to_dict(
         "records"
     )
@@ -85,7 +85,7 @@ def test_a_search_over_all_kinds_of_hyperparameters(
     assert export.main([str(run), "--format", "torch"]) == 0
     if not best["reference"]:
         assert on_cluster("--resume", "it", "--confirm", 2, *runs) == 0
-        confirmed = load_run(run).confirm
+        confirmed = load_frames(run).confirm
         assert len(confirmed) == 4
         assert set(confirmed["optimizer"]) <= {"adam", "sgd"}
     wider = replace(SPEC, search=BudgetSpec(num_samples=2, name="again"))

@@ -32,7 +32,7 @@ from tune_resnet.config.toml import load_spec
 from tune_resnet.hpo.ranking import winner
 from tune_resnet.results.confirmation import confirmation_sentence, confirmations
 from tune_resnet.results.paired_test import BETTER
-from tune_resnet.runs.load import load_run
+from tune_resnet.runs.load import load_frames
 from tune_resnet.runs.tables import EPOCH_DTYPES, FAILED, FINISHED, INTERRUPTED, STOPPED
 from tune_resnet.search import main
 from tune_resnet.training.saved_model import load_model, read_outcome
@@ -139,7 +139,7 @@ def test_a_search_leaves_a_whole_run_directory(tmp_path: Path, capsys: pytest.Ca
     assert env["wall_seconds"] > 0
     assert env["precision"] == spec.train.precision
 
-    frames = load_run(path)
+    frames = load_frames(path)
     best = winner(frames)
     assert best is not None
     assert load_spec(path / "best" / "spec.toml").train.max_lr == best["max_lr"]
@@ -319,7 +319,7 @@ def test_the_quickstart_searches_confirms_and_ends_with_what_to_do_next(
     assert found.output.count(f"\nwatch       {found.path / 'report.html'}, written again ") == 1
     assert "confirm it" not in found.output
     assert "data-reload=" not in (found.path / "report.html").read_text()  # the command that wrote it is at its end
-    assert load_run(found.path).spec.search.sampler == "tpe"
+    assert load_frames(found.path).spec.search.sampler == "tpe"
 
 
 @pytest.mark.slow
@@ -331,7 +331,7 @@ def test_another_objective_judges_a_search_to_its_confirmation(
     small = [*SMALL, "--validation-fraction", "0.4", "--epochs", "4", "--batch-size", "10", "--num-samples", "3"]
     small += ["--max-lr", "0.001", "--grad-clip", "0.01"]  # a reference that is easily beaten
     assert on_cluster(*small, *settings, "--confirm", "--runs-dir", tmp_path, "--name", "it") == 0
-    frames, column = load_run(tmp_path / "it"), "val_balanced_accuracy"
+    frames, column = load_frames(tmp_path / "it"), "val_balanced_accuracy"
     best, output = winner(frames), capsys.readouterr().out
     assert best is not None
     assert best[column] == frames.trials[column].max()

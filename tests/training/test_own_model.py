@@ -22,7 +22,7 @@ from tune_resnet.config.toml import load_spec
 from tune_resnet.config.validation import SpecError
 from tune_resnet.data.types import ImageSet, Split
 from tune_resnet.hpo.ranking import winner
-from tune_resnet.runs.load import load_run
+from tune_resnet.runs.load import load_frames
 from tune_resnet.search import main
 from tune_resnet.training.loop import TrainingRun
 from tune_resnet.training.model import ModelError, build_network, check_network
@@ -145,7 +145,7 @@ def importable(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.slow
 def test_the_example_searches_its_own_space_with_its_own_network(searched: Path) -> None:
-    run = load_run(searched)
+    run = load_frames(searched)
     assert run.spec.model == ModelSpec(factory="nets:small", args={"channels": 16})
     assert run.spec.space == {**DEFAULT_SPACE, "model.args.channels": Domain(low=4, high=64, log=True)}
     assert set(run.trials["state"]) <= {"finished", "stopped"}

@@ -34,13 +34,13 @@ from tune_resnet.execution.cluster import ray_cluster
 from tune_resnet.execution.interrupts import signals_to
 from tune_resnet.execution.progress import TrainingsProgress
 from tune_resnet.execution.resources import make_plan
-from tune_resnet.execution.training_pool import Job, train_all
+from tune_resnet.execution.training_pool import Training, train_all
 from tune_resnet.hpo.plan import Plan
 from tune_resnet.results.confirmation import Confirmation, confirmation_sentence, confirmations, look_line, pairs_table
 from tune_resnet.results.paired_test import PairedResult
 from tune_resnet.runs.directory import RunDirectory
 from tune_resnet.runs.environment import describe_environment
-from tune_resnet.runs.load import load_run
+from tune_resnet.runs.load import load_frames
 from tune_resnet.runs.reading import records
 from tune_resnet.runs.tables import REFERENCE, REFERENCE_TRIAL, WINNER, confirm_dtypes
 
@@ -53,7 +53,7 @@ def confirm(run: RunDirectory, request: Request, spec: SearchSpec, dataset: Data
         ConfirmError: there is no finished trial, no test set, or the images or confirm.csv belong to something else.
     """
     started = time.time()
-    frames = load_run(run.path)
+    frames = load_frames(run.path)
     compared = compared_with_reference(frames, spec, dataset, request.pairs)
     if compared is None:
         say(console, "The reference itself is the winner: there is nothing to confirm.")
@@ -123,9 +123,9 @@ def _train(
     end = StopRequest(None)
     rows = records(known)
     columns = list(confirm_dtypes(compared.spec.kinds, compared.spec.search.objective))
-    jobs = [Job(compared.trained(*pair), compared.checkpoint(*pair)) for pair in missing]
-    _forget_others(compared, jobs)
-    progress = TrainingsProgress(jobs, plan, console, "at most " if compared.sequential else "about ")
+    trainings = [Training(compared.trained(*pair), compared.checkpoint(*pair)) for pair in missing]
+    _forget_others(compared, trainings)
+    progress = TrainingsProgress(trainings, plan, console, "at most " if compared.sequential else "about ")
     seen, done = compared.look(known), False
 
     def stop() -> bool:
@@ -135,20 +135,20 @@ def _train(
         seed, configuration = missing[position]
         say(console, f"seed {seed}, {configuration}, is tried again ({reason})")
 
-    outcomes = train_all(plan.spec, compared.data, jobs, plan.concurrency, plan.epoch_timeout, stop, tried_again)
+    outcomes = train_all(plan.spec, compared.data, trainings, plan.concurrency, plan.epoch_timeout, stop, tried_again)
     with progress, signals_to(end, console):
         for ended, (position, outcome) in enumerate(outcomes, start=1):
-            (seed, configuration), job = missing[position], jobs[position]
+            (seed, configuration), training = missing[position], trainings[position]
             if isinstance(outcome, str):
                 said, done = f"no result, {outcome}", compared.sequential  # no look beyond a pair that is missing
             else:
                 said = outcome["error"] or percent(outcome[compared.spec.search.column("test")])
-                rows.append(compared.row(configuration, outcome, job.seconds))
+                rows.append(compared.row(configuration, outcome, training.seconds))
                 compared.write(pd.DataFrame(rows, columns=columns))
-                job.checkpoint.unlink(missing_ok=True)
+                training.checkpoint.unlink(missing_ok=True)
             progress.ended.add(position)
             left = progress.words_left()
-            say(console, f"[{ended}/{len(jobs)}] seed {seed}, {configuration}: {said}; {left}")
+            say(console, f"[{ended}/{len(trainings)}] seed {seed}, {configuration}: {said}; {left}")
             latest = compared.look(pd.DataFrame(rows, columns=columns))
             if latest is not None and latest != seen:
                 say(console, look_line(latest, compared.spec.search.of_what))
@@ -156,12 +156,13 @@ def _train(
     return end.signal
 
 
-def _forget_others(compared: Pairs, jobs: Sequence[Job]) -> None:
+def _forget_others(compared: Pairs, trainings: Sequence[Training]) -> None:
     """Deletes checkpoints of confirmations that nobody will go on with: of another winner, say. Those of the same two
     at another size stay."""
     these = {f"{trial:05d}" for trial in (compared.trial, REFERENCE_TRIAL)}
     here = [str(value) for value in compared.size.values()]
-    for path in set(compared.run.checkpoints.glob("confirm-*-*.pt")) - {job.checkpoint for job in jobs}:
+    wanted = {training.checkpoint for training in trainings}
+    for path in set(compared.run.checkpoints.glob("confirm-*-*.pt")) - wanted:
         _, trial, _, *size = path.stem.split("-")
         if trial not in these or size in (here, []):  # none: from before there were sizes
             path.unlink(missing_ok=True)
@@ -170,7 +171,7 @@ def _forget_others(compared: Pairs, jobs: Sequence[Job]) -> None:
 def _conclude(compared: Pairs, about: dict[str, Any] | None, console: Console) -> int:
     """Prints the pairs and the verdict, and writes confirm.json where there is something new (`about`). The exit
     code."""
-    confirmed = confirmations(load_run(compared.run.path))
+    confirmed = confirmations(load_frames(compared.run.path))
     found = next((one for one in confirmed if one.of_winner and one.size == compared.size), None)
     if found is None:
         say(console, "No verdict: no training of the winner has a result.")

@@ -12,7 +12,7 @@ from tune_resnet.commands.job import End, Job
 from tune_resnet.commands.request import Request
 from tune_resnet.hpo.models import trial_to_finalize
 from tune_resnet.runs.directory import FINAL, RunDirectory
-from tune_resnet.runs.load import load_run
+from tune_resnet.runs.load import load_frames
 from tune_resnet.runs.resume import read_history
 from tune_resnet.runs.tables import spec_of
 
@@ -20,12 +20,12 @@ from tune_resnet.runs.tables import spec_of
 def finalize(request: Request, path: Path, console: Console, started: float) -> End:
     """Trains the winner of a search, or the trial that is asked for, on all training images, in a run directory of its
     own within the search's."""
-    frames = load_run(path)
+    frames = load_frames(path)
     row = trial_to_finalize(frames, request.trial)
     spec, final = request.spec, RunDirectory(path.resolve()).final
     spec = replace(spec_of(row, spec), search=replace(spec.search, name=None))
     job, of = Job(request, spec, console, started, FINAL, final), frames.env.get("dataset_fingerprint")
-    before = load_run(final) if final.exists() else None
+    before = load_frames(final) if final.exists() else None
     if before and before.env.get("trial") == row["trial"] and spec_of(row, before.spec) == before.spec:
         run = RunDirectory(final)
         with run.lock():

@@ -86,10 +86,10 @@ def _make_room(path: Path, console: Console) -> None:
     """Moves another trial's final training aside, if there is one; RecordError where a command is at work in it."""
     if not path.exists():
         return
-    from tune_resnet.runs.load import load_run
+    from tune_resnet.runs.load import load_frames
 
     before = RunDirectory(path)
-    aside = before.path.with_name(f"final-trial-{load_run(before.path).env.get('trial')}")
+    aside = before.path.with_name(f"final-trial-{load_frames(before.path).env.get('trial')}")
     with before.lock():
         shutil.rmtree(aside, ignore_errors=True)
         before.path.rename(aside)

@@ -16,7 +16,7 @@ from tune_resnet.results.next_steps import next_steps
 from tune_resnet.results.sentences import run_sentences
 from tune_resnet.results.tables import print_evaluation, ranked_table
 from tune_resnet.runs.directory import FINAL, RunDirectory
-from tune_resnet.runs.load import RunFrames, load_run
+from tune_resnet.runs.load import RunFrames, load_frames
 
 _TOP = 10  # trials in the table
 
@@ -49,7 +49,7 @@ def conclude(
     `started`: Unix time of the command, which may not have been the run's first. `goes_on`: a confirmation follows, and
     says itself what to do next.
     """
-    frames = load_run(run.path)
+    frames = load_frames(run.path)
     keep_winner(frames)
     ended = time.time()
     seconds = frames.env.get("wall_seconds", 0.0) + ended - started
@@ -75,7 +75,7 @@ def conclude(
 
 def say_next(run: RunDirectory, console: Console) -> None:
     """Writes the run's report, and prints where it is and what can be done next."""
-    frames, path = load_run(run.path), run.shown_path
+    frames, path = load_frames(run.path), run.shown_path
     if frames.kind == FINAL:
         written_report(path.parent)  # the search's page tells of its final training, too
     commands = [

@@ -18,7 +18,7 @@ from rich.text import Text
 
 from tune_resnet._table import STYLES, FittingTable, row_style
 from tune_resnet._text import counted, duration, hyperparameter, percent, say
-from tune_resnet.execution.training_pool import Job
+from tune_resnet.execution.training_pool import Training
 from tune_resnet.hpo.plan import Plan
 from tune_resnet.hpo.ranking import estimated, in_order
 from tune_resnet.runs.recorder import Recorder
@@ -180,25 +180,27 @@ class Progress(_Display):
 class TrainingsProgress(_Display):
     """Shows how far trainings without a search are."""
 
-    def __init__(self, jobs: Sequence[Job], plan: Plan, console: Console, most: str) -> None:
+    def __init__(self, trainings: Sequence[Training], plan: Plan, console: Console, most: str) -> None:
         """`most`: "about " or "at most ", where fewer may do."""
-        self.jobs, self.most = jobs, most
-        self.ended: set[int] = set()  # positions of jobs
+        self.trainings, self.most = trainings, most
+        self.ended: set[int] = set()  # positions of trainings
         super().__init__(plan, console)
 
     def words_left(self) -> str:
         """The time left, from the pace of the epochs trained here; until the first comes, with the start of the
         processes."""
-        running = [self.plan.epochs - job.epochs for place, job in enumerate(self.jobs) if place not in self.ended]
-        trained = sum(job.trained for job in self.jobs)
-        pace = sum(job.seconds for job in self.jobs) / trained if trained else self.plan.seconds_per_epoch
+        running = [
+            self.plan.epochs - each.epochs for place, each in enumerate(self.trainings) if place not in self.ended
+        ]
+        trained = sum(each.trained for each in self.trainings)
+        pace = sum(each.seconds for each in self.trainings) / trained if trained else self.plan.seconds_per_epoch
         longest = max(sum(running) / self.plan.concurrency, max(running, default=0))
         start = 0.0 if trained or not running else self.plan.start_seconds
         return f"{self.most}{duration(start + longest * pace)} left"
 
     def _drawn(self) -> RenderableType:
-        done, total = sum(job.epochs for job in self.jobs), self.plan.epochs * len(self.jobs)
-        trainings = counted(len(self.jobs), "training")
+        done, total = sum(each.epochs for each in self.trainings), self.plan.epochs * len(self.trainings)
+        trainings = counted(len(self.trainings), "training")
         elapsed = duration(time.monotonic() - self.started)
         head = Text(f"{len(self.ended)} of {trainings} ended; {elapsed} elapsed, {self.words_left()}")
         return Group(head, _bar_of_epochs(done, total - done, ""))

@@ -24,7 +24,7 @@ _POLL_SECONDS = 0.5  # between two looks at `stop` and at what hangs
 
 
 @dataclass
-class Job:
+class Training:
     """One configuration and its checkpoint, from which it goes on where there is one."""
 
     spec: SearchSpec
@@ -38,43 +38,43 @@ class Job:
 def train_all(
     spec: ResolvedSpec,
     data: Split,
-    jobs: Sequence[Job],
+    trainings: Sequence[Training],
     concurrency: int,
     epoch_timeout: float,
     stop: Callable[[], bool],
     tried_again: Callable[[int, str], None] = lambda position, reason: None,
 ) -> Iterator[tuple[int, dict[str, Any] | str]]:
-    """Each job's position as it ends, with what `Trainer.epoch` gave last, or why there is no result.
+    """Each training's position as it ends, with what `Trainer.epoch` gave last, or why there is no result.
 
-    A job whose process dies, raises or gives no epoch for `epoch_timeout` seconds is tried again from its checkpoint,
-    as often as a search's trials are; `tried_again` is told its position and the reason. Ends early, without the jobs
+    One whose process dies, raises or gives no epoch for `epoch_timeout` seconds is tried again from its checkpoint, as
+    often as a search's trials are; `tried_again` is told its position and the reason. Ends early, without the trainings
     in progress, once `stop` says so.
     """
-    processes = _Processes(spec, data, min(concurrency, len(jobs)))
-    waiting = list(range(len(jobs)))
+    processes = _Processes(spec, data, min(concurrency, len(trainings)))
+    waiting = list(range(len(trainings)))
     while (waiting or processes.busy) and not stop():
         while waiting and processes.idle:
-            processes.begin_epoch(waiting[0], jobs[waiting.pop(0)])
+            processes.begin_epoch(waiting[0], trainings[waiting.pop(0)])
         for position, outcome in processes.ended(epoch_timeout):
-            job = jobs[position]
+            training = trainings[position]
             if isinstance(outcome, str):
-                job.failures += 1
-                if job.failures <= spec.search.max_retries:
+                training.failures += 1
+                if training.failures <= spec.search.max_retries:
                     tried_again(position, outcome)
                     waiting.insert(0, position)
                     continue
             else:
-                job.epochs, job.trained = outcome["epochs"], job.trained + 1
-                job.seconds += outcome["seconds"]
+                training.epochs, training.trained = outcome["epochs"], training.trained + 1
+                training.seconds += outcome["seconds"]
                 if not outcome["done"]:
-                    waiting.insert(0, position)  # before any other job, with a process that has just become idle
+                    waiting.insert(0, position)  # before any other training, with a process that has just become idle
                     continue
             yield position, outcome
 
 
 @dataclass
 class _Epoch:
-    """An epoch under way: the job's position, its process, and when it began."""
+    """An epoch under way: the training's position, its process, and when it began."""
 
     position: int
     worker: Any
@@ -92,12 +92,12 @@ class _Processes:
         self.idle = [self._start() for _ in range(count)]
         self.busy: dict[Any, _Epoch] = {}
 
-    def begin_epoch(self, position: int, job: Job) -> None:
+    def begin_epoch(self, position: int, training: Training) -> None:
         worker = self.idle.pop()
-        self.busy[worker.epoch.remote(job.spec, job.checkpoint)] = _Epoch(position, worker, time.monotonic())
+        self.busy[worker.epoch.remote(training.spec, training.checkpoint)] = _Epoch(position, worker, time.monotonic())
 
     def ended(self, epoch_timeout: float) -> Iterator[tuple[int, dict[str, Any] | str]]:
-        """The epochs that have ended meanwhile: the job's position, and what `Trainer.epoch` gave or why there is
+        """The epochs that have ended meanwhile: the training's position, and what `Trainer.epoch` gave or why there is
         nothing. A process that gave nothing may be in any state: another takes its place."""
         ready, _ = ray.wait(list(self.busy), timeout=_POLL_SECONDS)
         hung = [each for each, epoch in self.busy.items() if time.monotonic() - epoch.began > epoch_timeout]
@@ -107,7 +107,7 @@ class _Processes:
             if isinstance(outcome, str):
                 ray.kill(epoch.worker)
                 epoch.worker = self._start()
-            self.idle.append(epoch.worker)  # last, so that it is taken first: it knows the job
+            self.idle.append(epoch.worker)  # last, so that it is taken first: it knows the training
             yield epoch.position, outcome
 
 

@@ -25,7 +25,7 @@ from tune_resnet.hpo.ranking import winner
 from tune_resnet.hpo.study import Study
 from tune_resnet.hpo.warm_start import WarmStart
 from tune_resnet.runs.directory import RunDirectory
-from tune_resnet.runs.load import load_run
+from tune_resnet.runs.load import load_frames
 from tune_resnet.runs.recorder import Recorder
 from tune_resnet.runs.resume import History
 from tune_resnet.runs.tables import FINISHED, INTERRUPTED, RUNNING, STOPPED
@@ -69,7 +69,7 @@ def run_trials(
             study.close()
             with suppress(OSError):  # the same that has ended the search; a trial left running is one to continue
                 recorder.close()
-        if best := winner(load_run(run.path)):
+        if best := winner(load_frames(run.path)):
             study.name_winner(best["trial"])
     except Exception as error:
         # Ray's are of any kind: after a full disk, say, it stumbles over files that it could not write whole.

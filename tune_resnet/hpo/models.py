@@ -21,7 +21,7 @@ from tune_resnet.config.validation import SpecError
 from tune_resnet.errors import UserError
 from tune_resnet.hpo.ranking import finished_trials, trial_of, winner
 from tune_resnet.runs.directory import BASELINE, FINAL, SEARCH, RunDirectory
-from tune_resnet.runs.load import RunFrames, load_run
+from tune_resnet.runs.load import RunFrames, load_frames
 from tune_resnet.runs.reading import records
 from tune_resnet.runs.tables import TrialRow, epoch_dtypes, spec_of
 from tune_resnet.training.saved_model import ModelFileError, read_outcome
@@ -51,7 +51,7 @@ def chosen_model(path: Path) -> ChosenModel:
         ModelFileError: no trial has finished yet, or the winner's model is not there any more.
     """
     run = RunDirectory(path)
-    frames = load_run(path) if os.path.isfile(run.spec_toml) else None
+    frames = load_frames(path) if os.path.isfile(run.spec_toml) else None
     best = trial_of(frames) if frames else None
     if os.path.isfile(final := RunDirectory(run.final).best / MODEL):
         outcome = read_outcome(final)
@@ -112,7 +112,7 @@ def drop_outrun_models(run: RunDirectory) -> None:
     """
     if len(list(run.checkpoints.glob("trial-*.safetensors"))) <= 2 * KEPT:
         return
-    frames = load_run(run.path)
+    frames = load_frames(run.path)
     ranked = finished_trials(frames)["trial"]
     for trial in ranked[KEPT:]:
         run.model_of(trial).unlink(missing_ok=True)

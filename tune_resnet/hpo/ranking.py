@@ -10,7 +10,7 @@ import pandas as pd
 from tune_resnet.config.sections import VAL_ACCURACY
 from tune_resnet.hpo.estimate import estimated_accuracy
 from tune_resnet.runs.directory import FINAL, RunDirectory
-from tune_resnet.runs.load import RunFrames, accuracy_column, load_run, once_per_run
+from tune_resnet.runs.load import RunFrames, accuracy_column, load_frames, once_per_run
 from tune_resnet.runs.reading import records
 from tune_resnet.runs.tables import FINISHED, REFERENCE_TRIAL, STATES
 
@@ -102,7 +102,7 @@ def winner(frames: RunFrames) -> dict[str, Any] | None:
 def final_run(frames: RunFrames) -> RunFrames | None:
     """The run of the final training that --finalize has left in a run's directory; None where it has not finished."""
     final = RunDirectory(RunDirectory(frames.path).final)
-    found = load_run(final.path) if os.path.isfile(final.spec_toml) else None
+    found = load_frames(final.path) if os.path.isfile(final.spec_toml) else None
     return found if found is not None and trial_of(found) is not None else None
 
 

@@ -19,7 +19,7 @@ from tune_resnet.config.space import Choices, Domain
 from tune_resnet.config.spec import SearchSpec
 from tune_resnet.errors import RecordError, UserError
 from tune_resnet.hpo.ranking import finished_trials
-from tune_resnet.runs.load import RunFrames, load_run
+from tune_resnet.runs.load import RunFrames, load_frames
 from tune_resnet.runs.reading import read_text, records
 from tune_resnet.runs.tables import FINISHED, STOPPED, spec_of
 
@@ -131,7 +131,7 @@ def warm_start(paths: Sequence[Path], spec: SearchSpec, fingerprint: str) -> War
     """
     found, column, wanted = WarmStart(), spec.search.column("val"), _rest({}, spec, spec)
     for path in paths:
-        frames = load_run(path)
+        frames = load_frames(path)
         known = frames.trials[frames.trials["state"].isin(list(_STATES)) & frames.trials["val_accuracy"].notna()]
         tried = [(row, _values(row, frames, spec)) for row in records(known)]
         inside = [(row, values) for row, values in tried if values is not None]

@@ -28,7 +28,7 @@ from tune_resnet.results.tables import winner_beside_reference, winner_values
 from tune_resnet.results.verdict import OPEN, Verdict, evidence, evidence_columns, verdict
 from tune_resnet.runs.directory import SEARCH
 from tune_resnet.runs.find import find_run
-from tune_resnet.runs.load import RunFrames, load_run
+from tune_resnet.runs.load import RunFrames, load_frames
 from tune_resnet.runs.merge import all_hyperparameters, run_labels
 from tune_resnet.runs.tables import WINNER
 
@@ -49,7 +49,7 @@ class Answer:
 def write_report(
     paths: Sequence[Path], out: Path | None = None, *, at_its_end: bool = False, reload_seconds: int = 0
 ) -> Path:
-    """Writes the page about one run, or the comparison of several, each given as for `load_run`; its path: `out`, else
+    """Writes the page about one run, or the comparison of several, each as for `load_frames`; its path: `out`, else
     report.html in the run's directory or, for several, in the working folder. `at_its_end`: the command that is at work
     in the run writes it, as the last thing it does there. `reload_seconds`: after so many a browser that shows the page
     of a run that goes on loads it again, as somebody goes on writing it; 0: nobody does.
@@ -58,7 +58,7 @@ def write_report(
         RecordError: a run cannot be read, or the page not be written.
     """
     paths = [find_run(path) for path in paths]
-    runs = list({run.path: run for run in map(load_run, paths)}.values())  # each once
+    runs = list({run.path: run for run in map(load_frames, paths)}.values())  # each once
     if at_its_end:
         runs = [replace(run, active=False) for run in runs]
     out = out or (paths[0] if len(runs) == 1 else Path()) / "report.html"

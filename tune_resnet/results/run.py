@@ -67,4 +67,4 @@ def load_run(named: Path | str) -> Run:
     Raises:
         RecordError: there is no such run, or a file in its directory cannot be read or is damaged.
     """
-    return Run(load.load_run(named))
+    return Run(load.load_frames(named))

@@ -14,7 +14,7 @@ from tune_resnet.hpo.ranking import winner
 from tune_resnet.results.confirmation import winner_results
 from tune_resnet.runs.directory import SEARCH, RunDirectory
 from tune_resnet.runs.find import runs_in, started_at
-from tune_resnet.runs.load import RunFrames, load_run
+from tune_resnet.runs.load import RunFrames, load_frames
 from tune_resnet.runs.tables import FINISHED, INTERRUPTED, RUNNING
 
 
@@ -36,7 +36,7 @@ def runs_table(folder: Path) -> FittingTable:
 def _cells(run: RunDirectory) -> list[str]:
     """State, trials, best and verdict."""
     try:
-        frames = load_run(run.path)
+        frames = load_frames(run.path)
         best = winner(frames)
         reached = percent(best["estimate"]) + frames.spec.search.named if best else "-"
         verdict = _verdict(frames)

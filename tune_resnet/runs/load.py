@@ -114,7 +114,7 @@ def once_per_run(answer: Callable[[RunFrames], Answer]) -> Callable[[RunFrames],
     return answered
 
 
-def load_run(named: Path | str) -> RunFrames:
+def load_frames(named: Path | str) -> RunFrames:
     """The run with this path, with this name in runs/, or for `latest` the one there that was started last.
 
     In a run in progress trials.csv is older than epochs.csv: for running trials the epochs decide. An unfinished last

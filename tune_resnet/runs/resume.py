@@ -12,7 +12,7 @@ from tune_resnet.config.space import Domain
 from tune_resnet.config.spec import SearchSpec
 from tune_resnet.errors import RecordError
 from tune_resnet.runs.directory import FINAL, SEARCH, RunDirectory
-from tune_resnet.runs.load import RunFrames, load_run
+from tune_resnet.runs.load import RunFrames, load_frames
 from tune_resnet.runs.reading import read_table, records
 from tune_resnet.runs.tables import ENDED, FINISHED, REFERENCE_TRIAL, TrialRow, epoch_dtypes
 
@@ -45,7 +45,7 @@ def read_history(run: RunDirectory, spec: SearchSpec | None = None) -> History:
         RecordError: a file is missing or damaged, a trial is missing, or does not belong to the spec.
     """
     run.repair()
-    frames = load_run(run.path)
+    frames = load_frames(run.path)
     if "dataset_fingerprint" not in frames.env:
         raise RecordError(f"{run.env_json} does not say which images the run is about, so it cannot be continued")
     trials = frames.trials.sort_values("trial")

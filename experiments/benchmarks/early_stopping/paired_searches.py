@@ -49,11 +49,11 @@ from tune_resnet.config.toml import load_spec
 from tune_resnet.data.load import load_dataset
 from tune_resnet.data.split import baseline_split
 from tune_resnet.execution.cluster import ray_cluster
-from tune_resnet.execution.training_pool import Job, train_all
+from tune_resnet.execution.training_pool import Training, train_all
 from tune_resnet.hpo.plan import expected_survival
 from tune_resnet.hpo.ranking import best_trials, winner
 from tune_resnet.results.paired_test import analyse_pairs
-from tune_resnet.runs.load import RunFrames, load_run
+from tune_resnet.runs.load import RunFrames, load_frames
 from tune_resnet.runs.tables import FINISHED, INTERRUPTED
 from tune_resnet.training.device import choose_precision, resolved
 
@@ -87,7 +87,7 @@ def run_search(spec: SearchSpec, path: Path, seed: int, budget: int | None) -> R
         file.unlink()
     elif budget is None or _epochs(path) < budget:
         _watched(["--resume", path], path, budget)
-    return load_run(path)
+    return load_frames(path)
 
 
 def _watched(arguments: list[Any], path: Path, budget: int | None) -> None:
@@ -163,20 +163,22 @@ def confirm_rows(regime: str, searches: pd.DataFrame, options: argparse.Namespac
         for values in sorted(found | {tuple(spec.values.values())})
     ]
     missing = [one for one in wanted if one not in known]
-    jobs = [
-        Job(spec.configured({"seed": seed, **dict(zip(names, values, strict=True))}), path.parent / f"{place}.pt")
+    trainings = [
+        Training(spec.configured({"seed": seed, **dict(zip(names, values, strict=True))}), path.parent / f"{place}.pt")
         for place, (*values, seed) in enumerate(missing)
     ]
     spec = resolved(spec, "cpu", choose_precision(spec.train.precision, torch.device("cpu")))
     data = baseline_split(load_dataset(spec.data), spec.data)
     with ray_cluster(None):
-        for place, outcome in train_all(spec, data, jobs, options.concurrency, EPOCH_TIMEOUT, lambda: False):
+        for place, outcome in train_all(spec, data, trainings, options.concurrency, EPOCH_TIMEOUT, lambda: False):
             if isinstance(outcome, str):
                 sys.exit(f"error: {missing[place]}: {outcome}")
-            job = jobs[place].spec
-            rows.append({name: job.value(name) for name in (*names, "seed")} | {"accuracy": outcome["test_accuracy"]})
+            trained = trainings[place].spec
+            rows.append(
+                {name: trained.value(name) for name in (*names, "seed")} | {"accuracy": outcome["test_accuracy"]}
+            )
             write_whole(path, pd.DataFrame(rows).to_csv(index=False))
-            jobs[place].checkpoint.unlink(missing_ok=True)
+            trainings[place].checkpoint.unlink(missing_ok=True)
             print(f"{len(rows)} of {len(known) + len(missing)}: {outcome['test_accuracy']:.2%}", flush=True)
     return pd.DataFrame(rows)
 

@@ -1,12 +1,13 @@
 """A whole search on two workers: what lies between trials, and the same search in the pattern of Ray's tutorial.
 
     python -m experiments.benchmarks.speed.between_trials --out experiments/results/benchmarks
-    python -m experiments.benchmarks.speed.between_trials --samples 32 --epochs 8 --pairs 1 --out DIR  # at full length
+    python -m experiments.benchmarks.speed.between_trials --samples 32 --epochs 8 --pairs 1 --stop-early --out DIR
 
-Trials of digits.toml (width 16, batches of 100), two at once with one CPU each. Nothing is stopped early
-and both draw at random, so that all searches of a size train the same number of epochs. Each search is a process of its
-own; seconds are those of `fit` alone, from the call to its return: the start of trials' processes counts, that of Ray
-does not. The ideal is the seconds that ours spent inside of epochs, divided by two.
+Trials of digits.toml (width 16, batches of 100), two at once with one CPU each. Both draw at random, and nothing is
+stopped early, so that all searches of a size train the same number of epochs; with --stop-early, ours stops trials as
+by default, so that the same number of trials is decided. Each search is a process of its own; seconds are those of
+`fit` alone, from the call to its return: the start of trials' processes counts, that of Ray does not. The ideal is
+the seconds that ours spent inside of epochs, divided by two.
 
 The peer is "Hyperparameter tuning with Ray Tune" of the PyTorch tutorials: a function that loads the data, trains, and
 after each epoch writes model and optimizer with `torch.save` and reports them as a checkpoint; torchvision transforms
@@ -40,20 +41,20 @@ from tune_resnet.config.toml import load_spec
 from tune_resnet.data.load import load_dataset
 from tune_resnet.data.split import search_split
 from tune_resnet.execution.cluster import ray_cluster
-from tune_resnet.runs.load import RunFrames, load_run
+from tune_resnet.runs.load import RunFrames, load_frames
 
 EXPERIMENT = Path(__file__).with_name("digits.toml")
 CONCURRENCY = 2
 LONGEST = 3600.0  # seconds of one search
 
 
-def search_spec(samples: int, epochs: int) -> SearchSpec:
+def search_spec(samples: int, epochs: int, stop_early: bool) -> SearchSpec:
     spec = load_spec(EXPERIMENT)
     return replace(
         spec,
         train=replace(spec.train, epochs=epochs),
         search=replace(spec.search, num_samples=samples, sampler="random"),
-        scheduler=replace(spec.scheduler, name="none"),
+        scheduler=spec.scheduler if stop_early else replace(spec.scheduler, name="none"),
         resources=replace(spec.resources, device="cpu", cpus_per_trial=1, max_concurrent=CONCURRENCY),
     )
 
@@ -126,7 +127,7 @@ def fit_seconds(who: str, arguments: argparse.Namespace, path: Path) -> float:
     """Seconds of one search, in a process of its own."""
     command = [
         sys.executable, "-m", this_module(), "--one", who, "--samples", str(arguments.samples),
-        "--epochs", str(arguments.epochs), "--out", str(path),
+        "--epochs", str(arguments.epochs), "--out", str(path), *["--stop-early"] * arguments.stop_early,
     ]  # fmt: skip
     # Workers of Ray find this module by the path, as they do not run in this folder.
     search_path = os.pathsep.join([str(Path.cwd()), os.environ.get("PYTHONPATH", "")])
@@ -157,25 +158,27 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=8, help="trials a search")
     parser.add_argument("--epochs", type=int, default=2, help="epochs a trial")
     parser.add_argument("--pairs", type=int, default=5, help="pairs of searches")
+    parser.add_argument("--stop-early", action="store_true", help="in ours, as by default")
     parser.add_argument("--full", action="store_true", help="and one search of 32 trials of 8 epochs, ours alone")
     parser.add_argument("--one", choices=SEARCHES, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.one:
-        print(SEARCHES[arguments.one](search_spec(arguments.samples, arguments.epochs), arguments.out))
+        spec = search_spec(arguments.samples, arguments.epochs, arguments.stop_early)
+        print(SEARCHES[arguments.one](spec, arguments.out))
     else:
         run(arguments)
 
 
 def run(arguments: argparse.Namespace) -> None:
-    size = f"{arguments.samples} trials of {arguments.epochs} epochs"
-    name = f"between_trials-{arguments.samples}x{arguments.epochs}"
+    size = f"{arguments.samples} trials of {arguments.epochs} epochs" + ", stopped early" * arguments.stop_early
+    name = f"between_trials-{arguments.samples}x{arguments.epochs}" + "-stopped" * arguments.stop_early
     with Benchmark(name, arguments.out) as benchmark, tempfile.TemporaryDirectory() as folder:
         against_ideal, against_peer, medians, tails, inside = [], [], [], [], []
         for pair in range(arguments.pairs):
             path = Path(folder) / f"ours-{pair}"
             ours = fit_seconds("ours", arguments, path)
             theirs = fit_seconds("tutorial", arguments, Path(folder) / f"tutorial-{pair}")
-            frames = load_run(path)
+            frames = load_frames(path)
             ideal = float(frames.epochs["seconds"].sum()) / CONCURRENCY
             between = gaps(frames)
             against_ideal.append((ideal, ours))
@@ -201,9 +204,9 @@ def run(arguments: argparse.Namespace) -> None:
 
 def whole_search(benchmark: Benchmark, folder: Path) -> None:
     """One search of this project at the size of these trials, without the peer, which takes many minutes."""
-    arguments = argparse.Namespace(samples=32, epochs=8)
+    arguments = argparse.Namespace(samples=32, epochs=8, stop_early=False)
     ours = fit_seconds("ours", arguments, folder / "whole")
-    frames = load_run(folder / "whole")
+    frames = load_frames(folder / "whole")
     ideal = float(frames.epochs["seconds"].sum()) / CONCURRENCY
     between = gaps(frames)
     benchmark.sample("32 trials of 8 epochs", ours=ours, ideal=ideal, gap=float(np.median(between)))

@@ -20,7 +20,7 @@ from rich.console import Console
 from tune_resnet.execution.progress import Progress
 from tune_resnet.hpo.plan import expected_survival
 from tune_resnet.results.chart_data import most_at_once, timeline
-from tune_resnet.runs.load import RunFrames, load_run
+from tune_resnet.runs.load import RunFrames, load_frames
 from tune_resnet.runs.tables import RUNNING, TrialRow
 
 PARTS = [0, 0.25, 0.5, 0.75, 1]  # of the trials
@@ -64,7 +64,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN")
     options = parser.parse_args()
-    found = pd.concat([errors(load_run(path)) for path in options.runs])
+    found = pd.concat([errors(load_frames(path)) for path in options.runs])
     parts = found.groupby(pd.cut(found["ended"], PARTS), observed=True)["error"]
     table = pd.DataFrame(
         {"n": parts.size(), "mean": parts.mean(), "mean size": parts.apply(lambda part: part.abs().mean())}

@@ -26,7 +26,7 @@ from experiments.benchmarks.speed.gpu_check import AT_FULL_SIZE
 from experiments.benchmarks.speed.measures import digits, flops_per_image, matmul_flops, synchronise
 from tune_resnet._files import write_whole
 from tune_resnet.config.sections import ModelSpec, TrainSpec
-from tune_resnet.runs.load import load_run
+from tune_resnet.runs.load import load_frames
 from tune_resnet.training.cuda_graph import RECORDED
 from tune_resnet.training.device import device_name
 from tune_resnet.training.loop import TrainingRun
@@ -197,7 +197,7 @@ def _command(options: list[str]) -> tuple[Any, float]:
         started = time.perf_counter()
         command = [sys.executable, "-m", "tune_resnet.search", *options, "--device", DEVICE.type]
         subprocess.run([*command, "--runs-dir", folder, "--name", "run"], check=True)
-        return load_run(Path(folder) / "run"), time.perf_counter() - started
+        return load_frames(Path(folder) / "run"), time.perf_counter() - started
 
 
 PARTS: dict[str, Callable[[Notes, list[str]], None]] = {

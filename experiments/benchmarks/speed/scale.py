@@ -48,7 +48,7 @@ from tune_resnet.hpo.plan import Plan
 from tune_resnet.hpo.study import Study
 from tune_resnet.hpo.warm_start import WarmStart, distributions
 from tune_resnet.runs.directory import RunDirectory
-from tune_resnet.runs.load import load_run
+from tune_resnet.runs.load import load_frames
 from tune_resnet.runs.tables import EPOCH_DTYPES, FINISHED, REFERENCE_TRIAL, STOPPED, TrialRow
 from tune_resnet.training.device import resolved
 
@@ -121,7 +121,7 @@ def our_search(sampler: str, path: Path, concurrent: int = CONCURRENT) -> list[f
     )
     run = RunDirectory.create(path, spec)
     run_trials(plan, data, run, WarmStart(), Console(file=io.StringIO()), IdleTrial)
-    return load_run(path).epochs["ended_at"].to_list()
+    return load_frames(path).epochs["ended_at"].to_list()
 
 
 class Clock(tune.Callback):  # type: ignore[misc]
