@@ -191,6 +191,21 @@ def test_a_plan_warns_where_trials_are_judged_by_what_a_hyperparameter_changes_b
     assert warnings_of(signal="val_loss") == warnings_of(name="none") == []
 
 
+def test_a_plan_of_a_long_search_says_how_to_have_it_sooner() -> None:
+    def ways(epochs: int, width: int = 64, **budget: Any) -> list[str]:
+        lines = plan_of(
+            train=TrainSpec(epochs=epochs), model=ModelSpec(width=width), search=BudgetSpec(**budget),
+            scheduler=SchedulerSpec(name="none"),
+        )  # fmt: skip
+        return [line for line in lines if line.startswith("sooner")]
+
+    in_time = "--time-budget 1h ends the search after an hour, with the best so far"
+    assert ways(800) == []  # four trials of 800 seconds
+    assert ways(900) == [f"sooner      --width 16 trains 4 times as fast or more; {in_time}"]
+    assert ways(900, width=16) == [f"sooner      {in_time}"]
+    assert ways(900, width=16, time_budget=7200) == []
+
+
 def test_a_plan_says_where_early_stopping_does_not_go_by_the_objective() -> None:
     def stopping(objective: str, **changes: Any) -> str:
         lines = plan_of(search=BudgetSpec(objective=objective), scheduler=SchedulerSpec(**changes))
