@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import pytest
 from factories import Build
 
 from tune_resnet.config.sections import BudgetSpec
+from tune_resnet.config.space import Choices, Domain
 from tune_resnet.hpo.ranking import best_trials, estimates, winner
 from tune_resnet.results import sentences
 from tune_resnet.results.comparison import (
@@ -60,6 +61,25 @@ def test_luck_alone_does_not_win(lucky: Build) -> None:
     assert comparison.estimated_gain is not None
     assert 0 < comparison.estimated_gain < 5
     assert f"Trial {found['trial']} reached {found['val_accuracy']:.2%}" in comparison_sentence(frames)
+
+
+@pytest.mark.parametrize(
+    ("name", "domain"),
+    [
+        ("label_smoothing", Domain(low=0, high=0.3, log=False)),
+        ("class_weights", Choices(choices=("none", "balanced"))),
+    ],
+)
+def test_the_loss_has_no_say_where_the_search_varies_what_is_minimised(
+    lucky: Build, name: str, domain: Domain | Choices
+) -> None:
+    """Such a setting changes the validation loss of equally good networks."""
+    frames = lucky.load()
+    frames = replace(frames, spec=replace(frames.spec, space={**frames.spec.space, name: domain}))
+    found = winner(frames)
+    assert found is not None
+    assert found["trial"] == LUCKY
+    assert found["estimate"] == found["val_accuracy"]
 
 
 def test_the_sentence_gives_the_estimated_gain(lucky: Build) -> None:

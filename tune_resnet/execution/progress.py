@@ -142,7 +142,7 @@ class Progress(_Display):
         if len(rows) != self._ranked:
             trials = pd.DataFrame([row.cells() for row in sorted(rows, key=lambda row: row.trial)])
             final, losses = trials.set_index("trial")[self.column], pd.Series(self.recorder.last_loss)
-            ranked = in_order(trials, estimated(final, losses, self.column), self.column)
+            ranked = in_order(trials, estimated(final, losses, self.plan.spec), self.column)
             first = ranked[(ranked.index < _BEST_ROWS) | ranked["reference"]]
             self._ranked, self._standing = len(rows), _leader(ranked) or self._standing
             self._leading = list(zip(first["trial"], first["estimate"], strict=True))

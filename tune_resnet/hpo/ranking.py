@@ -8,11 +8,14 @@ from typing import Any
 import pandas as pd
 
 from tune_resnet.config.sections import VAL_ACCURACY
+from tune_resnet.config.spec import SearchSpec
 from tune_resnet.hpo.estimate import estimated_accuracy
 from tune_resnet.runs.directory import FINAL, RunDirectory
 from tune_resnet.runs.load import RunFrames, accuracy_column, load_frames, once_per_run
 from tune_resnet.runs.reading import records
 from tune_resnet.runs.tables import FINISHED, REFERENCE_TRIAL, STATES
+
+_OF_THE_LOSS = ("label_smoothing", "class_weights")  # change what a training minimises, and so the validation loss
 
 
 def ranked_trials(frames: RunFrames) -> pd.DataFrame:
@@ -54,23 +57,29 @@ def estimates(frames: RunFrames) -> pd.Series:
     trials, column = frames.trials.set_index("trial"), accuracy_column(frames)
     final = trials[column].where(trials["state"] == FINISHED)
     last = frames.epochs[frames.epochs["epoch"] == frames.spec.train.epochs].set_index("trial")
-    return estimated(final, last["val_loss"], column)
+    return estimated(final, last["val_loss"], frames.spec)
 
 
-def estimated(final: pd.Series, loss: pd.Series, column: str) -> pd.Series:
+def estimated(final: pd.Series, loss: pd.Series, spec: SearchSpec) -> pd.Series:
     """Estimates by trial, from what finished trials have in the column that judges (NaN of others), and from their
     validation losses, see `estimate.estimated_accuracy`.
 
-    As measured where the loss is not known, in a baseline, and by another objective than the accuracy: the loss counts
-    images and not classes.
+    As measured where the loss is not known, in a baseline; by another objective than the accuracy, as the loss counts
+    images and not classes; and where the search varies what trainings minimise: a network that was trained to be less
+    sure has a higher loss for the same accuracy.
     """
-    if column != VAL_ACCURACY:
+    if not loss_counts(spec):
         return final
     losses = loss.reindex(final.index)
     known = final.notna() & losses.notna()
     found = final.copy()
     found[known] = estimated_accuracy(final[known].to_numpy(), losses[known].to_numpy())
     return found
+
+
+def loss_counts(spec: SearchSpec) -> bool:
+    """Whether the validation loss has a part in the estimates."""
+    return spec.search.column("val") == VAL_ACCURACY and not any(name in spec.space for name in _OF_THE_LOSS)
 
 
 def is_smoothed(frames: RunFrames) -> bool:

@@ -210,6 +210,6 @@ def _winners_so_far(frames: RunFrames, finished: pd.DataFrame) -> list[float]:
     best = []
     for count in range(1, len(final) + 1):
         first = final.iloc[:count]
-        estimate = estimated(first, last["val_loss"], column)
+        estimate = estimated(first, last["val_loss"], frames.spec)
         best.append(max(zip(estimate, first, strict=True), default=(math.nan, math.nan))[1])
     return best

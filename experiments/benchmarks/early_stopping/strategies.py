@@ -15,8 +15,8 @@ from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
 import optuna
+import pandas as pd
 from optuna.pruners import BasePruner, HyperbandPruner, NopPruner, SuccessiveHalvingPruner
 from optuna.samplers import BaseSampler, GPSampler, RandomSampler, TPESampler
 from optuna.trial import TrialState
@@ -30,7 +30,7 @@ from tune_resnet.config.space import Point
 from tune_resnet.config.spec import SearchSpec
 from tune_resnet.execution.scheduler import EarlyStopping
 from tune_resnet.execution.searcher import OptunaSearcher
-from tune_resnet.hpo.estimate import estimated_accuracy
+from tune_resnet.hpo.ranking import estimated
 from tune_resnet.hpo.study import Study
 from tune_resnet.hpo.warm_start import distributions
 
@@ -135,8 +135,8 @@ class Ours(OnRay):
         self.searcher.learn(trial_id, row)
 
     def choose(self, finished: Sequence[Finished]) -> Finished:
-        accuracies, losses = (np.array([trial.result[name] for trial in finished]) for name in (METRIC, "val_loss"))
-        return finished[int(estimated_accuracy(accuracies, losses).argmax())]
+        accuracies, losses = (pd.Series([trial.result[name] for trial in finished]) for name in (METRIC, "val_loss"))
+        return finished[int(estimated(accuracies, losses, self.spec).argmax())]
 
 
 class IEpoch(OptunaAlone):
