@@ -159,7 +159,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=2, help="epochs a trial")
     parser.add_argument("--pairs", type=int, default=5, help="pairs of searches")
     parser.add_argument("--stop-early", action="store_true", help="in ours, as by default")
-    parser.add_argument("--full", action="store_true", help="and one search of 16 trials of 8 epochs, ours alone")
+    parser.add_argument("--full", action="store_true", help="and one search of 32 trials of 8 epochs, ours alone")
     parser.add_argument("--one", choices=SEARCHES, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.one:
@@ -204,15 +204,15 @@ def run(arguments: argparse.Namespace) -> None:
 
 def whole_search(benchmark: Benchmark, folder: Path) -> None:
     """One search of this project at the size of these trials, without the peer, which takes many minutes."""
-    arguments = argparse.Namespace(samples=16, epochs=8, stop_early=False)
+    arguments = argparse.Namespace(samples=32, epochs=8, stop_early=False)
     ours = fit_seconds("ours", arguments, folder / "whole")
     frames = load_frames(folder / "whole")
     ideal = float(frames.epochs["seconds"].sum()) / CONCURRENCY
     between = gaps(frames)
-    benchmark.sample("16 trials of 8 epochs", ours=ours, ideal=ideal, gap=float(np.median(between)))
+    benchmark.sample("32 trials of 8 epochs", ours=ours, ideal=ideal, gap=float(np.median(between)))
     goal = Goal(at_most=1.1)
-    benchmark.row(paired("whole fit, 16 trials of 8 epochs", [(ideal, ours)], peer="epochs alone", unit="s", goal=goal))
-    name = "gap between trials, median of 14 (16 trials of 8 epochs)"
+    benchmark.row(paired("whole fit, 32 trials of 8 epochs", [(ideal, ours)], peer="epochs alone", unit="s", goal=goal))
+    name = "gap between trials, median of 30 (32 trials of 8 epochs)"
     benchmark.row(alone(name, [float(np.median(between))], unit="s", goal=Goal(at_most=0.15)))
 
 
