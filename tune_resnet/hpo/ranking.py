@@ -68,18 +68,13 @@ def estimated(final: pd.Series, loss: pd.Series, spec: SearchSpec) -> pd.Series:
     images and not classes; and where the search varies what trainings minimise: a network that was trained to be less
     sure has a higher loss for the same accuracy.
     """
-    if not loss_counts(spec):
+    if spec.search.column("val") != VAL_ACCURACY or any(name in spec.space for name in _OF_THE_LOSS):
         return final
     losses = loss.reindex(final.index)
     known = final.notna() & losses.notna()
     found = final.copy()
     found[known] = estimated_accuracy(final[known].to_numpy(), losses[known].to_numpy())
     return found
-
-
-def loss_counts(spec: SearchSpec) -> bool:
-    """Whether the validation loss has a part in the estimates."""
-    return spec.search.column("val") == VAL_ACCURACY and not any(name in spec.space for name in _OF_THE_LOSS)
 
 
 def is_smoothed(frames: RunFrames) -> bool:
