@@ -13,12 +13,12 @@ import numpy as np
 
 from tune_resnet._text import as_json, counted, percent, printable
 from tune_resnet.commands.options import positive, run_parser
-from tune_resnet.data.image_file import image_files, read_image
+from tune_resnet.data.image_file import image_files
 from tune_resnet.data.image_tree import part_of
 from tune_resnet.errors import exit_code_of
 from tune_resnet.hpo.models import chosen_model
 from tune_resnet.runs.find import find_run
-from tune_resnet.training.saved_model import TrainedModel, load_model, probabilities
+from tune_resnet.training.saved_model import TrainedModel, file_probabilities, load_model
 
 _TOP = 3  # classes shown of an image to a person
 
@@ -32,9 +32,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _print(options: argparse.Namespace) -> None:
     chosen = chosen_model(find_run(options.run))
     model = load_model(chosen.path, options.model)
-    found = [(named, path) for named in options.images for path in (image_files(named) if named.is_dir() else [named])]
+    found = [(named, path) for named in options.images for path in image_files(named)]
     paths = [path for _, path in found]
-    rows = probabilities(model, np.stack([read_image(path, model.size) for path in paths]))
+    rows = file_probabilities(model, paths)
     if options.csv:
         writer = csv.writer(sys.stdout, lineterminator="\n")
         writer.writerow(["file", *map(printable, model.classes)])

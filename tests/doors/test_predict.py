@@ -19,9 +19,10 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from tune_resnet import analysis, export, report
+from tune_resnet import analysis, export, load_run, report
 from tune_resnet.data.image_file import read_image
 from tune_resnet.data.types import Dataset
+from tune_resnet.errors import UserError
 from tune_resnet.predict import _class_of, main
 from tune_resnet.runs.load import load_frames
 from tune_resnet.search import main as search
@@ -106,6 +107,23 @@ def test_as_csv_it_prints_every_class(run: Path, test_files: list[Path], capsys:
     assert rows[0] == ["file", *"0123456789"]
     assert [row[0] for row in rows[1:]] == [str(path) for path in test_files]
     assert all(math.isclose(sum(map(float, row[1:])), 1, abs_tol=1e-5) for row in rows[1:])
+
+    frame = load_run(run).predict(*test_files[:20], *map(str, test_files[20:]))
+    assert [[name, *map(str, row)] for name, row in zip(frame.index, frame.to_numpy().tolist(), strict=True)] == rows[
+        1:
+    ]
+    assert [frame.index.name, *frame] == rows[0]
+
+
+def test_python_gets_a_folders_images_too(run: Path, test_files: list[Path], tmp_path: Path) -> None:
+    shutil.copy(test_files[0], tmp_path / "it.png")
+    frame = load_run(run).predict(tmp_path, test_files[1])
+    assert list(frame.index) == [str(tmp_path / "it.png"), str(test_files[1])]
+    assert load_run(run).predict().shape == (0, 10)
+    with pytest.raises(UserError, match="cannot read image"):
+        load_run(run).predict("nothing.png")
+    with pytest.raises(UserError, match="it takes no --model"):
+        load_run(run).predict(tmp_path, model="nets:small")
 
 
 def test_a_folder_stands_for_its_images_in_order(

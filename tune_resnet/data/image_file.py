@@ -58,15 +58,18 @@ def image_suffixes() -> set[str]:
     return {suffix for suffix, kind in Image.registered_extensions().items() if kind in formats}
 
 
-def image_files(folder: Path) -> list[Path]:
-    """The image files in a folder and those below it, by path, hidden ones left out; DataError where there is none."""
+def image_files(named: Path) -> list[Path]:
+    """The image files in a folder and those below it, by path, hidden ones left out; DataError where there is none.
+    What is no folder is a file by itself."""
+    if not named.is_dir():
+        return [named]
     suffixes = image_suffixes()
     try:
-        found = [folder / path for path, _ in files_below(folder) if os.path.splitext(path)[1].lower() in suffixes]
+        found = [named / path for path, _ in files_below(named) if os.path.splitext(path)[1].lower() in suffixes]
     except OSError as error:
         raise DataError(f"cannot read {error.filename}: {error.strerror}") from None
     if not found:
-        raise DataError(f"there is no image in {folder}")
+        raise DataError(f"there is no image in {named}")
     return sorted(found)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 
 from tune_resnet.config.spec import SearchSpec
+from tune_resnet.data.image_file import image_files
 from tune_resnet.hpo.ranking import ranked_trials, winner
 from tune_resnet.results.confirmation import Confirmation, confirmations
 from tune_resnet.results.sentences import run_sentences
@@ -55,6 +56,25 @@ class Run:
     def config(self, trial: int) -> SearchSpec:
         """The spec whose reference is what a trial trained; KeyError where there is no such trial."""
         return self.frames.config(trial)
+
+    def predict(self, *images: Path | str, model: str | None = None) -> pd.DataFrame:
+        """Class probabilities of image files, of any size, and of those in folders, by the model that the command
+        `predict` uses: a row for each file (`file`: its path), a column for each class.
+
+        Args:
+            images: files or folders.
+            model: `MODULE:FUNCTION` of your own network, if the run used one.
+
+        Raises:
+            UserError: the run has no model yet, or an image cannot be read.
+        """
+        from tune_resnet.hpo.models import chosen_model  # takes torch along, which the tables can do without
+        from tune_resnet.training.saved_model import file_probabilities, load_model
+
+        trained = load_model(chosen_model(self.path).path, model)
+        files = [file for named in images for file in image_files(Path(named))]
+        index = pd.Index([str(file) for file in files], name="file")
+        return pd.DataFrame(file_probabilities(trained, files), index=index, columns=list(trained.classes))
 
     def __repr__(self) -> str:
         return f"{self.frames!r}: {run_sentences(self.frames)[0]}"

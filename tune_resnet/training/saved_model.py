@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ from torch import nn
 from tune_resnet._files import replacing
 from tune_resnet._text import one_line, printable
 from tune_resnet.config.sections import DataSpec, ModelSpec, TrainSpec
+from tune_resnet.data.image_file import read_image
 from tune_resnet.data.types import SIZE, Split, with_pixels_of
 from tune_resnet.errors import UserError
 from tune_resnet.training.augmentation import Normalise
@@ -120,6 +122,12 @@ def _network(classes: int, model: ModelSpec, tensors: dict[str, torch.Tensor]) -
 
 
 _BATCH = 500  # images of 32x32
+
+
+def file_probabilities(model: TrainedModel, files: Sequence[Path]) -> np.ndarray:
+    """`probabilities` of image files, of any size; DataError where one cannot be read."""
+    images = [read_image(file, model.size) for file in files]
+    return probabilities(model, np.stack(images) if images else np.empty((0, 3, model.size, model.size), np.uint8))
 
 
 def probabilities(model: TrainedModel, images: np.ndarray) -> np.ndarray:
