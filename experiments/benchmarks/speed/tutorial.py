@@ -2,23 +2,34 @@
 
 torchvision transforms on one image after another, a DataLoader with worker processes, fp32, contiguous tensors, and
 nothing else for speed.
+
+    python -m experiments.benchmarks.speed.tutorial runs/NAME/spec.toml --seed 1
+
+trains a spec's reference on all of its training images, as `--baseline` does, but in this way and with PyTorch's own
+OneCycleLR: is what we train the same?
 """
 
 from __future__ import annotations
 
+import argparse
 import os
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
 from tune_resnet.config.sections import TrainSpec
+from tune_resnet.config.toml import load_spec
+from tune_resnet.data.load import load_dataset
+from tune_resnet.data.split import baseline_split
 from tune_resnet.data.types import ImageSet, Split
 from tune_resnet.training.model import ResNet9
 from tune_resnet.training.schedule import rate_at
@@ -73,11 +84,13 @@ class TutorialRun:
         self.optimizer = torch.optim.Adam(
             self.model.parameters(), lr=self.spec.max_lr, weight_decay=self.spec.weight_decay
         )
-        steps = self.spec.epochs * -(-len(self.data.train) // self.spec.batch_size)
-        shape = TrainSpec(max_lr=1.0)
-        self.scheduler = torch.optim.lr_scheduler.LambdaLR(
-            self.optimizer, lambda step: rate_at(shape, min(step, steps - 1), steps)
-        )
+        shape, steps = TrainSpec(max_lr=1.0), self.steps
+        self.scheduler: LRScheduler = LambdaLR(self.optimizer, lambda step: rate_at(shape, min(step, steps - 1), steps))
+
+    @property
+    def steps(self) -> int:
+        """Of the optimizer, in all epochs."""
+        return self.spec.epochs * -(-len(self.data.train) // self.spec.batch_size)
 
     def train_epoch(self) -> float:
         """The mean training loss."""
@@ -99,3 +112,21 @@ class TutorialRun:
         self.model.eval()
         right = sum(int((self.model(images).argmax(1) == labels).sum()) for images, labels in self.held_out_batches)
         return right / len(self.data.held_out)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("spec", type=Path, help="the file with the spec")
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    spec = load_spec(options.spec)
+    data = baseline_split(load_dataset(spec.data), spec.data)
+    run = TutorialRun(replace(spec.train, seed=options.seed), data, spec.model.width, flip=spec.data.flip)
+    run.scheduler = OneCycleLR(run.optimizer, spec.train.max_lr, total_steps=run.steps)
+    for epoch in range(spec.train.epochs):
+        print(f"epoch {epoch + 1}: training loss {run.train_epoch():.4f}", flush=True)
+    print(f"accuracy {run.accuracy():.4f} on {len(data.held_out):,} images")
+
+
+if __name__ == "__main__":
+    main()
