@@ -137,9 +137,6 @@ class Broken:
             stderr=subprocess.PIPE,
             text=True,
             env={**os.environ, "RAY_TMPDIR": str(self.sessions), "FAULTS": str(self.faults_json), **self.environment},
-            preexec_fn=lambda: signal.signal(
-                signal.SIGHUP, signal.SIG_DFL
-            ),  # whoever tests may ignore it, as nohup does
         )
 
     def epochs_done(self) -> int:
