@@ -54,12 +54,14 @@ def gains(surrogate: Surrogate, points: Sequence[Point]) -> np.ndarray:
 def portfolio(gained: Mapping[str, np.ndarray], points: Sequence[Point]) -> list[Point]:
     """`COUNT` of the points. `gained`: table -> each point's gain there."""
     shares = np.stack([every / every.max() for every in gained.values()])  # (tables, points)
-    own, best, chosen = np.clip(shares, -1, 1).mean(axis=0), np.zeros((len(shares), 1)), []
+    own, best = np.clip(shares, -1, 1).mean(axis=0), np.zeros((len(shares), 1))
+    chosen: list[int] = []
     for _ in range(COUNT):
-        position = int((np.maximum(best, shares).mean(axis=0) + OWN * own).argmax())
-        best = np.maximum(best, shares[:, [position]])
-        chosen.append(points[position])
-    return chosen
+        worth = np.maximum(best, shares).mean(axis=0) + OWN * own
+        worth[chosen] = -np.inf  # where nothing is left to gain, the best would come again
+        chosen.append(int(worth.argmax()))
+        best = np.maximum(best, shares[:, chosen[-1:]])
+    return [points[position] for position in chosen]
 
 
 def candidates() -> list[Point]:
