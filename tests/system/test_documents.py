@@ -25,6 +25,7 @@ PAGES = {
     if not {".venv", ".git", ".pytest_cache", "runs"} & set(path.relative_to(ROOT).parts)
 }
 COMMAND = re.compile(r"python -m ((?:tune_resnet|experiments)\.[a-z_.]*[a-z])\b((?:\\\n|[^\n#`])*)")
+WRAPPED = re.compile(r"(`python(?:[^`\n]|\n(?!\n))*?)\n(?=[^`]*`)")  # a command of a paragraph, over two lines
 MAKE = re.compile(r"(?:^    |`)make (\w+)", re.M)
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 MAX_LINES = 100  # of README
@@ -57,7 +58,7 @@ def test_the_files_that_a_page_names_are_there(page: str) -> None:
 def flags_by_module() -> dict[str, set[str]]:
     """Each module that a page runs, with all flags that it is given."""
     found: dict[str, set[str]] = {}
-    for module, arguments in COMMAND.findall("\n".join(PAGES.values())):
+    for module, arguments in COMMAND.findall(WRAPPED.sub(r"\1 ", "\n".join(PAGES.values()))):
         found.setdefault(module, set()).update(re.findall(r"(?<=\s)--[a-z-]+", arguments))
     return found
 
