@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 import scipy.stats
 from factories import load_study
+from optuna.samplers import TPESampler
 from optuna.trial import TrialState
 
 from tune_resnet.config.sections import SAMPLERS, BudgetSpec, TrainSpec
-from tune_resnet.config.space import Domain
+from tune_resnet.config.space import Choices, Domain
 from tune_resnet.config.spec import SearchSpec
 from tune_resnet.hpo.study import Params, Study
 from tune_resnet.runs.resume import History
@@ -104,6 +105,23 @@ def test_what_is_expected_is_a_normal_distribution_cut_off_at_the_bounds() -> No
     around = scipy.stats.truncnorm(-2, 2, loc=0.5, scale=0.25)
     for level in (0.01, 0.3, 0.5, 0.99):
         assert domain.share(domain.expected(level)) == pytest.approx(around.ppf(level))
+
+
+def test_tpe_is_told_the_space_that_optuna_would_find_in_the_trials() -> None:
+    space: dict[str, Domain | Choices] = {
+        "max_lr": Domain(low=5e-3, high=2e-2),
+        "batch_size": Domain(low=200, high=400),
+        "schedule": Choices(choices=("cosine", "linear", "linear-exponential")),
+        "momentum": Domain(low=0.8, high=0.9, when="schedule=linear"),
+    }
+    study = Study(SearchSpec(space=space))
+    for number in range(6):
+        run_trial(study, number / 20, STOPPED if number % 2 else FINISHED)
+    sampler, trial = study.optuna_study.sampler, study.optuna_study.trials[-1]
+    told = sampler.infer_relative_search_space(study.optuna_study, trial)
+    assert list(told) == ["batch_size", "max_lr", "schedule"]
+    found = TPESampler().infer_relative_search_space(study.optuna_study, trial)
+    assert list(told.items()) == list(found.items())
 
 
 def test_the_sampler_learns_from_what_it_is_told() -> None:

@@ -53,7 +53,7 @@ def _finished(frames: RunFrames) -> pd.DataFrame:
 
 
 def _shares(finished: pd.DataFrame, frames: RunFrames) -> pd.Series:
-    from tune_resnet.hpo.study import importances  # Optuna takes its time to be imported
+    from tune_resnet.hpo.importance import importances  # Optuna takes its time to be imported
 
     space, column = frames.spec.space, accuracy_column(frames)
     shares: dict[str, float] = {}
