@@ -33,6 +33,7 @@ _REGULARISERS = ("label_smoothing", "class_weights", "dropout", "crop_padding", 
 # Of trials from the best, as a share of the loss, and how much that varies from epoch to epoch: such that recorded
 # searches, judged again by the default rule, come out right on average.
 _MEAN_SHORTFALL, _VARIATION = 0.04, 0.03
+_OF_POINTS = 0.5  # what is tried first is known to be good elsewhere: its share of that shortfall, set likewise
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -217,8 +218,9 @@ def image_lines(data: Split, search: BudgetSpec) -> tuple[str, ...]:
 def expected_survival(spec: SearchSpec) -> tuple[float, ...]:
     """Mean share of a search's trials that train each epoch under the spec's stopping rule, simulated.
 
-    Each simulated trial is worse than the best possible by a random share of the loss, exponentially distributed, to
-    which each epoch's signal adds some normal noise. It is exact for no stopping.
+    Each simulated trial is worse than the best possible by a random share of the loss, exponentially distributed and
+    half as large on average for the points that are tried first, to which each epoch's signal adds some normal noise.
+    It is exact for no stopping.
     """
     trials, epochs = spec.search.num_samples, spec.train.epochs
     if spec.scheduler.name == "none":
@@ -231,9 +233,10 @@ def expected_survival(spec: SearchSpec) -> tuple[float, ...]:
 
 def _simulated_epochs(spec: SearchSpec, draw: random.Random) -> Iterator[int]:
     """Each epoch, counted from 1, of each trial of one search."""
-    rule, epochs = stopping_rule(spec), spec.train.epochs
+    rule, epochs, points = stopping_rule(spec), spec.train.epochs, len(spec.first_points)
     for trial in range(spec.search.num_samples):
-        quality = -draw.expovariate(1 / _MEAN_SHORTFALL)
+        shortfall = _MEAN_SHORTFALL * (_OF_POINTS if trial < points else 1)
+        quality = -draw.expovariate(1 / shortfall)
         for epoch in range(1, epochs + 1):
             yield epoch
             if rule.should_stop(trial, epoch, draw.gauss(quality, _VARIATION)) and trial != REFERENCE_TRIAL:
