@@ -131,6 +131,12 @@ def test_a_run_has_one_writer_at_a_time(run: RunDirectory) -> None:
         pass
 
 
+def test_who_writes_to_a_copy_that_went_through_git_finds_a_place_for_checkpoints(run: RunDirectory) -> None:
+    run.checkpoints.rmdir()
+    with run.lock():
+        assert run.checkpoints.is_dir()
+
+
 def test_a_run_is_in_use_while_a_command_holds_its_lock(run: RunDirectory) -> None:
     assert not run.in_use()
     with RunDirectory(run.path).lock():

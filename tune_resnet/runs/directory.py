@@ -126,6 +126,7 @@ class RunDirectory:
         The system frees the lock with the process, however that ends.
         """
         try:
+            self.checkpoints.mkdir(exist_ok=True)  # while it is empty, a copy through git lacks it
             # A link would have another file made, a pipe would have nobody come to read it.
             flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK
             file = os.fdopen(os.open(self.lock_file, flags, 0o666), "wb")
