@@ -57,7 +57,7 @@ def test_a_search_that_is_killed_interrupted_and_broken_ends_like_an_unbroken_on
     code, *said = search.ended_by_its_fault("SIGINT")
     output = "".join(said)
     assert code == 128 + signal.SIGINT
-    assert "Ending the search" in output
+    assert "Ending: what is being trained is interrupted" in output
     assert "Traceback" not in output
     assert re.search(r"go on       \S+ -m tune_resnet.search --resume", output)
     states = {row["state"] for row in table(search.path / "trials.csv")}

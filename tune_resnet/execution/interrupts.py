@@ -124,13 +124,11 @@ class _Lasting:
 
 @contextmanager
 def signals_to(end: StopRequest, console: Console) -> Iterator[None]:
-    """The first signal that asks for the end ends the search in order; the second acts as it always does."""
+    """The first signal that asks for the end ends the command in order; the second acts as it always does."""
 
     def on_signal(number: int) -> None:
         end.signal = number
-        console.print(
-            "Ending the search: running trials are interrupted, results are kept. Interrupt again to end at once."
-        )
+        console.print("Ending: what is being trained is interrupted, results are kept. Interrupt again to end at once.")
 
     with on_ending_signal(on_signal, once=True):
         yield
