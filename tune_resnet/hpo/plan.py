@@ -235,8 +235,8 @@ def _simulated_epochs(spec: SearchSpec, draw: random.Random) -> Iterator[int]:
     """Each epoch, counted from 1, of each trial of one search."""
     rule, epochs, points = stopping_rule(spec), spec.train.epochs, len(spec.first_points)
     for trial in range(spec.search.num_samples):
-        shortfall = _MEAN_SHORTFALL * (_OF_POINTS if trial < points else 1)
-        quality = -draw.expovariate(1 / shortfall)
+        share = _OF_POINTS if trial < points else 1
+        quality = -share * draw.expovariate(1 / _MEAN_SHORTFALL)
         for epoch in range(1, epochs + 1):
             yield epoch
             if rule.should_stop(trial, epoch, draw.gauss(quality, _VARIATION)) and trial != REFERENCE_TRIAL:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 import math
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -61,6 +61,7 @@ class Study:
     ) -> None:
         warm, history = warm or WarmStart(), history or History()
         self.spec = spec
+        self._space = distributions(spec)
         self.recorded = len(history.trials)  # trials that the run's tables have: numbers below this one
         self.optuna_study = maximizing_study(study_name=STUDY_NAME, storage=JournalStorage(_Journal(log)))
         self.optuna_study.add_trials([*warm.trials, *_known_trials(spec, history)])
@@ -86,12 +87,12 @@ class Study:
             self.optuna_study.enqueue_trial(self._points.pop(0))
         elif expected := _expected(self.spec, self._next):
             self.optuna_study.enqueue_trial(expected)
-        self.optuna_study.sampler = _make_sampler(self.spec, self._next)
+        self.optuna_study.sampler = _make_sampler(self.spec, self._space, self._next)
         self._next += 1
-        trial, found = self.optuna_study.ask(), distributions(self.spec)
+        trial = self.optuna_study.ask()
         for name in self.spec.space_in_order:
             if name in self.spec.varied(trial.params):
-                _suggest(trial, name, found[name])
+                _suggest(trial, name, self._space[name])
         return trial
 
     def report(self, number: int, epoch: int, score: float) -> None:
@@ -160,7 +161,7 @@ def _expected(spec: SearchSpec, number: int) -> Params:
     return found
 
 
-def _make_sampler(spec: SearchSpec, number: int) -> BaseSampler:
+def _make_sampler(spec: SearchSpec, space: Mapping[str, BaseDistribution], number: int) -> BaseSampler:
     """The Optuna sampler that a spec names, for one trial.
 
     Optuna's own draw from a generator that goes on from trial to trial, and cannot be set to where it was: a fresh one
@@ -169,19 +170,22 @@ def _make_sampler(spec: SearchSpec, number: int) -> BaseSampler:
     seed = int(np.random.SeedSequence([spec.train.seed, number]).generate_state(1)[0])
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        return _TPE(spec, seed) if spec.search.sampler == "tpe" else _SAMPLERS[spec.search.sampler](seed=seed)
+        if spec.search.sampler == "tpe":
+            every = {name: space[name] for name in sorted(space) if spec.space[name].when is None}  # in Optuna's order
+            return _TPE(every, seed)
+        return _SAMPLERS[spec.search.sampler](seed=seed)
 
 
 class _TPE(TPESampler):
     """Optuna's, told what every trial varies: with 1,000 trials, a quarter of a proposal's time goes into looking that
     up in each."""
 
-    def __init__(self, spec: SearchSpec, seed: int) -> None:
+    def __init__(self, every: dict[str, BaseDistribution], seed: int) -> None:
         super().__init__(seed=seed)
-        self._every = {name: found for name, found in distributions(spec).items() if spec.space[name].when is None}
+        self._every = every
 
     def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
-        return dict(sorted(self._every.items()))  # in Optuna's order
+        return self._every
 
 
 def maximizing_study(**settings: Any) -> optuna.Study:
