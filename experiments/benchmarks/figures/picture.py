@@ -20,7 +20,7 @@ STRATEGIES = {
     "random": ("random search", "tab:olive"),
     "ray": ("Ray Tune, defaults (TPE, ASHA)", "tab:red"),
     "optuna-hyperband": ("Optuna (TPE, Hyperband)", "tab:orange"),
-    "syne-asha": ("Syne Tune ASHA", "tab:purple"),
+    "syne-cqr": ("Syne Tune CQR", "tab:purple"),
     "optuna-gp": ("Optuna's Gaussian process", "tab:green"),
     "ours": ("tune_resnet", "tab:blue"),
 }
