@@ -198,7 +198,12 @@ def test_a_dry_run_prints_the_plan_and_leaves_nothing(
 def test_a_time_budget_ends_the_search_with_everything_told(
     tmp_path: Path, on_cluster: Callable[..., int], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    arguments = [*SMALL, "--epochs", "40", "--num-samples", "500", "--time-budget", "10s"]
+    slow = tmp_path / "slow.toml"  # trial 1 takes a minute, so that there is always one to interrupt
+    slow.write_text(
+        'points_to_evaluate = [{ "model.width" = 64 }]\n'
+        "model.width = 4\nspace.model.width.choices = [4, 64]\nscheduler.name = 'none'\n"
+    )
+    arguments = [*SMALL, "--experiment", str(slow), "--epochs", "40", "--num-samples", "500", "--time-budget", "10s"]
     search = in_process(arguments, tmp_path, capsys, on_cluster)
     assert_consistent(search.path)
     trials = table(search.path / "trials.csv")
