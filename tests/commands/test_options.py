@@ -297,6 +297,13 @@ def test_a_run_stays_the_same_run(flags: str, message: str, old_run: Path) -> No
     assert parse_options(["--resume", str(old_run), "--epochs", "8"]).spec.train.epochs == 8  # as it is
 
 
+@pytest.mark.parametrize("what", [["--resume"], ["--confirm", "--resume"], ["--finalize"]])
+def test_on_another_machine_a_run_may_have_another_precision(what: list[str], old_run: Path) -> None:
+    """A CPU without bf16 of its own takes ten times as long with it as with fp32."""
+    spec = parse_options([*what, str(old_run), "--precision", "fp32", "--device", "cpu"]).spec
+    assert (spec.train.precision, spec.resources.device) == ("fp32", "cpu")
+
+
 def test_a_width_that_is_searched_is_no_size_to_confirm_at(tmp_path: Path) -> None:
     RunDirectory.create(tmp_path / "it", SearchSpec(space={"model.width": Domain(low=8, high=64)}))
     with pytest.raises(SpecError, match=r"model\.width is 64 in .*, and cannot become 32"):

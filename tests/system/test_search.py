@@ -133,11 +133,11 @@ def test_a_search_leaves_a_whole_run_directory(tmp_path: Path, capsys: pytest.Ca
 
     spec = load_spec(path / "spec.toml")
     assert (spec.train.epochs, spec.search.num_samples, spec.resources.device) == (4, 6, "cpu")
-    assert spec.train.precision in ("bf16", "fp32")  # settled
+    assert spec.train.precision == "auto"  # as asked: where this run goes on or is confirmed, another may suit
     env = json.loads((path / "env.json").read_text())
     assert (env["train_images"], env["held_out"], env["held_out_images"]) == (180, "validation", 20)
     assert env["wall_seconds"] > 0
-    assert env["precision"] == spec.train.precision
+    assert env["precision"] in ("bf16", "fp32")  # chosen here
 
     frames = load_frames(path)
     best = winner(frames)

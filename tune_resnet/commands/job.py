@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -58,10 +58,12 @@ class Job:
 
         here, run = describe_environment(), RunDirectory(self.path)
         command = self.request.command or to_run("search", "--experiment", shown_path(run.spec_toml))
+        # The precision as it was asked for: where the run goes on, another may suit.
+        spec = replace(self.spec, points_to_evaluate=plan.spec.points_to_evaluate, resources=plan.spec.resources)
         if self.history is not None:
             again = {"started_at": self.started, "git_commit": here["git_commit"], "command": command}
             run.write_env({**self.env, "resumed": [*self.env.get("resumed", []), again]})
-            write_whole(run.spec_toml, plan.spec.to_toml())
+            write_whole(run.spec_toml, spec.to_toml())
             yield run
             return
         env = {
@@ -77,7 +79,7 @@ class Job:
         }
         if self.kind == FINAL:
             _make_room(self.path, self.console)
-        run = RunDirectory.create(self.path, plan.spec, env)
+        run = RunDirectory.create(self.path, spec, env)
         with run.lock():
             yield run
 

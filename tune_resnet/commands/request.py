@@ -26,7 +26,7 @@ _PACKAGES = {"mlflow": "mlflow-skinny"}  # that bring it: the whole mlflow wants
 # What may change of a run: where its images are and how to train, whatever is done with it;
 _MACHINE = {
     "data.data_dir", "model.factory", "resources.device", "resources.cpus_per_trial", "resources.gpus_per_trial",
-    "resources.max_concurrent",
+    "resources.max_concurrent", "train.precision",
 }  # fmt: skip
 _LENGTH = {"search.num_samples", "search.time_budget"}  # as it goes on, as its space may;
 _SIZE = {"model.width", "data.limit_train", "train.epochs"}  # and as it is confirmed.
