@@ -47,6 +47,8 @@ def test_a_search_over_all_kinds_of_hyperparameters(
     assert on_cluster("--resume", "it", "--num-samples", 8, *runs) == 0
     frames = load_frames(run)
     assert frames.spec.space == SPACE
+    (again,) = frames.env["resumed"]
+    assert (again["device_name"], again["precision"]) == ("a CPU", "fp32")
     trials = frames.trials.set_index("trial")
     point = {"optimizer": "sgd", "momentum": 0.95, "schedule": "cosine", "crop_padding": 2}
     assert {name: trials.at[1, name] for name in point} == point
