@@ -12,6 +12,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -73,8 +74,9 @@ def test_the_design_holds_the_reference_and_fills_the_space() -> None:
 
 def test_the_design_is_that_of_the_recorded_curves() -> None:
     recorded = pd.read_parquet(RESULTS / "curves" / "curves.parquet").drop_duplicates("configuration")
-    points = curves.design(64, SearchSpec())
-    assert recorded[list(DEFAULT_SPACE)].to_dict("records") == [points[number] for number in recorded["configuration"]]
+    points = pd.DataFrame(curves.design(64, SearchSpec())).loc[recorded["configuration"]]
+    # The powers' last digit depends on the processor: AVX2 and AVX-512 differ in one of these values.
+    np.testing.assert_allclose(recorded[list(DEFAULT_SPACE)], points, rtol=1e-15)
 
 
 @pytest.mark.parametrize("space", [DEFAULT_SPACE, MIXED])
