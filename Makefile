@@ -6,6 +6,9 @@ PYTHON = $(VENV)/bin/python
 BENCHMARKS = training checkpoints start scale memory
 RESULTS = experiments/results/benchmarks
 
+# Two files of tests at a time: much of a test is waiting for a process to start or to end.
+TOGETHER = --numprocesses 2 --dist loadfile --no-loadscope-reorder
+
 .PHONY: quickstart test bench
 .DELETE_ON_ERROR:
 
@@ -17,7 +20,7 @@ test: $(VENV)/installed
 	$(PYTHON) -m ruff check .
 	$(PYTHON) -m mypy
 	$(VENV)/bin/lint-imports
-	OMP_NUM_THREADS=1 $(PYTHON) -m pytest  # several processes share the cores
+	OMP_NUM_THREADS=1 $(PYTHON) -m pytest $(TOGETHER)  # several processes share the cores
 
 # Nothing else should run meanwhile.
 bench: $(VENV)/installed
