@@ -78,8 +78,7 @@ def confirm(run: RunDirectory, request: Request, spec: SearchSpec, dataset: Data
             again = "The same command again goes on with what is missing." if request.resume else f"go on       {alone}"
             say(console, again, whole=True)
             return 128 + ended_by
-        device = {name: plan.about()[name] for name in ("device", "device_name", "precision", "concurrency")}
-        about = {**describe_environment(), **device, "command": command, "wall_seconds": time.time() - started}
+        about = {**describe_environment(), **plan.machine(), "command": command, "wall_seconds": time.time() - started}
     elif known is not frames.confirm:
         about = {"command": command}
     code = _conclude(compared, about, console)

@@ -61,8 +61,8 @@ class Job:
         # The precision as it was asked for: where the run goes on, another may suit.
         spec = replace(self.spec, points_to_evaluate=plan.spec.points_to_evaluate, resources=plan.spec.resources)
         if self.history is not None:
-            about = {name: plan.about()[name] for name in ("device_name", "precision")}
-            again = {"started_at": self.started, "git_commit": here["git_commit"], "command": command, **about}
+            began = {"started_at": self.started, "git_commit": here["git_commit"], "command": command}
+            again = {**began, **plan.machine()}
             run.write_env({**self.env, "resumed": [*self.env.get("resumed", []), again]})
             write_whole(run.spec_toml, spec.to_toml())
             yield run

@@ -120,13 +120,19 @@ class Plan:
             f"choose a smaller --batch-size ({smaller} gives {steps})"
         ]
 
-    def about(self) -> dict[str, Any]:
-        """What the figures of the run depend on, for its env.json."""
+    def machine(self) -> dict[str, Any]:
+        """On what it is trained, and how many at once."""
         return {
             "device": self.spec.resources.device,
             "device_name": self.device_name,
             "precision": self.spec.train.precision,
             "concurrency": self.concurrency,
+        }
+
+    def about(self) -> dict[str, Any]:
+        """What the figures of the run depend on, for its env.json."""
+        return {
+            **self.machine(),
             "train_images": self.train_images,
             "held_out": self.held_out,
             "held_out_images": self.held_out_images,
