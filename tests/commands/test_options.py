@@ -18,10 +18,12 @@ from hypothesis import strategies as st
 
 from tune_resnet import analysis, export, predict, report, search
 from tune_resnet.commands.options import parse_options
+from tune_resnet.commands.request import Request
 from tune_resnet.config.hyperparameters import HYPERPARAMETERS
 from tune_resnet.config.sections import SECTIONS
 from tune_resnet.config.space import DEFAULT_SPACE, Domain, Space
 from tune_resnet.config.spec import SearchSpec
+from tune_resnet.config.toml import load_spec
 from tune_resnet.config.validation import SpecError
 from tune_resnet.runs.directory import RunDirectory
 from tune_resnet.search import main
@@ -97,6 +99,13 @@ def test_the_space_of_a_run_can_grow(old_run: Path) -> None:
     grown = space_with("max_lr=1e-3:0.1")  # it was the reference's in every trial
     assert grown == {"grad_clip": clip, "weight_decay": decay, "max_lr": Domain(low=1e-3, high=0.1, log=True)}
     assert parse_options(["--resume", str(old_run)]).spec.space == {"grad_clip": clip, "weight_decay": decay}
+
+
+def test_python_may_give_the_space_of_a_run_in_another_order(old_run: Path) -> None:
+    own = load_spec(old_run / "spec.toml")
+    other_order = replace(own, space=dict(reversed(own.space.items())))
+    asked = Request(other_order, resume=old_run)
+    assert list(asked.spec.space) == list(own.space)  # that of the columns of its tables
 
 
 @pytest.mark.parametrize(

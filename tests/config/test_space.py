@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from tune_resnet.commands.options import parse_options
 from tune_resnet.config.hyperparameters import HYPERPARAMETERS
 from tune_resnet.config.sections import TrainSpec
-from tune_resnet.config.space import DEFAULT_SPACE, Choices, Domain, check_grown
-from tune_resnet.config.spec import SearchSpec
+from tune_resnet.config.space import DEFAULT_SPACE, Choices, Domain, Space
+from tune_resnet.config.spec import SearchSpec, check_grown
 from tune_resnet.config.toml import spec_from_tables
 from tune_resnet.config.validation import SpecError
 from tune_resnet.hpo.study import Study
@@ -262,18 +262,42 @@ def test_what_is_under_a_condition_is_varied_only_where_it_holds() -> None:
     assert points == [REFERENCE, {**REFERENCE, "optimizer": "sgd", "momentum": 0.95}]  # the first says nothing new
 
 
+def grow(before: Space, space: Space) -> None:
+    check_grown(replace(SPEC, space=before), replace(SPEC, space=space))
+
+
 def test_choices_grow_as_intervals_do() -> None:
     more = {**MIXED, "batch_size": Choices(choices=(45, 90, 180, 360))}
-    check_grown(MIXED, more)
-    check_grown(MIXED, {**MIXED, "dropout": Domain(low=0, high=0.5, log=False)})
-    steps = {"batch_size": Domain(low=100, high=800, step=100)}
-    for domain in (replace(steps["batch_size"], high=1600), Domain(low=50, high=800, step=50), Domain(low=9, high=900)):
-        check_grown(steps, {"batch_size": domain})
-    for domain in (replace(steps["batch_size"], step=350), replace(steps["batch_size"], step=140)):
+    grow(MIXED, more)
+    grow(MIXED, {**MIXED, "dropout": Domain(low=0, high=0.5, log=False)})
+    steps = {"batch_size": Domain(low=90, high=890, step=80)}
+    for domain in (replace(steps["batch_size"], high=970), Domain(low=10, high=890, step=40), Domain(low=9, high=900)):
+        grow(steps, {"batch_size": domain})
+    for domain in (replace(steps["batch_size"], step=160), replace(steps["batch_size"], step=50)):
         with pytest.raises(SpecError, match="a run's space can only grow"):
-            check_grown(steps, {"batch_size": domain})
+            grow(steps, {"batch_size": domain})
     with pytest.raises(SpecError, match="--space batch_size must contain 45,90,180,360: a run's space can only grow"):
-        check_grown(more, MIXED)
+        grow(more, MIXED)
+
+
+@pytest.mark.parametrize(
+    ("name", "varied"), [("peak_at", "schedule"), ("final_div_factor", "schedule"), ("momentum_at_peak", "momentum")]
+)
+def test_what_followed_another_hyperparameter_cannot_be_varied_later(name: str, varied: str) -> None:
+    before = {
+        "schedule": {"schedule": Choices(choices=("linear-exponential", "cosine"))},
+        "momentum": {"momentum": Domain(low=0.8, high=0.95)},
+    }
+    more = {"peak_at": (0.1, 0.9), "final_div_factor": (10, 1e6), "momentum_at_peak": (0.8, 0.95)}
+    new = {name: Domain(low=more[name][0], high=more[name][1])}
+    for other, space in before.items():
+        if other != varied:
+            grow(space, {**space, **new})
+            continue
+        with pytest.raises(SpecError, match=f"--space {name} is too late for this run: in its trials it followed"):
+            grow(space, {**space, **new})
+        given = replace(SPEC, train=replace(SPEC.train, **{name: 25 if name == "final_div_factor" else 0.9}))
+        check_grown(replace(given, space=space), replace(given, space={**space, **new}))  # all had the same
 
 
 values = st.one_of(st.booleans(), st.integers(-5, 500), st.floats(-1, 2), st.sampled_from(["sgd", "cosine", "", "x y"]))

@@ -11,10 +11,11 @@ from factories import EPOCHS, MIXED, SPEC, Build
 from optuna.trial import TrialState
 
 from tune_resnet.config.sections import ModelSpec
-from tune_resnet.config.space import Domain
+from tune_resnet.config.space import Choices, Domain
 from tune_resnet.errors import UserError
 from tune_resnet.hpo.study import Study
 from tune_resnet.hpo.warm_start import WarmStart, warm_start
+from tune_resnet.runs.merge import merge_runs
 from tune_resnet.runs.tables import FAILED, FINISHED, STOPPED
 
 
@@ -99,6 +100,31 @@ def test_what_lies_outside_of_the_space_is_left_out(earlier: Build) -> None:
     space = {**SPEC.space, "max_lr": Domain(low=0.009, high=0.035)}
     warm = warm_start([earlier.directory.path], replace(SPEC, space=space), "these images")
     assert [trial.params["max_lr"] for trial in warm.trials] == pytest.approx([0.01, 0.01, 0.02, 0.03])
+
+
+def test_what_followed_another_hyperparameter_is_known_of_each_trial(tmp_path: Path) -> None:
+    """A `linear` schedule ends at a rate of 0, for which there is no divisor, and the momentum at the peak is each
+    trial's own momentum."""
+    schedules, momenta = Choices(choices=("linear-exponential", "linear")), Domain(low=0.8, high=0.95)
+    earlier = Build(tmp_path / "earlier", replace(SPEC, space={"schedule": schedules, "momentum": momenta}))
+    earlier.trial([0.3, 0.4, 0.5, 0.6], FINISHED)
+    earlier.trial([0.3, 0.4, 0.5, 0.7], FINISHED, momentum=0.85)
+    earlier.trial([0.3, 0.4, 0.5, 0.8], FINISHED, schedule="linear")
+    earlier.directory.write_env({"dataset_fingerprint": "these images"})
+    both = {"momentum": momenta, "momentum_at_peak": momenta}
+    warm = warm_start([earlier.directory.path], replace(SPEC, space=both), "these images")
+    assert [one.params for one in warm.trials] == [  # the third has another schedule than this search
+        {"momentum": 0.9, "momentum_at_peak": 0.9},
+        {"momentum": 0.85, "momentum_at_peak": 0.85},
+    ]
+    divided = replace(SPEC, space={"schedule": schedules, "final_div_factor": Domain(low=10.0, high=1e6, log=True)})
+    warm = warm_start([earlier.directory.path], divided, "these images")
+    assert [one.params for one in warm.trials] == [{"schedule": "linear-exponential", "final_div_factor": 25}]
+
+    other = Build(tmp_path / "other", replace(SPEC, space=both))
+    other.trial([0.3], STOPPED, momentum_at_peak=0.81)
+    trials = merge_runs([earlier.load(), other.load()]).trials
+    assert trials["momentum_at_peak"].tolist() == [0.9, 0.85, 0.9, 0.81]
 
 
 def test_a_run_without_anything_to_learn_from_is_refused(tmp_path: Path) -> None:

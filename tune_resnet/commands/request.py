@@ -7,13 +7,12 @@ import os
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import KW_ONLY, dataclass, fields
+from dataclasses import KW_ONLY, dataclass, fields, replace
 from pathlib import Path
 
 from tune_resnet._text import to_install
 from tune_resnet.config.sections import MIN_SEEDS, SECTIONS
-from tune_resnet.config.space import check_grown
-from tune_resnet.config.spec import SearchSpec
+from tune_resnet.config.spec import SearchSpec, check_grown
 from tune_resnet.config.toml import load_spec
 from tune_resnet.config.validation import SpecError, differences
 from tune_resnet.errors import RecordError, UserError
@@ -97,7 +96,8 @@ class Request:
         goes_on = self.resume is not None and not self.confirm
         may_change = _MACHINE | (_LENGTH if goes_on else _SIZE - {*own.space} if self.confirm else set())
         _check_same_run(Path(run), own, self.spec, may_change, may_grow=goes_on)
-        return self.spec
+        in_order = {**{name: self.spec.space[name] for name in own.space}, **self.spec.space}  # of the run's tables
+        return replace(self.spec, space=in_order)
 
     def _check_together(self) -> None:
         """SpecError where one thing that is asked for does not go with another, or is not installed."""
@@ -160,7 +160,7 @@ def own_spec_file(run: Path) -> Path:
 def _check_same_run(run: Path, own: SearchSpec, spec: SearchSpec, may_change: set[str], *, may_grow: bool) -> None:
     """SpecError where a run would become another."""
     if may_grow:
-        check_grown(own.space, spec.space)
+        check_grown(own, spec)
     elif own.space != spec.space:
         raise SpecError(f"the space of {run} cannot change here: --resume without --confirm widens it")
     if own.points_to_evaluate != spec.points_to_evaluate:

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Self, cast, get_args, get_type_hints
 
-from tune_resnet.config.sections import DataSpec, ModelSpec, TrainSpec
+from tune_resnet.config.sections import FOLLOWS, DataSpec, ModelSpec, TrainSpec
 from tune_resnet.config.space import Choices, Domain, Point, Space, Value
 from tune_resnet.config.validation import SpecError, coerced, nearest, shown
 
@@ -49,6 +49,10 @@ class Configuration:
         section, _, own = name.rpartition(".")
         found = getattr(getattr(self, section or "train"), own)
         return self.train.implied.get(name) if found is None else found
+
+    def follows(self, name: str) -> str | None:
+        """The setting that this one, as it is not given, takes its value from; None: no other."""
+        return FOLLOWS.get(name) if name in FOLLOWS and getattr(self.train, name) is None else None
 
     def kind(self, name: str) -> type:
         """The type of a hyperparameter's values: bool, int, float or str. That of an argument is its reference's."""

@@ -106,7 +106,8 @@ class ModelSpec(Section):
         return {"factory": self.factory, **({"args": self.args} if self.args else {})}
 
 
-# What a schedule has of its own.
+# What a schedule has of its own, and which setting each setting follows that is not given.
+FOLLOWS = {"peak_at": "schedule", "final_div_factor": "schedule", "momentum_at_peak": "momentum"}
 PEAK_AT = {"linear-exponential": 0.5, "linear": 0.5, "cosine": 0.3}  # share of the steps up to the peak
 FINAL_DIV_FACTOR = {"linear-exponential": 25.0, "linear": math.inf, "cosine": 25e4}
 

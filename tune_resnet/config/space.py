@@ -168,14 +168,6 @@ def with_bounds(space: Space, bounds: Mapping[str, Mapping[str, Any]]) -> dict[s
     return tables
 
 
-def check_grown(before: Space, space: Space) -> None:
-    """SpecError where a run's space no longer holds all that its trials were drawn from."""
-    for name, domain in before.items():
-        if name not in space or not space[name].contains(domain) or space[name].when != domain.when:
-            where = f"{domain.low}:{domain.high}" if isinstance(domain, Domain) else ",".join(map(str, domain.choices))
-            raise SpecError(f"--space {name} must contain {where}: a run's space can only grow, with its trials inside")
-
-
 Point = dict[str, Any]  # a configuration: hyperparameter -> value, or in points to evaluate "x2", twice the reference's
 
 # Chosen by experiments/benchmarks/early_stopping/points.py: the first is the reference in the default space.

@@ -17,7 +17,7 @@ from tune_resnet.config.hyperparameters import (
     in_numbers,
 )
 from tune_resnet.config.sections import SECTIONS, TUNABLE, VAL_ACCURACY, BudgetSpec, ResourceSpec, SchedulerSpec
-from tune_resnet.config.space import DEFAULT_SPACE, POINTS_TO_EVALUATE, Point, Space, Value
+from tune_resnet.config.space import DEFAULT_SPACE, POINTS_TO_EVALUATE, Domain, Point, Space, Value
 from tune_resnet.config.validation import SpecError, differences, shown
 
 
@@ -111,3 +111,19 @@ class SearchSpec(Configuration):
         tables["space"] = {name: domain.to_table() for name, domain in self.space.items()}
         tables["points_to_evaluate"] = list(self.points_to_evaluate)
         return tomli_w.dumps({item.name: tables[item.name] for item in fields(self)})
+
+
+def check_grown(before: SearchSpec, spec: SearchSpec) -> None:
+    """SpecError where a run's space no longer holds all that its trials were drawn from, or they had no one value of
+    what is new in it."""
+    space = spec.space
+    for name, domain in before.space.items():
+        if name not in space or not space[name].contains(domain) or space[name].when != domain.when:
+            where = f"{domain.low}:{domain.high}" if isinstance(domain, Domain) else ",".join(map(str, domain.choices))
+            raise SpecError(f"--space {name} must contain {where}: a run's space can only grow, with its trials inside")
+    for name in space.keys() - before.space.keys():
+        if before.follows(name) in before.space:
+            raise SpecError(
+                f"--space {name} is too late for this run: in its trials it followed {before.follows(name)}, which "
+                "they vary; begin a new search with --warm-start"
+            )

@@ -21,7 +21,7 @@ from tune_resnet.errors import RecordError, UserError
 from tune_resnet.hpo.ranking import finished_trials
 from tune_resnet.runs.load import RunFrames, load_frames
 from tune_resnet.runs.reading import read_text, records
-from tune_resnet.runs.tables import FINISHED, STOPPED, spec_of
+from tune_resnet.runs.tables import FINISHED, STOPPED, spec_of, value_in
 
 _TRIED_FIRST = 3  # of each run whose task was another one
 
@@ -156,7 +156,7 @@ def _rest(row: Mapping[str, Any], own: SearchSpec, spec: SearchSpec) -> Configur
 
 def _values(row: Mapping[str, Any], frames: RunFrames, spec: SearchSpec) -> dict[str, Any] | None:
     """A trial's values of what `spec` varies; None where they are not in its space."""
-    values = {name: row.get(name, frames.spec.value(name)) for name in spec.space}
+    values = {name: value_in(row, frames.spec, name) for name in spec.space}
     return values if _inside(values, spec) else None
 
 

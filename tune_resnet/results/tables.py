@@ -24,7 +24,7 @@ from tune_resnet.runs.directory import SEARCH
 from tune_resnet.runs.load import RunFrames, accuracy_column
 from tune_resnet.runs.merge import all_hyperparameters, run_labels
 from tune_resnet.runs.reading import records
-from tune_resnet.runs.tables import STATES
+from tune_resnet.runs.tables import STATES, value_in
 
 _CLASSES = 10  # rows of a table
 _NOTE_LENGTH = 80  # characters shown of a trial's error
@@ -184,7 +184,7 @@ def winner_beside_reference(run: RunFrames) -> list[str]:
 def winner_values(run: RunFrames, names: Sequence[str]) -> list[str]:
     """The winner's hyperparameters, for a person; what its search did not vary was the reference's."""
     best = winner(run)
-    return [hyperparameter(name, best.get(name, run.spec.value(name))) if best else "-" for name in names]
+    return [hyperparameter(name, value_in(best, run.spec, name)) if best else "-" for name in names]
 
 
 def _print_section(console: Console, title: str, table: FittingTable) -> None:

@@ -8,15 +8,18 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
 from tune_resnet._files import replacing
 from tune_resnet._text import printable
+from tune_resnet.config.spec import SearchSpec
 from tune_resnet.errors import RecordError
 from tune_resnet.runs.directory import RunDirectory
 from tune_resnet.runs.load import RunFrames
-from tune_resnet.runs.tables import epoch_dtypes, score_columns, trial_columns
+from tune_resnet.runs.reading import records
+from tune_resnet.runs.tables import epoch_dtypes, score_columns, trial_columns, value_in
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -48,7 +51,7 @@ def merge_runs(runs: Sequence[RunFrames]) -> MergedFrames:
         labelled = []
         for run, label, table in zip(runs, labels, tables, strict=True):
             lacking = [name for name in columns if name not in table]
-            values = {name: math.nan if name in scores else run.spec.value(name) for name in lacking}
+            values = {name: math.nan if name in scores else _values(run.spec, table, name) for name in lacking}
             labelled.append(table.assign(run=label, **values))
         return pd.concat(labelled, ignore_index=True)[["run", *columns]].astype({"run": "str"})
 
@@ -56,6 +59,13 @@ def merge_runs(runs: Sequence[RunFrames]) -> MergedFrames:
         trials=merged([run.trials for run in runs], trial_columns(all_hyperparameters(runs), *objectives)),
         epochs=merged([run.epochs for run in runs], epoch_dtypes(*objectives)),
     )
+
+
+def _values(spec: SearchSpec, trials: pd.DataFrame, name: str) -> Any:
+    """The values of a hyperparameter that a run did not vary: one, or where it followed another, one a trial."""
+    if spec.follows(name) not in spec.space:
+        return spec.value(name)
+    return [value_in(row, spec, name) for row in records(trials)]
 
 
 def export_csv(merged: MergedFrames, directory: Path) -> list[Path]:

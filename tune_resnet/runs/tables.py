@@ -164,6 +164,14 @@ def spec_of(trial: Mapping[str, Any], spec: SearchSpec) -> SearchSpec:
     return spec.configured({name: trial[name] for name in (*spec.hyperparameters, "seed") if name in trial})
 
 
+def value_in(trial: Mapping[str, Any], spec: SearchSpec, name: str) -> Any:
+    """What a trial of this spec had for a setting, as a row of trials.csv tells, or where its search did not vary that,
+    as the spec does; None where it had none."""
+    if name in trial:
+        return trial[name]
+    return (spec_of(trial, spec) if spec.follows(name) else spec).value(name)
+
+
 def ending(epochs_done: int, epochs: int, failure: str | None) -> str:
     """The state of a trial that ended by itself or was stopped: `failed`, `finished` or `stopped`."""
     if failure:
