@@ -229,6 +229,25 @@ def test_after_a_number_all_pairs_are_looked_at(run: Path, pool: Pool, capsys: p
     assert_all_say(run, "over 3 paired seeds; looked at after each pair", capsys)
 
 
+@pytest.mark.parametrize("seeds", [(), (3,)])
+def test_a_verdict_that_was_not_written_is_written_by_the_next_command(
+    seeds: tuple[int, ...], run: Path, pool: Pool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As of a command that died after its last training: without confirm.json, or with that of fewer pairs."""
+    assert confirmed(run, *seeds) == 0
+    written = json.loads((run / "confirm.json").read_text())
+    (run / "confirm.json").unlink()
+    capsys.readouterr()
+    assert confirmed(run, *seeds) == 0
+    assert_all_say(run, "Trial 1 is better than the reference: +1.00 percentage points on 359 test images", capsys)
+    again = json.loads((run / "confirm.json").read_text())
+    assert {**written, **again} == written
+    fewer = {**written, "n": 2, "seeds": [1000, 1001], "sentence": "of two pairs"}
+    (run / "confirm.json").write_text(json.dumps(fewer))
+    assert confirmed(run, *seeds) == 0
+    assert json.loads((run / "confirm.json").read_text()) == again
+
+
 def test_another_size_has_a_verdict_of_its_own(run: Path, pool: Pool, capsys: pytest.CaptureFixture[str]) -> None:
     assert confirmed(run) == 0
     own = json.loads((run / "confirm.json").read_text())
@@ -260,7 +279,10 @@ def test_the_page_s_headline_says_the_size(run: Path, pool: Pool) -> None:
 def test_checkpoints_of_another_size_stay(run: Path, pool: Pool) -> None:
     folder = run / "checkpoints"
     stay = folder / "confirm-00001-1002-32-1438-4.pt"
-    gone = [folder / f"confirm-{name}.pt" for name in ("00007-1000-32-1438-4", "00001-1011-64-1438-4", "00001-1000")]
+    gone = [
+        folder / f"confirm-{name}.pt"
+        for name in ("00007-1000-32-1438-4", "00001-1011-64-1438-4", "00001-1003-64-1438-4", "00001-1000")
+    ]
     for path in (stay, *gone):
         path.touch()
     assert confirmed(run) == 0

@@ -12,6 +12,7 @@ interval any more.
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -40,7 +41,7 @@ from tune_resnet.results.confirmation import Confirmation, confirmation_sentence
 from tune_resnet.results.paired_test import PairedResult
 from tune_resnet.runs.directory import RunDirectory
 from tune_resnet.runs.environment import describe_environment
-from tune_resnet.runs.load import load_frames
+from tune_resnet.runs.load import load_frames, read_object
 from tune_resnet.runs.reading import records
 from tune_resnet.runs.tables import REFERENCE, REFERENCE_TRIAL, WINNER, confirm_dtypes
 
@@ -62,7 +63,8 @@ def confirm(run: RunDirectory, request: Request, spec: SearchSpec, dataset: Data
     count = () if request.pairs is None else (request.pairs,)
     alone = to_run("search", "--confirm", *count, "--resume", run.shown_path, *spec.model.flag)
     command = request.command or alone
-    known, about = under_rule(compared, frames.confirm), None
+    known = under_rule(compared, frames.confirm)
+    about: dict[str, Any] = {"command": command}
     if missing := compared.missing(known):
         with ExitStack() as cluster:
             with busy(console, "starting Ray"):
@@ -78,9 +80,7 @@ def confirm(run: RunDirectory, request: Request, spec: SearchSpec, dataset: Data
             again = "The same command again goes on with what is missing." if request.resume else f"go on       {alone}"
             say(console, again, whole=True)
             return 128 + ended_by
-        about = {**describe_environment(), **plan.machine(), "command": command, "wall_seconds": time.time() - started}
-    elif known is not frames.confirm:
-        about = {"command": command}
+        about |= {**describe_environment(), **plan.machine(), "wall_seconds": time.time() - started}
     code = _conclude(compared, about, console)
     if code:
         written_report(run.path, at_its_end=True)
@@ -152,6 +152,8 @@ def _train(
             if latest is not None and latest != seen:
                 say(console, look_line(latest, compared.spec.search.of_what))
                 seen, done = latest, done or latest.is_clear
+    if compared.is_clear(pd.DataFrame(rows, columns=columns)):
+        _forget_others(compared, [])
     return end.signal
 
 
@@ -167,9 +169,9 @@ def _forget_others(compared: Pairs, trainings: Sequence[Training]) -> None:
             path.unlink(missing_ok=True)
 
 
-def _conclude(compared: Pairs, about: dict[str, Any] | None, console: Console) -> int:
-    """Prints the pairs and the verdict, and writes confirm.json where there is something new (`about`). The exit
-    code."""
+def _conclude(compared: Pairs, about: dict[str, Any], console: Console) -> int:
+    """Prints the pairs and the verdict, and writes confirm.json, with what is said `about` the command, where it does
+    not say so already. The exit code."""
     confirmed = confirmations(load_frames(compared.run.path))
     found = next((one for one in confirmed if one.of_winner and one.size == compared.size), None)
     if found is None:
@@ -186,9 +188,10 @@ def _conclude(compared: Pairs, about: dict[str, Any] | None, console: Console) -
     say(console, f"\n{confirmation_sentence(found)}")
     if found.result is None:
         return 1
-    if about is not None:
-        summary = {**_summary(compared, found, found.result, idle), **about}
-        write_whole(compared.run.confirm_json, as_json(summary) + "\n")
+    summary = _summary(compared, found, found.result, idle)
+    before = read_object(compared.run.confirm_json)
+    if {**before, **json.loads(as_json(summary))} != before:
+        write_whole(compared.run.confirm_json, as_json({**summary, **about}) + "\n")
     return 0
 
 
