@@ -9,15 +9,19 @@ from typing import Any
 
 import pytest
 from factories import ROOT, SEARCH, Build
+from rich.console import Console
 
 import tune_resnet
 from tune_resnet import REFERENCE, BudgetSpec, DataSpec, Domain, ModelSpec, Search, SearchSpec, load_run, load_spec
+from tune_resnet.commands.job import Job
 from tune_resnet.commands.options import parse_options
 from tune_resnet.config.validation import SpecError
 from tune_resnet.data.digits import load_digits
 from tune_resnet.data.load import load_dataset
 from tune_resnet.errors import UserError
-from tune_resnet.runs.directory import RunDirectory
+from tune_resnet.runs.directory import BASELINE, FINAL, RunDirectory
+from tune_resnet.runs.directory import SEARCH as SEARCH_KIND
+from tune_resnet.runs.resume import History
 from tune_resnet.runs.tables import FINISHED, STOPPED
 
 README = ROOT / "README.md"
@@ -66,6 +70,28 @@ def test_a_network_of_one_s_own_is_imported_only_with_consent(tmp_path: Path) ->
     with pytest.raises(SpecError, match="uses a network of your own: give its spec"):
         Search(resume=tmp_path / "it")
     assert Search(own, resume=tmp_path / "it").spec == own
+
+
+@pytest.mark.parametrize("factory", [None, "nets:small"])
+@pytest.mark.parametrize("asked", ["search", "baseline", "warm_start", "resume", "finalize", "trial", "larger"])
+def test_the_command_on_record_has_the_same_done(asked: str, factory: str | None, tmp_path: Path) -> None:
+    spec = SearchSpec(model=ModelSpec(factory=factory), search=BudgetSpec(name="it"))
+    for name in ("it", "earlier"):
+        RunDirectory.create(tmp_path / name, spec)
+    of_run, history = RunDirectory(tmp_path / "it"), None
+    if asked == "resume":
+        search, history = Search(spec, resume=of_run.path), History()
+    elif asked in ("finalize", "trial", "larger"):
+        if asked == "larger":
+            spec = replace(spec, data=replace(spec.data, limit_train=900), train=replace(spec.train, epochs=9))
+        search = Search(spec, finalize=of_run.path, trial=3 if asked == "trial" else None)
+    else:
+        search = Search(spec, baseline=asked == "baseline", warm_start=[tmp_path / "earlier"][: asked == "warm_start"])
+    kind = {"baseline": BASELINE, "finalize": FINAL, "trial": FINAL, "larger": FINAL}.get(asked, SEARCH_KIND)
+    job = Job(search, spec, Console(), 0, kind, of_run.path, history)
+    again = parse_options(job.flags(of_run))
+    assert list(again.warm_start) == list(search.warm_start)
+    assert replace(again, command=None, warm_start=search.warm_start) == search
 
 
 def test_what_is_wrong_is_an_exception_with_the_commands_message(tmp_path: Path) -> None:

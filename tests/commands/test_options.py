@@ -153,8 +153,6 @@ def test_a_run_to_confirm_brings_its_spec(tmp_path: Path) -> None:
     options = parse_options(["--resume", str(tmp_path), "--confirm", "5", "--max-concurrent", "1"])
     assert (options.confirm, options.pairs, options.resume) == (5, 5, tmp_path)
     assert (options.spec.search.num_samples, options.spec.resources.max_concurrent) == (7, 1)
-    options = parse_options(["--resume", str(tmp_path), "--confirm", "5", "--device", "cuda"])
-    assert options.spec.resources.gpus_per_trial is None
 
 
 def test_runs_are_found_by_name_or_as_the_latest(tmp_path: Path) -> None:
@@ -166,12 +164,29 @@ def test_runs_are_found_by_name_or_as_the_latest(tmp_path: Path) -> None:
     assert parse_options(["--warm-start", "old", "latest", *where]).warm_start == [tmp_path / "old", tmp_path / "new"]
 
 
-def test_a_run_of_a_gpu_machine_goes_on_without_a_gpu(tmp_path: Path) -> None:
-    (tmp_path / "spec.toml").write_text("[resources]\ndevice = 'cuda'\ngpus_per_trial = 0.5\n")
-    resources = parse_options(["--resume", str(tmp_path), "--device", "cpu"]).spec.resources
-    assert gpus_per_trial(resources, "cpu") == 0
-    with pytest.raises(DeviceError, match=r"gpus_per_trial = 0\.5, but trials run on the CPU"):
-        gpus_per_trial(parse_options(["--resume", str(tmp_path)]).spec.resources, "cpu")
+@pytest.mark.parametrize("flag", ["--resume", "--experiment"])
+@pytest.mark.parametrize(
+    ("before", "device", "share"),
+    [
+        ("cuda", "cpu", None),
+        ("cuda", "auto", None),
+        ("cuda", "cuda", 0.5),
+        ("auto", "cuda", 0.5),
+        ("auto", "cpu", None),
+        ("cpu", "cuda", None),
+    ],
+)
+def test_a_share_of_a_gpu_is_of_the_device_of_its_file(
+    flag: str, before: str, device: str, share: float | None, tmp_path: Path
+) -> None:
+    file = tmp_path / "spec.toml"
+    file.write_text(f"[resources]\ndevice = '{before}'\ngpus_per_trial = {0.0 if before == 'cpu' else 0.5}\n")
+    named = [flag, str(file if flag == "--experiment" else tmp_path)]
+    assert parse_options([*named, "--device", device]).spec.resources.gpus_per_trial == share
+    assert parse_options([*named, "--device", device, "--gpus-per-trial", "2"]).spec.resources.gpus_per_trial == 2
+    if before != "cpu":
+        with pytest.raises(DeviceError, match=r"gpus_per_trial = 0\.5, but trials run on the CPU"):
+            gpus_per_trial(parse_options(named).spec.resources, "cpu")
 
 
 def test_a_sampler_of_the_past_is_refused_before_anything_starts(

@@ -20,6 +20,7 @@ from tune_resnet.data import load
 from tune_resnet.data.types import Dataset
 from tune_resnet.execution.training_pool import Training
 from tune_resnet.results.confirmation import confirmation_sentence, confirmations
+from tune_resnet.results.next_steps import next_steps
 from tune_resnet.results.page import write_report
 from tune_resnet.runs.load import load_frames
 from tune_resnet.runs.tables import CONFIRM_DTYPES, FINISHED, REFERENCE, SIZE, WINNER
@@ -266,6 +267,16 @@ def test_another_size_has_a_verdict_of_its_own(run: Path, pool: Pool, capsys: py
     assert "worse than the reference at width 64 on 1,438 training images for 2 epochs" in capsys.readouterr().out
     assert pool.sizes == [(64, 1438, 4), (32, 900, 4), (64, 1438, 2)]
     assert len({name for _, name in pool.trained}) == len(pool.trained) == 16  # no checkpoint of two trainings
+
+
+def test_what_was_confirmed_larger_is_finalized_as_large(run: Path, pool: Pool) -> None:
+    assert confirmed(run) == 0
+    assert next_steps(load_frames(run))["finalize it"].endswith(f"--finalize {run}")
+    assert confirmed(run, "--width", 65, "--epochs", 5) == 0
+    assert next_steps(load_frames(run))["finalize it"].endswith(f"--finalize {run} --width 65 --epochs 5")
+    pool.differences = [-one for one in CLEAR]
+    assert confirmed(run, "--width", 66) == 0  # worse
+    assert next_steps(load_frames(run))["finalize it"].endswith(f"--finalize {run} --width 65 --epochs 5")
 
 
 def test_the_page_s_headline_says_the_size(run: Path, pool: Pool) -> None:

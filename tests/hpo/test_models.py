@@ -299,6 +299,23 @@ def test_a_final_training_makes_room_for_that_of_another_trial_only_when_it_begi
     assert load_frames(path / "final-trial-1").env["trial"] == 1
 
 
+def test_a_final_training_may_be_of_another_size_than_its_search(
+    searched: Build, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, final = searched.directory.path, searched.directory.final
+    assert main(["--finalize", str(path)]) == 0
+    larger = ["--finalize", str(path), "--width", "2", "--limit-train", "60", "--epochs", "2"]
+    assert main(larger) == 0
+    assert "the final training from before is now in" in capsys.readouterr().out
+    frames = load_frames(final)
+    assert (frames.spec.model.width, frames.env["train_images"], len(frames.epochs)) == (2, 60, 2)
+    assert main(larger) == 0  # it is there
+    assert main(["--finalize", str(path)]) == 0
+    widths = {one.name: load_frames(one).spec.model.width for one in path.glob("final*")}
+    assert widths == {"final": 1, "final-trial-2": 1, "final-trial-2-2": 2}
+    assert main(["--finalize", str(path), "--batch-size", "10"]) == 2
+
+
 def test_a_final_training_is_no_search_to_confirm(searched: Build, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--finalize", str(searched.directory.path)]) == 0
     assert main(["--confirm", "2", "--resume", str(searched.directory.final)]) == 2

@@ -10,6 +10,7 @@ from rich.console import Console
 from tune_resnet.commands.baseline import run_single
 from tune_resnet.commands.job import End, Job
 from tune_resnet.commands.request import Request
+from tune_resnet.config.spec import SearchSpec
 from tune_resnet.hpo.models import trial_to_finalize
 from tune_resnet.runs.directory import FINAL, RunDirectory
 from tune_resnet.runs.load import load_frames
@@ -26,8 +27,15 @@ def finalize(request: Request, path: Path, console: Console, started: float) -> 
     spec = replace(spec_of(row, spec), search=replace(spec.search, name=None))
     job, of = Job(request, spec, console, started, FINAL, final), frames.env.get("dataset_fingerprint")
     before = load_frames(final) if final.exists() else None
-    if before and before.env.get("trial") == row["trial"] and spec_of(row, before.spec) == before.spec:
+    if before and before.env.get("trial") == row["trial"] and _is_same(spec, before.spec):
         run = RunDirectory(final)
         with run.lock():
             return run_single(replace(job, history=read_history(run)), row["trial"], path, of)
     return run_single(job, row["trial"], path, of)
+
+
+def _is_same(*specs: SearchSpec) -> bool:
+    """Whether two specs are of the same training, be it on another machine."""
+    here = [spec.configured({"data.data_dir": None, "precision": "auto"}) for spec in specs]
+    ours, theirs = ((spec.data, spec.model, spec.train) for spec in here)
+    return ours == theirs

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,11 +13,12 @@ from rich.console import Console
 
 from tune_resnet._files import write_whole
 from tune_resnet._text import say, shown_path, to_run
-from tune_resnet.commands.request import Request
+from tune_resnet.commands.request import SIZE, Request, own_spec_file
 from tune_resnet.config.hyperparameters import ARGUMENT
 from tune_resnet.config.spec import SearchSpec
+from tune_resnet.config.toml import load_spec
 from tune_resnet.errors import RecordError
-from tune_resnet.runs.directory import FINAL, RunDirectory
+from tune_resnet.runs.directory import BASELINE, FINAL, RunDirectory
 
 if TYPE_CHECKING:
     from tune_resnet.data.types import Dataset
@@ -57,7 +58,7 @@ class Job:
         from tune_resnet.runs.environment import describe_environment
 
         here, run = describe_environment(), RunDirectory(self.path)
-        command = self.request.command or to_run("search", "--experiment", shown_path(run.spec_toml))
+        command = self.request.command or to_run("search", *self.flags(run))
         # The precision as it was asked for: where the run goes on, another may suit.
         spec = replace(self.spec, points_to_evaluate=plan.spec.points_to_evaluate, resources=plan.spec.resources)
         if self.history is not None:
@@ -84,17 +85,41 @@ class Job:
         with run.lock():
             yield run
 
+    def flags(self, run: RunDirectory) -> list[str]:
+        """What has the same done on a command line, for what Python asks for."""
+        asked = self.request
+        if asked.finalize is not None:
+            searched = Path(asked.finalize)
+            what = ["--finalize", str(shown_path(searched)), *self._size_flags(load_spec(own_spec_file(searched)))]
+            what += [] if asked.trial is None else ["--trial", str(asked.trial)]
+        elif self.history is not None:
+            what = ["--resume", str(run.shown_path)]
+        else:
+            what = ["--baseline"] if self.kind == BASELINE else []
+            what += ["--experiment", str(shown_path(run.spec_toml))]
+            what += ["--warm-start", *map(str, asked.warm_start)] if asked.warm_start else []
+        return [*what, *self.spec.model.flag]
+
+    def _size_flags(self, searched: SearchSpec) -> list[str]:
+        """The flags for what is not the size of the search whose trial is trained."""
+        flags = []
+        for section, name in (key.split(".") for key in sorted(SIZE - {*searched.space})):
+            before, now = (getattr(getattr(spec, section), name) for spec in (searched, self.spec))
+            flags += [] if now == before else [f"--{name.replace('_', '-')}", str(now)]
+        return flags
+
 
 def _make_room(path: Path, console: Console) -> None:
-    """Moves another trial's final training aside, if there is one; RecordError where a command is at work in it."""
+    """Moves a final training of another trial or size aside; RecordError where a command is at work in it."""
     if not path.exists():
         return
     from tune_resnet.runs.load import load_frames
 
     before = RunDirectory(path)
-    aside = before.path.with_name(f"final-trial-{load_frames(before.path).env.get('trial')}")
+    name = f"final-trial-{load_frames(before.path).env.get('trial')}"
+    names = (f"{name}-{number}" if number > 1 else name for number in count(1))
+    aside = next(path for path in map(before.path.with_name, names) if not path.exists())
     with before.lock():
-        shutil.rmtree(aside, ignore_errors=True)
         before.path.rename(aside)
     say(console, f"the final training from before is now in {shown_path(aside)}")
 

@@ -179,8 +179,6 @@ def parse_options(arguments: Sequence[str]) -> Search:
         if experiment is not None:
             raise SpecError("--experiment does not go with an existing run: its own spec.toml says what it is")
         experiment = own_spec_file(found_run(run, runs_dir))
-        if "resources.device" in settings:
-            settings.setdefault("resources.gpus_per_trial", None)  # the run's own share is of the device it had
     spec = _resolve(experiment, settings, space, resumed=run is not None)
     return Search(spec, command=shlex.join(["python", "-m", "tune_resnet.search", *arguments]), **given)
 
@@ -231,6 +229,9 @@ def _resolve(
         _check_factory(spec.model.factory, settings.get("model.factory"), experiment, resumed)
         if settings.get("model.factory", spec.model.factory) != spec.model.factory:
             tables = {**tables, "model": {}}  # the file's network is another
+        before, device = spec.resources.device, settings.get("resources.device")
+        if device not in (None, before) and (before, device) != ("auto", "cuda"):
+            settings = {"resources.gpus_per_trial": None, **settings}  # the file's share is of the device it has
         own = spec.space
     if space:
         tables = {**tables, "space": with_bounds(own, space)}

@@ -28,7 +28,7 @@ _MACHINE = {
     "resources.max_concurrent", "train.precision",
 }  # fmt: skip
 _LENGTH = {"search.num_samples", "search.time_budget"}  # as it goes on, as its space may;
-_SIZE = {"model.width", "data.limit_train", "train.epochs"}  # and as it is confirmed.
+SIZE = {"model.width", "data.limit_train", "train.epochs"}  # and as its winner is trained again.
 
 
 @dataclass(frozen=True, repr=False)
@@ -94,7 +94,7 @@ class Request:
                 raise SpecError(f"{run} uses a network of your own: give its spec, to allow it to be imported and run")
             return own
         goes_on = self.resume is not None and not self.confirm
-        may_change = _MACHINE | (_LENGTH if goes_on else _SIZE - {*own.space} if self.confirm else set())
+        may_change = _MACHINE | (_LENGTH if goes_on else SIZE - {*own.space})
         _check_same_run(Path(run), own, self.spec, may_change, may_grow=goes_on)
         in_order = {**{name: self.spec.space[name] for name in own.space}, **self.spec.space}  # of the run's tables
         return replace(self.spec, space=in_order)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import tomli_w
@@ -10,8 +11,10 @@ from tune_resnet._text import printable, to_run
 from tune_resnet.hpo.ranking import final_run, trial_of
 from tune_resnet.results.confirmation import winner_results
 from tune_resnet.results.edges import widening_commands
+from tune_resnet.results.paired_test import BETTER
 from tune_resnet.runs.directory import FINAL, SEARCH, RunDirectory
-from tune_resnet.runs.load import RunFrames
+from tune_resnet.runs.load import RunFrames, own_size
+from tune_resnet.runs.tables import SIZE
 
 
 def winner_toml(frames: RunFrames) -> str:
@@ -42,7 +45,18 @@ def next_steps(frames: RunFrames) -> dict[str, str]:
         steps["confirm it"] = to_run("search", "--confirm", "--resume", path, *model)
     final = final_run(frames)
     if is_search and (final is None or final.trials["trial"].item() != best["trial"]):
-        steps["finalize it"] = to_run("search", "--finalize", path, *model)
+        steps["finalize it"] = to_run("search", "--finalize", path, *_size_flags(frames), *model)
     used = path.parent if frames.kind == FINAL else path
     steps["use it"] = f"{to_run('predict', used, *model)} IMAGE ..."
     return {name: printable(command) for name, command in steps.items()}
+
+
+def _size_flags(frames: RunFrames) -> list[object]:
+    """The flags for the largest size at which the winner has been confirmed to be better, if not its search's own."""
+    own, flags = (
+        own_size(frames.spec, frames.env),
+        dict(zip(SIZE, ("--width", "--limit-train", "--epochs"), strict=True)),
+    )
+    sizes = [one.size for one, result in winner_results(frames) if result.verdict == BETTER]
+    largest = max(sizes, key=lambda size: math.prod(size.values()), default=own)
+    return [word for name, flag in flags.items() if largest[name] != own[name] for word in (flag, largest[name])]
