@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from tune_resnet._text import printable
@@ -31,19 +32,19 @@ def _write(paths: Sequence[Path], out: Path | None) -> None:
     """Writes the page. A browser that shows it loads it again where somebody goes on writing it: a search in its own
     directory or, on a terminal, this command as long as the only run goes on."""
     runs = [find_run(path) for path in paths]  # `latest` may be another one later
-    alone = len(runs) == 1
-    by_search = alone and out is None and load_frames(runs[0]).kind == SEARCH
-    here = alone and not by_search and sys.stdout.isatty()
+    alone = load_frames(runs[0]) if len(runs) == 1 else None
+    by_search = alone is not None and out is None and alone.kind == SEARCH
+    here = alone is not None and not by_search and sys.stdout.isatty()
+    goes_on = alone is not None and alone.active
     reload_seconds = EVERY if by_search or here else 0
     print(f"wrote {printable(write_report(runs, out, reload_seconds=reload_seconds))}")
-    if not here or not load_frames(runs[0]).active:
-        return
-    print(f"it is written again every {EVERY} s until the run ends; Ctrl-C ends that sooner")
-    try:
-        while load_frames(runs[0]).active:
-            time.sleep(EVERY)
-            write_report(runs, out, reload_seconds=EVERY)
-    except KeyboardInterrupt:
+    if here and goes_on:
+        print(f"it is written again every {EVERY} s until the run ends; Ctrl-C ends that sooner")
+        with suppress(KeyboardInterrupt):
+            while load_frames(runs[0]).active:
+                time.sleep(EVERY)
+                write_report(runs, out, reload_seconds=EVERY)
+    if goes_on and (here or not load_frames(runs[0]).active):  # it may have ended while its page was written
         write_report(runs, out)
 
 

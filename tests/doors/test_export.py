@@ -6,11 +6,13 @@ import errno
 import io
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from torch import Tensor, nn
 
 from tune_resnet._text import to_install
 from tune_resnet.config.sections import ModelSpec, TrainSpec
@@ -74,8 +76,24 @@ def test_a_file_that_answers_otherwise_is_an_error(
 ) -> None:
     wrong = lambda program, path, classes: lambda images: probabilities(model, images) + 2 * TOLERANCE  # noqa: E731
     monkeypatch.setitem(exported_model.FORMATS, "torch", wrong)
+    (tmp_path / "it.pt2").write_text("a good one")
     with pytest.raises(ExportError, match=r"probabilities that differ from the model's by up to 0\.0002"):
         export(model, tmp_path / "it.pt2", "torch")
+    assert [one.read_text() for one in tmp_path.iterdir()] == ["a good one"]
+
+
+class Undecided(nn.Module):
+    """What it does depends on its images."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        return images.flatten(1)[:, :10] * (1 if images.sum() > 0 else 2)
+
+
+def test_a_network_that_cannot_be_exported_is_said_in_a_line(model: TrainedModel, tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match="this network cannot be exported: ") as caught:
+        export(replace(model, network=Undecided()), tmp_path / "it.pt2", "torch")
+    assert "\n" not in str(caught.value)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_disk_that_is_full_is_said_in_a_line(capsys: pytest.CaptureFixture[str]) -> None:

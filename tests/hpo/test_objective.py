@@ -98,7 +98,7 @@ def test_every_view_names_it(balanced: Build, capsys: pytest.CaptureFixture[str]
     assert "gain in points of balanced accuracy" in page.text
     assert "estimated" not in page.text
     assert "Balanced accuracy over max_lr" in (frames.path / "report.html").read_text()
-    assert "shown: balanced accuracyvalidation losstraining loss" in "".join(page.text.split("\n"))
+    assert "shown: balanced accuracylosstraining loss" in "".join(page.text.split("\n"))
     titles = {figure["layout"]["yaxis"].get("title", {}).get("text") for figure in page.figures.values()}
     assert {"balanced accuracy"} <= titles
     assert "accuracy" not in titles

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import itertools
 import math
+import statistics
+from collections import defaultdict
+from random import Random
 from types import SimpleNamespace
 
 import pytest
@@ -99,6 +102,33 @@ def test_the_median_rule_compares_the_best_value_with_running_means() -> None:
             rule.should_stop(trial, epoch, value)  # running mean at epoch 2: 0.5
     assert not rule.should_stop(3, 1, 0.6)
     assert not rule.should_stop(3, 2, 0.1)  # its best is still 0.6
+
+
+@many
+@given(
+    lengths=st.lists(st.integers(1, 4), min_size=1, max_size=8),
+    order=st.randoms(use_true_random=False),
+    grace=st.integers(1, 3),
+)
+def test_the_median_rule_is_what_its_words_say(lengths: list[int], order: Random, grace: int) -> None:
+    """Epochs come in any order between the trials, and some twice."""
+    rule, curves = MedianRule(grace), defaultdict[int, dict[int, float]](dict)
+    waiting = {trial: list(range(1, length + 1)) for trial, length in enumerate(lengths)}
+    while waiting:
+        trial = order.choice(list(waiting))
+        epoch, value = waiting[trial].pop(0), order.random()
+        if not waiting[trial]:
+            del waiting[trial]
+        for _ in range(order.choice([1, 1, 2])):
+            others = [
+                statistics.fmean(v for e, v in curve.items() if e <= epoch)
+                for other, curve in curves.items()
+                if other != trial and epoch in curve
+            ]
+            curves[trial][epoch] = value
+            is_judged = epoch >= grace and len(others) >= 3
+            expected = is_judged and max(curves[trial].values()) < statistics.median(others)
+            assert rule.should_stop(trial, epoch, value) == expected
 
 
 @pytest.mark.parametrize(

@@ -140,6 +140,8 @@ def test_a_bound_on_a_linear_scale_moves_by_the_width(tmp_path: Path) -> None:
         ("batch_size", Domain(low=100, high=1000, step=100), 100, None),
         ("batch_size", Domain(low=100, high=1000, step=100), 1000, "batch_size=100:1900"),
         ("batch_size", Domain(low=250, high=700, step=50), 250, "batch_size=50:700"),
+        ("momentum", Domain(low=0.8, high=0.95, step=0.01), 0.8, "momentum=0.7:0.95"),
+        ("dropout", Domain(low=0, high=0.45, step=0.05), 0.45, "dropout=0:0.9"),
     ],
 )
 def test_a_bound_of_any_hyperparameter_moves_to_where_it_can_be(

@@ -16,6 +16,7 @@ import pytest
 from factories import MIXED, RESULTS, SEARCH, SPEC, Build, Page
 
 from experiments.benchmarks.speed.scale import RECORDED, record
+from tune_resnet._text import percent
 from tune_resnet.commands.live_page import EVERY
 from tune_resnet.config.sections import SchedulerSpec
 from tune_resnet.config.space import DEFAULT_SPACE, Choices, Domain
@@ -42,6 +43,7 @@ from tune_resnet.results.page import write_report
 from tune_resnet.results.side_by_side import differing_settings, leader
 from tune_resnet.results.space_charts import slice_chart
 from tune_resnet.results.verdict import BAD, GOOD, OPEN, Verdict, evidence, verdict
+from tune_resnet.runs.directory import FINAL, RunDirectory
 from tune_resnet.runs.load import load_frames
 from tune_resnet.runs.tables import CONFIRM_DTYPES, FAILED, FINISHED, INTERRUPTED, RUNNING, STOPPED
 from tune_resnet.training.schedule import rate_at
@@ -283,6 +285,39 @@ def test_a_baseline_judged_on_the_test_set_has_a_page(tmp_path: Path) -> None:
     assert "The reference: 80.00% test accuracy" in Page(write_report([build.directory.path])).text
 
 
+def test_a_final_training_has_no_winner_and_its_own_rates(tmp_path: Path) -> None:
+    build = Build(tmp_path / "run")
+    build.directory.write_env({"kind": FINAL, "trial": 0})
+    build.trial([0.5, 0.6, 0.7, 0.8], FINISHED, on="test")
+    trials = build.directory.trials_csv  # the trial of a search that is trained, here the seventh
+    trials.write_text(trials.read_text().replace("\n0,", "\n7,"))
+    epochs = build.directory.epochs_csv
+    epochs.write_text(epochs.read_text().replace("\n0,", "\n7,"))
+    page = Page(write_report([build.directory.path]))
+    assert "winner" not in page.text.lower()
+    assert {trace["name"] for figure in page.figures.values() for trace in figure["data"]} == {FINISHED}
+    assert "Learning rates" in page.text
+    assert "Early stopping" not in page.text
+
+
+def test_the_time_between_the_commands_of_a_run_is_not_said_to_be_idle(tmp_path: Path) -> None:
+    text = Page(write_report([RESULTS / "cifar10-jpeg-wide"], tmp_path / "page.html")).text
+    assert "The run was resumed: the time between its commands is part of the picture." in text
+    assert "ran side by side" not in text
+
+
+def test_the_last_page_of_a_run_that_ends_meanwhile_is_of_its_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build = Build(tmp_path / "run")
+    build.trial([0.5, 0.6, 0.7, 0.8], FINISHED)
+    path = build.directory.path
+    looks = iter([True, True])  # as the page is begun
+    monkeypatch.setattr(RunDirectory, "in_use", lambda self: next(looks, False))
+    assert main([str(path)]) == 0
+    assert 'data-reload="' not in (path / "report.html").read_text()
+
+
 def test_several_runs_are_compared(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     baseline = RESULTS / "cifar10-jpeg-baseline"
     assert main([str(SEARCH), str(baseline), str(SEARCH), "--out", str(tmp_path / "two.html")]) == 0
@@ -464,7 +499,7 @@ def test_a_space_without_a_learning_rate_has_a_page(tmp_path: Path) -> None:
 
 def test_losses_can_be_chosen_and_axes_begin_where_trials_differ(tmp_path: Path) -> None:
     figure = Page(write_report([SEARCH], tmp_path / "page.html")).figures["plot-2-1"]
-    assert [view["label"] for view in figure["views"]] == ["accuracy", "validation loss", "training loss"]
+    assert [view["label"] for view in figure["views"]] == ["accuracy", "loss", "training loss"]
     assert all(len(view["y"]) == len(figure["data"]) for view in figure["views"])
     assert figure["views"][0]["yaxis"] == figure["layout"]["yaxis"]
     low, high = figure["layout"]["yaxis"]["range"]
@@ -526,7 +561,7 @@ def test_without_every_confirmation_the_estimates_decide_and_the_page_says_so(tm
     assert best is not None
     assert (best.run.path, best.confirmed) == (SEARCH, None)
     text = Page(write_report([SEARCH, other], tmp_path / "page.html")).text
-    assert f"{SEARCH.name} has the best winner as measured: 76.60% validation accuracy" in text
+    assert f"{SEARCH.name} has the best winner by its estimate: {percent(best.estimate)}, 76.60% validation" in text
 
 
 @pytest.mark.parametrize("name", ["cifar10-jpeg-search", "cifar10-jpeg-search-usual"])

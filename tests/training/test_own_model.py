@@ -16,8 +16,9 @@ from factories import ROOT
 
 from tune_resnet import predict
 from tune_resnet.commands.options import parse_options
-from tune_resnet.config.sections import ModelSpec, TrainSpec
+from tune_resnet.config.sections import ModelSpec, ResourceSpec, TrainSpec
 from tune_resnet.config.space import DEFAULT_SPACE, Domain
+from tune_resnet.config.spec import SearchSpec
 from tune_resnet.config.toml import load_spec
 from tune_resnet.config.validation import SpecError
 from tune_resnet.data.types import ImageSet, Split
@@ -27,7 +28,7 @@ from tune_resnet.search import main
 from tune_resnet.training.loop import TrainingRun
 from tune_resnet.training.model import ModelError, build_network, check_network
 from tune_resnet.training.saved_model import ModelFileError, load_model, save_model
-from tune_resnet.training.speed import measure_speed
+from tune_resnet.training.speed import measure_here, measure_speed
 
 PAGE = (ROOT / "experiments" / "README.md").read_text()
 SHOWN = PAGE[PAGE.index("## Your own network") :]
@@ -65,6 +66,17 @@ def no_weights(num_classes):
 
 def frozen(num_classes):
     return linear(num_classes).requires_grad_(False)
+
+class PartlyIdle(nn.Linear):
+    def __init__(self, num_classes):
+        super().__init__(3072, num_classes)
+        self.aside = nn.Linear(3, 4)
+
+    def forward(self, images):
+        return super().forward(images.flatten(1))
+
+def partly_idle(num_classes):
+    return PartlyIdle(num_classes)
 
 def linear(num_classes):
     return nn.Sequential(nn.Dropout(0.5), nn.Flatten(), nn.Linear(3072, num_classes), nn.BatchNorm1d(num_classes))
@@ -108,7 +120,7 @@ def fills_memory(num_classes):
     return InTraining(num_classes, lambda logits: logits + torch.zeros(1 << 55))
 
 def too_deep(num_classes):
-    return InTraining(num_classes, nn.Linear(3, 4))
+    return InTraining(num_classes, nn.Linear(3, 4).requires_grad_(False))
 
 def not_finite(num_classes):
     return InTraining(num_classes, lambda logits: logits / 0)
@@ -215,6 +227,7 @@ def test_an_import_string_is_of_names_only(name: str) -> None:
         ("other_nets:two_kinds", r"on images \(2, 3, 32, 32\): "),
         ("other_nets:for_others", r"on images \(2, 3, 32, 32\): RuntimeError: mat1 and mat2 shapes"),
         ("other_nets:frozen", "has nothing to train: no parameter with requires_grad on"),
+        ("other_nets:partly_idle", r": aside\.weight and 1 more do not lead to its logits; set requires_grad = False"),
         ("other_nets:no_weights", "has nothing to train: no parameter with requires_grad on"),
     ],
 )  # fmt: skip
@@ -265,6 +278,16 @@ def test_a_network_whose_loss_is_not_finite_is_timed_all_the_same(split: Split) 
 
 
 @pytest.mark.usefixtures("importable")
+def test_after_the_timing_a_process_has_as_many_threads_as_before(split: Split) -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        measure_here(SearchSpec(model=ModelSpec(width=1), resources=ResourceSpec(device="cpu")), split)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_no_batch_is_timed_that_is_smaller_than_those_of_a_training(split: Split) -> None:
     """A network with batch norm at its end cannot train on one image, as 101 less a batch of 100 would be."""
     images = ImageSet(split.train.images[:101], split.train.labels[:101])

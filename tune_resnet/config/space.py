@@ -43,7 +43,7 @@ class Domain(Section):
     def _check_step(self, step: float) -> None:
         if self.log:
             raise SpecError("space step goes with a linear scale, log = false")
-        steps = (_exact(self.high) - _exact(self.low)) / _exact(step) if step > 0 else Fraction(0)
+        steps = (exact(self.high) - exact(self.low)) / exact(step) if step > 0 else Fraction(0)
         if not (steps.denominator == 1 and 1 <= steps <= _MAX_STEPS):
             raise SpecError(
                 f"space step must divide the way from low to high into at most {_MAX_STEPS:,} steps, "
@@ -101,7 +101,7 @@ class Domain(Section):
 
     def contains(self, other: Domain | Choices) -> bool:
         """Whether all of the other domain's values are in this one."""
-        if self.step and isinstance(other, Domain) and (not other.step or _exact(other.step) % _exact(self.step)):
+        if self.step and isinstance(other, Domain) and (not other.step or exact(other.step) % exact(self.step)):
             return False
         return all(map(self.holds, other.ends))
 
@@ -196,7 +196,7 @@ def domain_from_table(table: object) -> Domain | Choices:
     return Choices(choices=table["choices"], when=table.get("when"))
 
 
-def _exact(number: float) -> Fraction:
+def exact(number: float) -> Fraction:
     """A number as it is written, in decimals."""
     return Fraction(str(number))
 

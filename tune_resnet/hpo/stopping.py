@@ -146,19 +146,22 @@ class MedianRule:
         self.grace_epochs = grace_epochs
         self.margin = margin
         self.curves: defaultdict[int, dict[int, float]] = defaultdict(dict)
+        self._means: defaultdict[int, dict[int, float]] = defaultdict(dict)  # up to each epoch, of each trial
+        self._in_order: defaultdict[int, list[float]] = defaultdict(list)  # kept so: sorting takes its time
 
     def should_stop(self, trial: int, epoch: int, value: float) -> bool:
         if not math.isfinite(value):
             return True
-        self.curves[trial][epoch] = value
-        means = [
-            statistics.fmean(v for e, v in curve.items() if e <= epoch)
-            for other, curve in self.curves.items()
-            if other != trial and max(curve) >= epoch
-        ]
-        if epoch < self.grace_epochs or len(means) < self.min_others:
-            return False
-        return max(self.curves[trial].values()) + self.margin < statistics.median(means)
+        curve, means, in_order = self.curves[trial], self._means[epoch], self._in_order[epoch]
+        if trial in means:  # told again
+            in_order.remove(means[trial])
+        others = len(in_order)
+        curve[epoch] = value
+        median = (in_order[(others - 1) // 2] + in_order[others // 2]) / 2 if others else -math.inf
+        means[trial] = statistics.fmean(v for e, v in curve.items() if e <= epoch)
+        bisect.insort(in_order, means[trial])
+        is_judged = epoch >= self.grace_epochs and others >= self.min_others
+        return is_judged and max(curve.values()) + self.margin < median
 
 
 class NoStopping:

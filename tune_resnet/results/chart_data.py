@@ -12,11 +12,12 @@ from tune_resnet.config.space import Choices, Domain, Space
 from tune_resnet.config.validation import SpecError
 from tune_resnet.hpo.ranking import estimated, ranked_trials, winner
 from tune_resnet.results.edges import best_quarter
+from tune_resnet.runs.directory import SEARCH
 from tune_resnet.runs.load import RunFrames, accuracy_column
 from tune_resnet.runs.tables import FINISHED, REFERENCE, REFERENCE_TRIAL, STOPPED, WINNER
 from tune_resnet.training.schedule import rate_at
 
-CURVES = ("accuracy", "validation loss", "training loss")  # the first is what judges, in [0, 1]
+CURVES = ("accuracy", "loss", "training loss")  # the first is what judges, in [0, 1]
 MAX_DRAWN = 1_000  # trials: a browser draws no more at once, and nobody could tell them apart
 _MIN_FOR_REGION = 4  # finished trials
 _FAR_BELOW = 4  # times as far from the median as the best trial
@@ -25,10 +26,11 @@ _POINTS_PER_EPOCH = 20  # of a learning rate's curve
 
 
 def roles(frames: RunFrames) -> pd.Series:
-    """`winner`, `reference` or the state, indexed by trial; a reference that has won is the reference."""
+    """`winner`, `reference` or the state, indexed by trial; a reference that has won is the reference. Only a search
+    has a winner."""
     found = frames.trials.set_index("trial")["state"].copy()
     best = winner(frames)
-    if best is not None:
+    if best is not None and frames.kind == SEARCH:
         found[best["trial"]] = WINNER
     if REFERENCE_TRIAL in found.index:
         found[REFERENCE_TRIAL] = REFERENCE
@@ -132,9 +134,10 @@ def _positions(values: pd.Series, domain: Domain | Choices) -> pd.Series:
 
 
 def rate_curves(frames: RunFrames) -> pd.DataFrame:
-    """The learning rates of winner and reference: columns role, epoch (a fraction, from 0) and lr."""
+    """The learning rates of a search's winner and reference, or of a single training: columns role, epoch (a fraction,
+    from 0) and lr."""
     found, steps, rows = roles(frames), frames.spec.train.epochs * _POINTS_PER_EPOCH, []
-    compared = found[found.isin([REFERENCE, WINNER])]
+    compared = found[found.isin([REFERENCE, WINNER])] if frames.kind == SEARCH else found
     for trial, role in zip(compared.index, compared, strict=True):
         with suppress(SpecError):  # a table edited by hand may have a rate that no training has
             train = frames.config(trial).train

@@ -11,7 +11,7 @@ import pandas as pd
 from tune_resnet._text import printable, to_run
 from tune_resnet.config.hyperparameters import limits_of
 from tune_resnet.config.sections import MAX_TRIALS
-from tune_resnet.config.space import Domain
+from tune_resnet.config.space import Domain, exact
 from tune_resnet.config.spec import SearchSpec
 from tune_resnet.hpo.ranking import best_trials, finished_trials
 from tune_resnet.runs.directory import SEARCH, RunDirectory
@@ -94,9 +94,15 @@ def _movable(name: str, domain: Domain, kind: type) -> list[tuple[str, float, fl
     low, high = domain.wider_bounds()
     low, high = max(low, least, limits.get("ge", 0.0)), min(high, limits.get("le", math.inf))
     if step := domain.step or (1 if kind is int else None):
-        low, high = domain.low - (domain.low - low) // step * step, domain.high + (high - domain.high) // step * step
+        low, high = _by_steps(domain.low, low, step), _by_steps(domain.high, high, step)
     sides = [(LOWER, domain.low, low)] if low < domain.low and low > limits.get("gt", -math.inf) else []
     return [*sides, (UPPER, domain.high, high)] if high > domain.high else sides
+
+
+def _by_steps(bound: float, wanted: float, step: float) -> float:
+    """The bound moved by whole steps, as near to where it is wanted as that goes without passing it."""
+    steps = int((exact(wanted) - exact(bound)) / exact(step))
+    return float(exact(bound) + steps * exact(step))
 
 
 def edge_sentences(found: Sequence[Edge]) -> list[str]:
@@ -119,7 +125,7 @@ def widening_commands(frames: RunFrames) -> list[str]:
     if not moved:
         return []
     space = [
-        f"{name}={_exact(moved.get((name, LOWER), domain.low))}:{_exact(moved.get((name, UPPER), domain.high))}"
+        f"{name}={_written(moved.get((name, LOWER), domain.low))}:{_written(moved.get((name, UPPER), domain.high))}"
         for name, domain in _intervals(frames).items()
         if {(name, LOWER), (name, UPPER)} & moved.keys()
     ]
@@ -128,6 +134,6 @@ def widening_commands(frames: RunFrames) -> list[str]:
     return [printable(to_run("search", "--resume", path, "--space", *space, "--num-samples", trials, *model))]
 
 
-def _exact(bound: float) -> str:
+def _written(bound: float) -> str:
     """A bound as short as it can be written without moving it."""
     return f"{bound:g}" if float(f"{bound:g}") == bound else repr(bound)

@@ -116,8 +116,9 @@ def _comparison_answer(by_label: Mapping[str, RunFrames], best: Leader | None) -
         return Answer(Verdict(OPEN, "No trial has finished yet in any of the runs"))
     own, label = verdict(best.run), next(name for name, run in by_label.items() if run is best.run)
     if best.confirmed is None:
-        reached = compare_to_reference(best.run).reached
-        return Answer(Verdict(OPEN, f"{label} has the best winner as measured: {reached}"), own.headline)
+        found = compare_to_reference(best.run)
+        by = f"{label} has the best winner by its estimate: {percent(best.estimate)}, {found.reached}"
+        return Answer(Verdict(OPEN, by), own.headline)
     mean = f"{percent(best.confirmed)} mean test {best.run.spec.search.judged_by}"
     return Answer(Verdict(own.tone, f"{label} has the best confirmed winner: {mean}"), own.headline)
 

@@ -10,6 +10,7 @@ from tune_resnet._text import duration, flat, printable
 from tune_resnet.results import chart_data, detail_charts
 from tune_resnet.results.early_stopping import cuts, judged, rung_table
 from tune_resnet.results.page_parts import Section, Table, plot_of
+from tune_resnet.runs.directory import SEARCH
 from tune_resnet.runs.load import RunFrames
 
 _LAST_DATE = 253_402_300_800.0  # Unix time of the year 10000, which has no date
@@ -17,7 +18,7 @@ _LAST_DATE = 253_402_300_800.0  # Unix time of the year 10000, which has no date
 
 def _stopping(run: RunFrames) -> Section | None:
     rows, signal = judged(run), run.spec.signal
-    if rows.empty:
+    if rows.empty or run.kind != SEARCH:
         return None
     rungs = rung_table(run)
     columns = ["epoch", "reached", "stopped", "went_on", "weakest_went_on", "strongest_stopped"]
@@ -36,7 +37,7 @@ def _rates(run: RunFrames) -> Section | None:
     rates = chart_data.rate_curves(run)
     if rates.empty:
         return None
-    plot = plot_of("Learning rate over epochs of winner and reference", detail_charts.rate_chart(rates))
+    plot = plot_of("Learning rate over epochs", detail_charts.rate_chart(rates))
     return Section("Learning rates", "", [plot], folded=True)
 
 
@@ -44,10 +45,13 @@ def _time(run: RunFrames) -> Section | None:
     timeline, spent = chart_data.timeline(run), chart_data.cost(run)
     if timeline.empty:
         return None
+    trained = f"{duration(spent['training_seconds'])} of training"
     note = (
-        f"{duration(spent['training_seconds'])} of training in {duration(spent['span_seconds'])}: the processes that "
-        f"ran side by side spent {spent['utilisation']:.0%} of that time on it."
+        f"{trained} in {duration(spent['span_seconds'])}: the processes that ran side by side spent "
+        f"{spent['utilisation']:.0%} of that time on it."
     )
+    if run.env.get("resumed"):
+        note = f"{trained}. The run was resumed: the time between its commands is part of the picture."
     label = "Which process trained which trial, when"
     drawable = len(timeline) <= chart_data.MAX_DRAWN
     plots = [plot_of(label, detail_charts.timeline_chart(timeline))] if drawable else []

@@ -16,6 +16,7 @@ from tune_resnet.results.confirmation import confirmation_sentence, confirmation
 from tune_resnet.results.importance import MAX_RESAMPLED, importance_intervals
 from tune_resnet.results.page_details import DETAILS
 from tune_resnet.results.page_parts import Section, Table, legend_of, plot_of
+from tune_resnet.runs.directory import SEARCH
 from tune_resnet.runs.load import RunFrames, once_per_run
 from tune_resnet.runs.reading import records
 from tune_resnet.runs.tables import FAILED, REFERENCE, REFERENCE_TRIAL, WINNER
@@ -76,6 +77,8 @@ def _trials(run: RunFrames) -> Section | None:
     note = f"By estimate: what accuracy and loss on the {images} say together. The winner has the highest."
     if not is_smoothed(run):
         note = f"By {score} on the {images}, which is also the estimate. The winner has the highest."
+    if run.kind != SEARCH:
+        note = ""
     marks = [role if role in (WINNER, REFERENCE) else "" for role in shown["role"]]
     return Section("Best trials", note, table=Table(columns, rows, marks, sortable=True)) if rows else None
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from operator import itemgetter
 
 from tune_resnet._text import flat, printable
 from tune_resnet.hpo.ranking import winner
@@ -29,23 +28,24 @@ class Leader:
     None: the estimates did, as not every run's winner is confirmed."""
 
     run: RunFrames
+    estimate: float  # the winner's, in [0, 1]
     confirmed: float | None
 
 
 def leader(runs: Sequence[RunFrames]) -> Leader | None:
     """The best among those that are judged by the same on the same images, in the largest such group; None where no
     trial has finished."""
-    groups: dict[tuple[object, ...], list[tuple[float, Leader]]] = {}
+    groups: dict[tuple[object, ...], list[Leader]] = {}
     for run in runs:
         found, best = compare_to_reference(run), winner(run)
         if best is not None:
             judged = (found.search.objective, found.judged_on, run.env.get("dataset_fingerprint"))
-            groups.setdefault(judged, []).append((best["estimate"], Leader(run, _confirmed_score(run))))
+            groups.setdefault(judged, []).append(Leader(run, best["estimate"], _confirmed_score(run)))
     largest = max(groups.values(), key=len, default=[])
-    if largest and all(one.confirmed is not None for _, one in largest):
-        return max((one for _, one in largest), key=lambda one: one.confirmed or 0)
-    measured = max(largest, key=itemgetter(0), default=None)
-    return measured and replace(measured[1], confirmed=None)
+    if largest and all(one.confirmed is not None for one in largest):
+        return max(largest, key=lambda one: one.confirmed or 0)
+    best_estimate = max(largest, key=lambda one: one.estimate, default=None)
+    return best_estimate and replace(best_estimate, confirmed=None)
 
 
 def _confirmed_score(run: RunFrames) -> float | None:

@@ -24,7 +24,7 @@ from tune_resnet.training.saved_model import TrainedModel, probabilities
 
 TOLERANCE = 1e-4  # of a probability
 COMPARED_IMAGES = 100  # random ones, to compare on
-_ONNX_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
+PACKAGES = {"onnx": ("onnx", "onnxscript", "onnxruntime"), "torch": ()}  # that each format needs besides
 
 
 class ExportError(UserError):
@@ -54,20 +54,28 @@ def export(model: TrainedModel, path: Path, form: str) -> float:
     Raises:
         ExportError: a package is missing, the file cannot be written, or a probability differs by more than 1e-4.
     """
+    missing = [name for name in PACKAGES[form] if importlib.util.find_spec(name) is None]
+    if missing:
+        raise ExportError(f"{form} needs more packages: {to_install(*missing)}")
     images = np.random.default_rng(0).integers(0, 256, (COMPARED_IMAGES, 3, model.size, model.size), dtype=np.uint8)
     batch = torch.export.Dim("batch")
-    program = torch.export.export(
-        Classifier(model).eval(), (torch.from_numpy(images[:2]),), dynamic_shapes=({0: batch},)
-    )
     try:
-        answer = FORMATS[form](program, path, json.dumps(model.classes))
+        program = torch.export.export(
+            Classifier(model).eval(), (torch.from_numpy(images[:2]),), dynamic_shapes=({0: batch},)
+        )
+    except Exception as error:  # of any kind: the network may be the user's code
+        raise ExportError(f"this network cannot be exported: {type(error).__name__}: {one_line(error)}") from error
+    written = path.with_name(f".{path.name}.new{SUFFIXES[form]}")
+    try:
+        answer = FORMATS[form](program, written, json.dumps(model.classes))
+        difference = float(np.abs(answer(images) - probabilities(model, images)).max())
+        if not difference <= TOLERANCE:
+            raise ExportError(f"{form} gives probabilities that differ from the model's by up to {difference:.2g}")
+        written.replace(path)
     except (OSError, RuntimeError) as error:
         raise ExportError(f"cannot write {printable(path)}: {one_line(error)}") from None
-    difference = float(np.abs(answer(images) - probabilities(model, images)).max())
-    if not difference <= TOLERANCE:
-        raise ExportError(
-            f"{printable(path)} gives probabilities that differ from the model's by up to {difference:.2g}"
-        )
+    finally:
+        written.unlink(missing_ok=True)
     return difference
 
 
@@ -87,9 +95,6 @@ def _write_torch(program: torch.export.ExportedProgram, path: Path, classes: str
 
 
 def _write_onnx(program: torch.export.ExportedProgram, path: Path, classes: str) -> Answer:
-    missing = [name for name in _ONNX_PACKAGES if importlib.util.find_spec(name) is None]
-    if missing:
-        raise ExportError(f"ONNX needs more packages: {to_install(*missing)}")
     import onnxruntime
 
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)

@@ -100,6 +100,14 @@ def check_network(spec: ModelSpec, classes: int, size: int = SIZE) -> None:
         raise ModelError(f"--model {spec} must give logits (2, {classes}), gave {found}")
     if not logits.requires_grad:
         raise ModelError(f"--model {spec} has nothing to train: no parameter with requires_grad on leads to its logits")
+    try:
+        logits.sum().backward()
+    except Exception as error:
+        raise own_error(spec, error, ", going back through it") from error
+    idle = [name for name, one in network.named_parameters() if one.requires_grad and one.grad is None]
+    if idle:
+        more = f" and {len(idle) - 1:,} more" if idle[1:] else ""
+        raise ModelError(f"--model {spec}: {idle[0]}{more} do not lead to its logits; set requires_grad = False there")
 
 
 def own_error(spec: ModelSpec, error: Exception, when: str = "") -> ModelError:

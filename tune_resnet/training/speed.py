@@ -86,9 +86,14 @@ def _epoch_seconds(run: TrainingRun) -> float:
 
 
 def measure_here(spec: SearchSpec, data: Split) -> Speed:
-    """The pace of a trial of `spec` in this process, with as many threads as a trial has."""
+    """The pace of a trial of `spec` in this process, with as many threads as a trial has; afterwards it has as many as
+    before."""
+    threads = torch.get_num_threads()
     limit_to_share(spec.resources)
-    return measure_speed(spec.train, data, choose_device(spec.resources.device), spec.model)
+    try:
+        return measure_speed(spec.train, data, choose_device(spec.resources.device), spec.model)
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _share(data: Split, count: int) -> Split:
