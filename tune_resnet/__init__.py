@@ -23,11 +23,12 @@ if TYPE_CHECKING:
     from tune_resnet.config.space import Choices, Domain
     from tune_resnet.config.spec import SearchSpec
     from tune_resnet.config.toml import load_spec
+    from tune_resnet.errors import UserError
     from tune_resnet.results.run import load_run
 
 __all__ = [
     "REFERENCE", "BudgetSpec", "Choices", "DataSpec", "Domain", "ModelSpec", "ResourceSpec", "SchedulerSpec", "Search",
-    "SearchSpec", "TrainSpec", "load_run", "load_spec",
+    "SearchSpec", "TrainSpec", "UserError", "load_run", "load_spec",
 ]  # fmt: skip
 _HOMES = {
     "Search": "commands.run",
@@ -35,6 +36,7 @@ _HOMES = {
     "Choices": "config.space",
     "Domain": "config.space",
     "load_spec": "config.toml",
+    "UserError": "errors",
     "load_run": "results.run",
 }
 

@@ -52,7 +52,7 @@ def _rounded_powers(first: float, factor: float, inside: Callable[[float], bool]
 
 
 def window(epoch: int) -> range:
-    """The epochs whose training losses are averaged where trials are judged after `epoch`: the last third of them."""
+    """The epochs whose training losses are averaged where trials are judged after one: 2 and 3 of 3, 6 to 9 of 9."""
     return range(math.ceil(2 * epoch / 3), epoch + 1)
 
 
@@ -72,7 +72,7 @@ def in_unit(signal: str, found: float) -> float:
 class Signal:
     """The quality by which trials are judged, from the results of their epochs.
 
-    A training loss counts as the geometric mean over the last third of the epochs so far, as in the "training speed
+    A training loss counts as the geometric mean over the `window` of the latest epochs, as in the "training speed
     estimator" of Ru et al., "Speedy Performance Estimation for Neural Architecture Search", 2021: a single epoch's
     misleads where the learning rate climbs steeply. Validation signals count as they are.
     """

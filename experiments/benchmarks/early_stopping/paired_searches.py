@@ -15,6 +15,8 @@ images with seeds that no search has used, and judged on the test set. Writes, f
 
     searches.csv  a row per search: epochs counted and expected, trials, the winner and its measured accuracy
     confirm.csv   a row per training of a configuration
+    pairs.csv     a row per seed of the searches: the winners' test accuracies, means over the fresh seeds
+    seeds.csv     a row per fresh seed: the same, means over the searches
     summary.json  test accuracy per set-up, and paired differences over seeds with their 95% intervals
     runs/         the run directories
     env.json      versions, machine, command
@@ -191,6 +193,13 @@ def differences(searches: pd.DataFrame, confirmed: pd.DataFrame, reference: Poin
     return table.assign(reference=mean[tuple(reference.values())])
 
 
+def by_fresh_seed(searches: pd.DataFrame, confirmed: pd.DataFrame, reference: Point) -> pd.DataFrame:
+    """A row per fresh seed: the same accuracies of the trainings with it, means over all searches. All winners and the
+    reference share these seeds, and several searches may have one winner, so pairs of searches are not independent."""
+    seeds = {seed: differences(searches, rows, reference).mean() for seed, rows in confirmed.groupby("seed")}
+    return pd.DataFrame(seeds).T.rename_axis("fresh_seed")
+
+
 def summary(table: pd.DataFrame) -> dict[str, Any]:
     """Mean accuracy per set-up, and how far ours is above each of the others over all pairs."""
     against = [name for name in table if name != OURS]
@@ -207,8 +216,10 @@ def main() -> None:
         folder = options.out / regime
         write_whole(folder / "searches.csv", searches.to_csv(index=False))
         confirmed = confirm_rows(regime, searches, options)
-        table = differences(searches, confirmed, spec_of(OURS, regime, options).values)
+        reference = spec_of(OURS, regime, options).values
+        table = differences(searches, confirmed, reference)
         write_whole(folder / "pairs.csv", table.round(4).to_csv())
+        write_whole(folder / "seeds.csv", by_fresh_seed(searches, confirmed, reference).round(4).to_csv())
         write_whole(folder / "summary.json", json.dumps(summary(table), indent=2) + "\n")
         write_environment(folder, env)
         print(json.dumps(summary(table), indent=2), flush=True)
