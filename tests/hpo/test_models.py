@@ -287,7 +287,7 @@ def test_a_final_training_makes_room_for_that_of_another_trial_only_when_it_begi
     path, final = searched.directory.path, searched.directory.final
     finalize = ["--finalize", str(path), "--trial"]
     assert main([*finalize, "1"]) == 0
-    assert "Trial 1, trained again on all training images" in (path / "report.html").read_text()
+    assert "Trial 1, trained again on 40 images," in (path / "report.html").read_text()
     assert main([*finalize, "2", "--dry-run"]) == 0
     assert load_frames(final).env["trial"] == 1
     with RunDirectory(final).lock():  # it is being trained

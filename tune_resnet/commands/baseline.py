@@ -1,4 +1,4 @@
-"""One training on the full training set, judged on the test set; in this process, without Ray.
+"""One training on training and validation images, judged on the test set; in this process, without Ray.
 
 It is the reference of a baseline, trial 0, or the trial of a search that is trained for use: its final model.
 """
@@ -34,8 +34,8 @@ from tune_resnet.training.speed import measure_speed
 
 
 def run_single(job: Job, trial: int, of: Path | None = None, fingerprint: str | None = None) -> End:
-    """One training on all training images: of the reference, or of the trial with that number of the run `of`, which
-    knows its images by this fingerprint."""
+    """One training on training and validation images: of the reference, or of the trial with that number of the run
+    `of`, which knows its images by this fingerprint."""
     known = fingerprint or job.env.get("dataset_fingerprint")
     dataset = images_of(job.spec, of or job.path, known)
     with busy(job.console, "timing a few steps"):

@@ -1,4 +1,4 @@
-"""The final model: the winner of a search, or another of its trials, trained on all training images."""
+"""The final model: the winner of a search, or another of its trials, trained for use."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from tune_resnet.runs.tables import spec_of
 
 
 def finalize(request: Request, path: Path, console: Console, started: float) -> End:
-    """Trains the winner of a search, or the trial that is asked for, on all training images, in a run directory of its
-    own within the search's."""
+    """Trains the winner of a search, or the trial that is asked for, on training and validation images, in a run
+    directory of its own within the search's."""
     frames = load_frames(path)
     row = trial_to_finalize(frames, request.trial)
     spec, final = request.spec, RunDirectory(path.resolve()).final

@@ -132,7 +132,10 @@ def _add_what(group: argparse._ArgumentGroup) -> None:
         help="train winner and reference again with N fresh seeds, or until it is clear which is better, and compare "
         "them on the test set; with --resume: also at another --width, --limit-train or --epochs",
     )  # fmt: skip
-    group.add_argument("--finalize", type=Path, metavar="RUN", help="train the winner on all training images, for use")
+    group.add_argument(
+        "--finalize", type=Path, metavar="RUN",
+        help="train the winner for use, validation images included; also at another --width, --limit-train or --epochs",
+    )  # fmt: skip
     group.add_argument("--trial", type=int, metavar="N", help="with --finalize: train this trial instead")
     group.add_argument(
         "--warm-start", type=Path, nargs="+", metavar="RUN", help="learn from earlier runs, or try their best first"

@@ -46,7 +46,7 @@ class Request:
     baseline: bool = False  # one training of the reference instead, judged on the test set
     confirm: bool | int = False  # then compare winner and reference with fresh seeds: so many; True: until it is clear
     resume: Path | str | None = None  # the run to continue, or with `confirm` to confirm as it is
-    finalize: Path | str | None = None  # the run whose winner is to be trained on all training images
+    finalize: Path | str | None = None  # the run whose winner is to be trained for use
     trial: int | None = None  # ... or this trial of it
     warm_start: Sequence[Path | str] = ()  # earlier runs to learn from
     dry_run: bool = False  # print the plan and stop

@@ -78,7 +78,7 @@ def chosen_model(path: Path) -> ChosenModel:
 def trial_to_finalize(frames: RunFrames, number: int | None) -> dict[str, Any]:
     """The row of the trial with that number, or of the winner, for a final training; UserError where there is none."""
     if frames.kind != SEARCH:
-        raise UserError(f"--finalize needs a search: {frames.name} was trained on all training images already")
+        raise UserError(f"--finalize needs a search: {frames.name} is a single training already")
     if number is None:
         best = winner(frames)
         if best is None:

@@ -24,7 +24,7 @@ from tune_resnet.results.comparison import (
 from tune_resnet.results.confirmation import confirmation_sentence, confirmations
 from tune_resnet.results.edges import edge_sentences, edges
 from tune_resnet.runs.directory import FINAL, SEARCH
-from tune_resnet.runs.load import RunFrames
+from tune_resnet.runs.load import RunFrames, image_count
 from tune_resnet.runs.tables import FINISHED, RUNNING
 
 
@@ -70,11 +70,12 @@ def _single_sentence(frames: RunFrames, found: Comparison) -> str:
     trial = trial_of(frames)
     if trial is None:
         return "The training has not finished."
-    name = trial_subject(trial["trial"])
+    name, trained = trial_subject(trial["trial"]), image_count(frames.env.get("train_images"))
+    again = "trained again" if trained is None else f"trained again on {trained:,} images"
     if found.winner is None:
-        return f"{name} was trained again on all training images. There are no test images to judge it on."
+        return f"{name} was {again}. There are no test images to judge it on."
     if frames.kind == FINAL:
-        name += ", trained again on all training images,"
+        name += f", {again},"
     images = f"{found.judged_on} images" if found.images is None else f"{found.images:,} {found.judged_on} images"
     interval, accuracy = "", float(trial[f"{'test' if found.judged_on == 'test' else 'val'}_{ACCURACY}"])
     if found.images is not None and not math.isnan(accuracy):

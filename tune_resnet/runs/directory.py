@@ -12,7 +12,7 @@
       warm_start.json   with --warm-start: what earlier runs gave
       .lock         held by the command that writes to the run
       best/         model.safetensors and spec.toml of the winner, as of the last command's end
-      final/        with --finalize: a run directory of its own, of the winner trained on all training images
+      final/        with --finalize: a run directory of its own, of the winner trained once more, for use
       best-before/  what was there of another trial, where the winner's model has not been kept
       report.html   the page, as of the last command's end, or of a moment ago while one is at work
       ray/          Ray Tune's own folder, TensorBoard events included
