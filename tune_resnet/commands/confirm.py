@@ -1,4 +1,4 @@
-"""Winner and reference of a search again: on training and validation images, with fresh paired seeds, judged on test images.
+"""Winner and reference of a search again, with fresh paired seeds, on all that trains and judges; the test set decides.
 
 Nothing before this step reads the test set, and here only the accuracy after the last epoch counts, so that nothing is
 chosen by it. confirm.csv has a row for each training that ended by itself, written when it ends; one whose process
