@@ -11,6 +11,8 @@ from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pandas as pd
 import pytest
 import yaml
 from factories import RESULTS, ROOT
@@ -18,6 +20,7 @@ from faults import group, recorded, summary
 
 from experiments.benchmarks.speed.goals import read_rows, table
 from tune_resnet.config.sections import SECTIONS
+from tune_resnet.results.paired_test import analyse_pairs
 
 PAGES = {
     str(path.relative_to(ROOT)): path.read_text()
@@ -132,6 +135,24 @@ def test_the_fault_matrix_is_the_recorded_one() -> None:
     assert sum(fault.rows_lost + fault.rows_changed for fault in injected) == 0
     assert summary(injected, group) in PAGES["tests/README.md"]
     assert summary(injected) in PAGES["experiments/results/faults/README.md"]
+
+
+def test_the_differences_by_fresh_seed_are_the_recorded_ones() -> None:
+    seeds = {}
+    for regime in ("gtsrb", "digits", "wide-gtsrb", "wide-digits"):
+        folder = RESULTS / "searches" / regime
+        seeds[regime] = pd.read_csv(folder / "seeds.csv", index_col="fresh_seed")
+        by_search = pd.read_csv(folder / "pairs.csv", index_col="seed")
+        np.testing.assert_allclose(seeds[regime].mean(), by_search[list(seeds[regime])].mean(), atol=1e-3)
+    seeds["all"] = pd.concat(seeds.values()).groupby("fresh_seed").mean()
+    for regime, accuracies in seeds.items():
+        cells = []
+        for other in ("tpe", "ray", "reference"):
+            differences = (accuracies["ours"] - accuracies[other]).tolist()
+            found = analyse_pairs(differences)
+            interval = rf"\**\[{found.low:.2f}, {found.high:.2f}\]\**"
+            cells.append(rf"{', '.join(f'{one:.2f}' for one in differences)}(?: {interval})?")
+        assert re.search(rf"^\| [^|]* \| {' [|] '.join(cells)} \|$", PAGES["experiments/FINDING.md"], re.M), regime
 
 
 def test_the_table_of_benchmarks_is_the_recorded_one() -> None:
