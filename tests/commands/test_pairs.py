@@ -279,6 +279,14 @@ def test_what_was_confirmed_larger_is_finalized_as_large(run: Path, pool: Pool) 
     assert next_steps(load_frames(run))["finalize it"].endswith(f"--finalize {run} --width 65 --epochs 5")
 
 
+def test_where_the_winner_is_worse_the_reference_is_what_to_use(run: Path, pool: Pool) -> None:
+    pool.differences = [-one for one in CLEAR]
+    assert confirmed(run) == 0
+    steps = next_steps(load_frames(run))
+    assert "finalize it" not in steps
+    assert steps["reference"].endswith(f"--finalize {run} --trial 0")
+
+
 def test_the_page_s_headline_says_the_size(run: Path, pool: Pool) -> None:
     assert confirmed(run, "--width", 32) == 0
     page = write_report([run]).read_text()

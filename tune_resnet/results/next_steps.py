@@ -11,10 +11,10 @@ from tune_resnet._text import printable, to_run
 from tune_resnet.hpo.ranking import final_run, trial_of
 from tune_resnet.results.confirmation import winner_results
 from tune_resnet.results.edges import widening_commands
-from tune_resnet.results.paired_test import BETTER
+from tune_resnet.results.paired_test import BETTER, WORSE
 from tune_resnet.runs.directory import FINAL, SEARCH, RunDirectory
 from tune_resnet.runs.load import RunFrames, own_size
-from tune_resnet.runs.tables import SIZE
+from tune_resnet.runs.tables import REFERENCE_TRIAL, SIZE
 
 
 def winner_toml(frames: RunFrames) -> str:
@@ -41,11 +41,14 @@ def next_steps(frames: RunFrames) -> dict[str, str]:
     if best is None:
         return steps
     confirmed = any(not one.goes_on for one, _ in winner_results(frames))
+    worse = {result.verdict for _, result in winner_results(frames)} == {WORSE}
     if is_search and not best["reference"] and not confirmed and frames.env.get("test_set", True):
         steps["confirm it"] = to_run("search", "--confirm", "--resume", path, *model)
     final = final_run(frames)
-    if is_search and (final is None or final.trials["trial"].item() != best["trial"]):
-        steps["finalize it"] = to_run("search", "--finalize", path, *_size_flags(frames), *model)
+    wanted = REFERENCE_TRIAL if worse else best["trial"]
+    if is_search and (final is None or final.trials["trial"].item() != wanted):
+        which = ["--trial", REFERENCE_TRIAL] if worse else _size_flags(frames)
+        steps["reference" if worse else "finalize it"] = to_run("search", "--finalize", path, *which, *model)
     used = path.parent if frames.kind == FINAL else path
     steps["use it"] = f"{to_run('predict', used, *model)} IMAGE ..."
     return {name: printable(command) for name, command in steps.items()}
