@@ -170,6 +170,7 @@ def fake_gpu() -> Iterator[None]:
         patch.setattr(torch, "Generator", _Generator)
         patch.setattr(torch.cuda, "Stream", lambda device: None)
         patch.setattr(torch.cuda, "mem_get_info", lambda device: (1 << 33, 1 << 33))
+        patch.setattr(torch.cuda, "get_per_process_memory_fraction", lambda device: 1.0)
         patch.setattr(torch.cuda.amp.common, "amp_definitely_not_available", lambda: False)
         patch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: True)
         patch.setattr(torch.Tensor, "backward", _backward)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import re
+import socket
 import time
 from contextlib import nullcontext
 from dataclasses import replace
@@ -126,6 +127,26 @@ def test_a_share_of_a_gpu_is_refused_where_trials_run_on_the_cpu(
         make_plan(SearchSpec(resources=resources), split, SPEED)
     settled = make_plan(SearchSpec(resources=replace(resources, gpus_per_trial=None)), split, SPEED).spec
     assert (settled.resources.device, settled.resources.gpus_per_trial) == ("cpu", 0)
+
+
+@pytest.mark.parametrize("usable", [True, False])
+@pytest.mark.parametrize("host", [socket.gethostname(), "another"])
+def test_a_gpu_of_this_machine_is_taken_where_pytorch_can_use_it(
+    usable: bool, host: str, split: Split, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its driver may be too old for PyTorch, or PyTorch be made for CPUs only."""
+    node = {"Alive": True, "NodeManagerHostname": host, "Resources": {"CPU": 2.0, "GPU": 1.0}}
+    monkeypatch.setattr(ray, "cluster_resources", lambda: node["Resources"])
+    monkeypatch.setattr(ray, "nodes", lambda: [node])
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: usable)
+    monkeypatch.setattr("tune_resnet.execution.resources._measure", lambda *_: SPEED)
+    device = "cuda" if usable or host == "another" else "cpu"
+    assert make_plan(SearchSpec(), split, SPEED).spec.resources.device == device
+
+
+def test_a_search_without_end_is_planned_like_a_long_one() -> None:
+    long, endless = (replace(spec(1, 8, "asha"), search=BudgetSpec(num_samples=trials)) for trials in (20_000, 10**6))
+    assert expected_survival(long) == expected_survival(endless)
 
 
 def lines_about_data(images: int, batch: int, note: str = "") -> list[str]:

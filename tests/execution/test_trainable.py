@@ -35,29 +35,37 @@ def _trial(number: int) -> dict[str, Any]:
     return {"trial": number, **SPEC.reference}
 
 
-def full_gpu(patch: pytest.MonkeyPatch, where: str) -> None:
+FULL = (
+    torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
+    torch.AcceleratorError("CUDA error: out of memory"),
+    RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+)
+
+
+def full_gpu(patch: pytest.MonkeyPatch, where: str, error: Exception = FULL[0]) -> None:
     """The first call of a method of a training finds no memory, the others do."""
     method = getattr(TrainingRun, where)
 
     def fails(*arguments: Any, **settings: Any) -> Any:
         patch.setattr(TrainingRun, where, method)
-        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        raise error
 
     patch.setattr(TrainingRun, where, fails)
 
 
+@pytest.mark.parametrize("error", FULL)
 @pytest.mark.parametrize(("where", "epochs"), [("__init__", 0), ("_train", 0), ("_evaluate", 1)])
 def test_a_trial_that_has_no_room_on_the_gpu_fails_at_once_and_the_next_is_trained(
-    split: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str, epochs: int
+    split: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str, epochs: int, error: Exception
 ) -> None:
     run = RunDirectory.create(tmp_path / "run", SPEC)
     if epochs == 0:
-        full_gpu(monkeypatch, where)
+        full_gpu(monkeypatch, where, error)
     trial = InProcess(config={"data": split, "path": run.path})
     for _ in range(epochs):
         assert "failure" not in trial.train()
     if epochs:
-        full_gpu(monkeypatch, where)
+        full_gpu(monkeypatch, where, error)
     result = trial.train()
     assert (result["failure"], result["epoch"], result["done"]) == (OUT_OF_MEMORY, epochs, True)
     assert trial.reset(_trial(1))
@@ -66,11 +74,12 @@ def test_a_trial_that_has_no_room_on_the_gpu_fails_at_once_and_the_next_is_train
     assert [path.name for path in run.checkpoints.iterdir()] == [run.model_of(1).name]
 
 
+@pytest.mark.parametrize("where", ["__init__", "_train"])
 def test_a_training_without_a_search_that_has_no_room_is_not_tried_again(
-    split: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    where: str, split: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trainer = Trainer(SPEC, split)
-    full_gpu(monkeypatch, "_train")
+    full_gpu(monkeypatch, where)
     outcome = trainer.epoch(SPEC, tmp_path / "first.pt")
     assert (outcome["error"], outcome["done"], "test_accuracy" in outcome) == (OUT_OF_MEMORY, True, False)
     assert trainer.epoch(SPEC, tmp_path / "second.pt")["epochs"] == 1

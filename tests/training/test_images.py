@@ -59,15 +59,25 @@ def test_an_array_too_large_for_the_device_is_streamed_in_the_same_order(split: 
     assert torch.equal(torch.cat([*replace(whole, streamed=True).in_order(70)]), whole.images)
 
 
-@pytest.mark.parametrize(("free", "streamed"), [(1 << 33, False), (1 << 20, True)])
+@pytest.mark.parametrize(
+    ("free", "kept", "share", "streamed"),
+    [
+        (1 << 33, 0, 1.0, False),
+        (1 << 20, 0, 1.0, True),
+        (1 << 20, 1 << 32, 1.0, False),  # what PyTorch has kept of a training before is free, too
+        (1 << 33, 0, 2**-13, True),  # a share of the GPU of a megabyte
+    ],
+)
 def test_a_gpu_gets_what_fits_a_quarter_of_its_free_memory(
-    free: int, streamed: bool, split: Split, mapped: Split
+    free: int, kept: int, share: float, streamed: bool, split: Split, mapped: Split
 ) -> None:
     """The streamed half on a GPU that is not there: an order goes to the CPU and each batch comes back."""
     assert 0.25 * (1 << 20) < split.train.source.nbytes < 0.25 * (1 << 33)
     for data in (split, mapped):
         with fake_gpu(), pytest.MonkeyPatch.context() as patch:
-            patch.setattr(torch.cuda, "mem_get_info", lambda device: (free, free))
+            patch.setattr(torch.cuda, "mem_get_info", lambda device: (free, 1 << 33))
+            patch.setattr(torch.cuda, "memory_reserved", lambda device: kept)
+            patch.setattr(torch.cuda, "get_per_process_memory_fraction", lambda device: share)
             run = fake_run(SPEC, data)
             assert (run.train_images.streamed, run.train_images.labels.device) == (streamed, GPU)
             with OnGpu(allowed=True) as seen:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
+import torch
 from rich.console import Console
 
 from tune_resnet._text import busy, duration, percent, say
@@ -50,6 +51,7 @@ def run_single(job: Job, trial: int, of: Path | None = None, fingerprint: str | 
             train_single(plan, data, run, job.console, job.history, dataset.test_files)
         except (KeyboardInterrupt, SystemExit) as end:
             ended_by = signal_of(end)
+        torch.cuda.empty_cache()  # a search that follows in this process has its own processes on the GPU
         code = conclude(run, job.console, job.started)
         return End(code if ended_by is None else 128 + ended_by, run.path)
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+import socket
 from dataclasses import replace
 
 import ray
+import torch
 from ray.exceptions import LocalRayletDiedError, NodeDiedError, OutOfMemoryError, RayTaskError, WorkerCrashedError
 
 from tune_resnet.config.spec import SearchSpec
@@ -53,13 +55,21 @@ def make_plan(
 
 
 def _settle_device(spec: SearchSpec, growing: bool) -> SearchSpec:
-    """`auto` becomes cuda where the cluster has a GPU."""
+    """`auto` becomes cuda where the cluster has a GPU, and PyTorch can use it where that is this machine's."""
     has_gpu = ray.cluster_resources().get("GPU", 0) > 0 or (growing and spec.resources.device == "cuda")
+    if spec.resources.device == "auto" and _is_this_machine():
+        has_gpu = has_gpu and torch.cuda.is_available()
     if spec.resources.device == "cuda" and not has_gpu:
         raise DeviceError("device cuda was asked for, but Ray sees no GPU (try --device cpu)")
     device = "cuda" if spec.resources.device != "cpu" and has_gpu else "cpu"
     share = gpus_per_trial(spec.resources, device)
     return replace(spec, resources=replace(spec.resources, device=device, gpus_per_trial=share))
+
+
+def _is_this_machine() -> bool:
+    """Whether the cluster is this machine alone."""
+    hosts = [node.get("NodeManagerHostname") for node in ray.nodes() if node["Alive"]]
+    return hosts == [socket.gethostname()]
 
 
 def _concurrency(spec: SearchSpec, trials: int, expected: int | None) -> int:

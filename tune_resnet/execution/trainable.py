@@ -6,14 +6,13 @@ import math
 from pathlib import Path
 from typing import Any
 
-import torch
 from ray import tune
 
 from tune_resnet.data.types import Split
 from tune_resnet.runs.directory import RunDirectory
 from tune_resnet.runs.environment import this_process
 from tune_resnet.training.checkpoint import ResumableRun
-from tune_resnet.training.device import OUT_OF_MEMORY, ResolvedSpec, limit_to_share
+from tune_resnet.training.device import OUT_OF_MEMORY, ResolvedSpec, limit_to_share, ran_out_of_memory
 from tune_resnet.training.metrics import EpochMetrics, NonFiniteLoss
 from tune_resnet.training.saved_model import Outcome, save_model
 
@@ -50,7 +49,9 @@ class TrialTrainable(tune.Trainable):  # type: ignore[misc]
             metrics = self.resumable.run_epoch()
         except NonFiniteLoss as error:
             return self._failure(str(error), error.last_good)
-        except torch.OutOfMemoryError:
+        except RuntimeError as error:
+            if not ran_out_of_memory(error):
+                raise
             self.cleanup()
             last, self.resumable = self.resumable.training.last, None
             return self._failure(OUT_OF_MEMORY, last)
@@ -69,7 +70,9 @@ class TrialTrainable(tune.Trainable):  # type: ignore[misc]
             else:
                 self.resumable.restart(configured, path)
             self.to_repeat = self.resumable.saved
-        except torch.OutOfMemoryError:
+        except RuntimeError as error:
+            if not ran_out_of_memory(error):
+                raise
             self.resumable = None
         return True
 

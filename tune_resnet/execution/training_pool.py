@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import ray
-import torch
 from ray.exceptions import RayActorError, RayError, RayTaskError
 
 from tune_resnet._text import duration, one_line
@@ -17,7 +16,7 @@ from tune_resnet.config.spec import SearchSpec
 from tune_resnet.data.types import Split
 from tune_resnet.runs.environment import this_process
 from tune_resnet.training.checkpoint import ResumableRun
-from tune_resnet.training.device import OUT_OF_MEMORY, ResolvedSpec, limit_to_share
+from tune_resnet.training.device import OUT_OF_MEMORY, ResolvedSpec, limit_to_share, ran_out_of_memory
 from tune_resnet.training.metrics import NonFiniteLoss
 
 _POLL_SECONDS = 0.5  # between two looks at `stop` and at what hangs
@@ -137,21 +136,23 @@ class Trainer:
         """The next epoch of a configuration: what a row of confirm.csv has of it, this epoch's seconds, and whether all
         are `done`. Loss and scores are NaN before the last epoch, and missing after an error."""
         started = time.perf_counter()
-        resumable = self._attached(spec, path)
-        error = ""
+        resumable, error = None, ""
         try:
+            resumable = self._attached(spec, path)
             resumable.run_epoch()
         except NonFiniteLoss as failure:
             error = str(failure)
-        except torch.OutOfMemoryError:  # again it would, as often as it was tried
-            error, self.resumable = OUT_OF_MEMORY, None
-        last = None if error else resumable.training.last
+        except RuntimeError as failure:
+            if not ran_out_of_memory(failure):
+                raise
+            error, self.resumable = OUT_OF_MEMORY, None  # again it would, as often as it was tried
+        last = None if error or resumable is None else resumable.training.last
         return {
             **(last.columns("test", self.spec.search.objective) if last else {}),
             "seed": spec.train.seed,
             **spec.values,
-            "epochs": resumable.training.epochs_done,
-            "done": resumable.is_done or bool(error),
+            "epochs": resumable.training.epochs_done if resumable else 0,
+            "done": bool(error) or resumable is None or resumable.is_done,
             "seconds": time.perf_counter() - started,
             "worker": this_process(),
             "error": error,

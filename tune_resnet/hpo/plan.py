@@ -26,7 +26,7 @@ _START_SECONDS = 4.0  # until the processes of trials train, on a machine with n
 _ENOUGH_STEPS = 10  # of the optimizer in an epoch
 _MIN_TIMEOUT = 600.0  # seconds: a trial's process takes some to start
 _TIMEOUT_EPOCHS = 20  # so much longer than expected may an epoch take on a busy machine
-_SIMULATIONS = 200  # of the stopping rule; the mean's standard error is then about 1% of it
+_SIMULATIONS, _MOST_SIMULATED = 200, 20_000  # of the stopping rule; trials. The mean's standard error is about 1% of it
 _LONG = 3600.0  # seconds of a search on a CPU, from which on a plan says how to have it sooner
 _NARROW = 16  # channels of a network for a CPU
 _REGULARISERS = ("label_smoothing", "class_weights", "dropout", "crop_padding", "cutout")
@@ -226,21 +226,20 @@ def expected_survival(spec: SearchSpec) -> tuple[float, ...]:
 
     Each simulated trial is worse than the best possible by a random share of the loss, exponentially distributed and
     half as large on average for the points that are tried first, to which each epoch's signal adds some normal noise.
-    It is exact for no stopping.
+    It is exact for no stopping; the beginning of a very long search stands for the whole.
     """
-    trials, epochs = spec.search.num_samples, spec.train.epochs
+    trials, epochs = min(spec.search.num_samples, _MOST_SIMULATED), spec.train.epochs
     if spec.scheduler.name == "none":
         return (1.0,) * epochs
-    draw = random.Random(0)
-    runs = min(_SIMULATIONS, max(1, 20_000 // trials))
-    reached = Counter(epoch for _ in range(runs) for epoch in _simulated_epochs(spec, draw))
+    draw, runs = random.Random(0), min(_SIMULATIONS, _MOST_SIMULATED // trials)
+    reached = Counter(epoch for _ in range(runs) for epoch in _simulated_epochs(spec, trials, draw))
     return tuple(reached[epoch] / (runs * trials) for epoch in range(1, epochs + 1))
 
 
-def _simulated_epochs(spec: SearchSpec, draw: random.Random) -> Iterator[int]:
+def _simulated_epochs(spec: SearchSpec, trials: int, draw: random.Random) -> Iterator[int]:
     """Each epoch, counted from 1, of each trial of one search."""
     rule, epochs, points = stopping_rule(spec), spec.train.epochs, len(spec.first_points)
-    for trial in range(spec.search.num_samples):
+    for trial in range(trials):
         share = _OF_POINTS if trial < points else 1
         quality = -share * draw.expovariate(1 / _MEAN_SHORTFALL)
         for epoch in range(1, epochs + 1):

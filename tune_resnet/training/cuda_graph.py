@@ -12,7 +12,7 @@ from torch import Tensor
 
 from tune_resnet._text import one_line
 from tune_resnet.config.sections import TrainSpec
-from tune_resnet.training.device import timed_kernels
+from tune_resnet.training.device import ran_out_of_memory, timed_kernels
 
 Step = Callable[[Tensor, Tensor], Tensor]
 
@@ -114,9 +114,9 @@ class RecordedStep:
             graph = torch.cuda.CUDAGraph()
             with _no_collector(), torch.cuda.graph(graph, stream=torch.cuda.current_stream()):
                 self.loss = step(self.images, self.labels)
-        except torch.OutOfMemoryError:
-            raise  # there is none to go on with either
         except RuntimeError as error:
+            if ran_out_of_memory(error):
+                raise  # there is none to go on with either
             self._give_up(one_line(error))
             return
         self.graph, self.how = graph, RECORDED

@@ -149,6 +149,13 @@ def gpus_per_trial(resources: ResourceSpec, device: str) -> float:
     return 1.0 if resources.gpus_per_trial is None else resources.gpus_per_trial
 
 
+def ran_out_of_memory(error: Exception) -> bool:
+    """Whether a GPU's memory has run out, which its libraries say in several ways."""
+    signs = ("CUDA error: out of memory", "STATUS_ALLOC_FAILED")
+    said = isinstance(error, RuntimeError) and any(sign in str(error) for sign in signs)
+    return said or isinstance(error, torch.OutOfMemoryError)
+
+
 def limit_to_share(resources: ResourceSpec) -> None:
     """From now on this process takes no more than a trial's share of the machine: threads, and of a GPU its memory. A
     trial that needs more fails itself, and not whichever other asks next. To be called before anything is on the GPU.

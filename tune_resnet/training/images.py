@@ -79,8 +79,12 @@ def to_device(images: ImageSet, device: torch.device) -> DeviceImages:
 
 
 def free_memory(device: torch.device) -> int:
-    """Bytes of a GPU's memory that nobody has."""
-    return torch.cuda.mem_get_info(device)[0]
+    """Bytes of a GPU's memory that this process may still take: of what nobody has, what PyTorch keeps for it unused
+    included, and within its share of the GPU."""
+    free, total = torch.cuda.mem_get_info(device)
+    used, kept = torch.cuda.memory_allocated(device), torch.cuda.memory_reserved(device)
+    share = torch.cuda.get_per_process_memory_fraction(device)
+    return min(free + kept - used, int(share * total) - used)
 
 
 def _moved(whole: Tensor, rows: Tensor, device: torch.device) -> Tensor:

@@ -13,7 +13,14 @@ from tune_resnet.config.sections import ModelSpec, TrainSpec
 from tune_resnet.config.spec import SearchSpec
 from tune_resnet.data.types import Split, with_pixels_of
 from tune_resnet.errors import UserError
-from tune_resnet.training.device import OUT_OF_MEMORY, choose_device, choose_precision, device_name, limit_to_share
+from tune_resnet.training.device import (
+    OUT_OF_MEMORY,
+    choose_device,
+    choose_precision,
+    device_name,
+    limit_to_share,
+    ran_out_of_memory,
+)
 from tune_resnet.training.loop import TrainingRun
 from tune_resnet.training.metrics import NonFiniteLoss
 from tune_resnet.training.model import own_error
@@ -48,9 +55,9 @@ def measure_speed(spec: TrainSpec, data: Split, device: torch.device, model: Mod
         rate = _images_per_second(replace(spec, precision=precision, epochs=2), data, device, model)
     except UserError:
         raise
-    except torch.OutOfMemoryError as error:
-        raise TimingError(f"timing a few steps: {OUT_OF_MEMORY}") from error
     except Exception as error:
+        if ran_out_of_memory(error):
+            raise TimingError(f"timing a few steps: {OUT_OF_MEMORY}") from error
         if model.factory is not None:
             raise own_error(model, error, ", while a few steps were timed") from error
         if isinstance(error, RuntimeError | MemoryError):  # what PyTorch raises; others are mistakes of this package
@@ -88,10 +95,10 @@ def _epoch_seconds(run: TrainingRun) -> float:
 def measure_here(spec: SearchSpec, data: Split) -> Speed:
     """The pace of a trial of `spec` in this process, with as many threads as a trial has; afterwards it has as many as
     before."""
-    threads = torch.get_num_threads()
+    threads, device = torch.get_num_threads(), choose_device(spec.resources.device)
     limit_to_share(spec.resources)
     try:
-        return measure_speed(spec.train, data, choose_device(spec.resources.device), spec.model)
+        return measure_speed(spec.train, data, device, spec.model)
     finally:
         torch.set_num_threads(threads)
 

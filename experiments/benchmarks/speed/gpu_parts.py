@@ -28,7 +28,7 @@ from tune_resnet._files import write_whole
 from tune_resnet.config.sections import ModelSpec, TrainSpec
 from tune_resnet.runs.load import load_frames
 from tune_resnet.training.cuda_graph import RECORDED
-from tune_resnet.training.device import device_name
+from tune_resnet.training.device import device_name, ran_out_of_memory
 from tune_resnet.training.loop import TrainingRun
 
 ON_GPU = torch.cuda.is_available()
@@ -41,7 +41,7 @@ BUDGET = 30  # seconds of the search that has one
 SIZE = [] if ON_GPU else ["--limit-train", "300", "--width", "4", "--epochs", "2", "--batch-size", "25"]
 SAMPLES = ["--num-samples", "32" if ON_GPU else "2"]
 UNKNOWN = "not on record"  # as on a CPU
-FOREVER = "1000000" if ON_GPU else "1000"  # samples that no budget reaches
+FOREVER = "10000" if ON_GPU else "1000"  # samples that no budget reaches
 
 
 class Notes:
@@ -162,10 +162,10 @@ def out_of_memory(note: Notes, data: list[str]) -> None:
     if ON_GPU:
         torch.cuda.set_per_process_memory_fraction(0.1)
         try:
-            TrainingRun(replace(SPEC, batch_size=20_000), digits(TRAIN, HELD_OUT), DEVICE, MODEL).run_epoch()
+            TrainingRun(replace(SPEC, batch_size=14_000), digits(TRAIN, HELD_OUT), DEVICE, MODEL).run_epoch()
             note("ran out of memory", "no")
-        except torch.OutOfMemoryError as error:
-            note("ran out of memory", str(error).partition(".")[0])
+        except RuntimeError as error:
+            note("ran out of memory", str(error).partition(".")[0] if ran_out_of_memory(error) else f"no: {error}")
     run = _training(SPEC, TRAIN // 10)
     losses = [run.run_epoch().train_loss for _ in range(3)]
     note("training goes on after running out of memory", float(losses[-1] < losses[0]))
