@@ -57,6 +57,19 @@ def test_epochs_are_counted_as_a_search_spends_them(curves: pd.DataFrame) -> Non
     assert list(finished) == [COUNT - 1]
 
 
+def test_a_search_of_some_of_them_is_judged_by_the_best_of_these(curves: pd.DataFrame) -> None:
+    signals = stopping_rules.qualities(curves)
+    final = signals["val_accuracy"].iloc[:, -1].to_numpy()
+    found = [
+        stopping_rules.rule_row(Rule("train_loss", (1,)), signals["train_loss"], final, size) for size in (1, 5, None)
+    ]
+    assert [row["best_survives"] for row in found] == [1, 1, 1]
+    shares = [float(str(row["epochs_share"])) for row in found]
+    assert shares[0] == 1  # the first of a search is never stopped
+    assert 1 > shares[1] > shares[2]
+    assert all(float(str(row["epochs_share_low"])) <= 1 for row in found)
+
+
 def test_where_everything_is_stopped_nothing_is_kept(curves: pd.DataFrame) -> None:
     curves = curves.assign(train_loss=np.nan)
     row = figures(curves, Rule("train_loss", (1,)))

@@ -11,8 +11,10 @@ each point of the portfolio with it. Gains are those of each table's surrogate, 
 Writes
 
     points.json  `all`: chosen on all tables, what `space.POINTS_TO_EVALUATE` has; and for each table, by its name,
-                 those that are chosen on all others (NAME and wide-NAME are of the same images, and left out together)
-    gains.csv    percentage points over the reference: of those chosen without a table, there
+                 those that are chosen on the tables of other images
+    gains.csv    percentage points over the reference: of those chosen without a table's images, there; beside them,
+                 what is to be had there (`best_of_all`), and the best of `COUNT` random points (`best_of_random`, a
+                 median)
     env.json     versions, machine, command
 """
 
@@ -27,7 +29,14 @@ import numpy as np
 import pandas as pd
 from scipy.stats import qmc
 
-from experiments.benchmarks.early_stopping.recorded import environment, options_of, spec_of, tables, write_environment
+from experiments.benchmarks.early_stopping.recorded import (
+    environment,
+    images_of,
+    options_of,
+    spec_of,
+    tables,
+    write_environment,
+)
 from experiments.benchmarks.early_stopping.surrogate import Surrogate, comparable_runs
 from tune_resnet._files import write_whole
 from tune_resnet.config.sections import SCHEDULES
@@ -36,6 +45,7 @@ from tune_resnet.config.space import DEFAULT_SPACE, Point
 COUNT = 4  # points of the portfolio: an eighth of a search of 32 trials
 OWN = 0.05  # weight of a point's own mean gain beside what it adds: of points that add the same, the safer one
 CANDIDATES = 2**13  # Sobol points of the default space
+DRAWS = 2000  # of random ones
 WIDER = {  # what is tried of what else a wide space has; no bounds of it, where a surrogate knows least
     "batch_size": ("x1", "x0.5", "x0.25"),
     "momentum": (0.85, 0.9, 0.95),
@@ -64,6 +74,12 @@ def portfolio(gained: Mapping[str, np.ndarray], points: Sequence[Point]) -> list
     return [points[position] for position in chosen]
 
 
+def best_of_random(gained: np.ndarray) -> float:
+    """The median gain of the best of `COUNT` random candidates."""
+    drawn = np.random.default_rng(0).integers(len(gained), size=(DRAWS, COUNT))
+    return float(np.median(gained[drawn].max(axis=1)))
+
+
 def candidates() -> list[Point]:
     """Points of the default space, rounded to two digits."""
     shares = qmc.Sobol(len(DEFAULT_SPACE), rng=0).random(CANDIDATES)
@@ -83,11 +99,12 @@ def main() -> None:
     narrow = {name: gains(one, points) for name, one in surrogates.items() if one.spec.space == DEFAULT_SPACE}
     wide = {name: gains(one, wider) for name, one in surrogates.items() if name not in narrow}
 
+    images = {path.parent.name: images_of(path) for path in options.curves}
+
     def chosen_without(table: str | None) -> list[Point]:
-        images = table and table.removeprefix("wide-")
+        own = images.get(table or "")
         narrow_ones, wide_ones = (
-            {name: every for name, every in gained.items() if name.removeprefix("wide-") != images}
-            for gained in (narrow, wide)
+            {name: every for name, every in gained.items() if images[name] != own} for gained in (narrow, wide)
         )
         common = wider[int(np.mean(list(wide_ones.values()), axis=0).argmax())]
         return [{**point, **common} for point in ({}, *portfolio(narrow_ones, points))]
@@ -97,11 +114,13 @@ def main() -> None:
         found[name] = chosen_without(name)
         each = gains(surrogate, found[name])
         most = 100 * (surrogate.optimum - surrogate.quality(surrogate.spec.reference))
+        chance = best_of_random(narrow[name]) if name in narrow else np.nan
         rows += [
-            {"table": name, **point, "gain": gain, "best_so_far": best, "best_of_all": most}
+            {"table": name, **point, "gain": gain, "best_so_far": best, "best_of_all": most, "best_of_random": chance}
             for point, gain, best in zip(found[name], each, np.maximum.accumulate(each), strict=True)
         ]
-    table = pd.DataFrame(rows).round({"gain": 2, "best_so_far": 2, "best_of_all": 2})
+    table = pd.DataFrame(rows)
+    table = table.round(dict.fromkeys([name for name in map(str, table) if name.startswith(("gain", "best"))], 2))
     print(table.to_string(index=False), "", *found["all"], sep="\n")
     write_whole(options.out / "points.json", json.dumps(found, indent=1) + "\n")
     write_whole(options.out / "gains.csv", table.to_csv(index=False))

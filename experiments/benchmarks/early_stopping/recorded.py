@@ -28,6 +28,11 @@ def spec_of(path: Path) -> SearchSpec:
     return spec_from_tables({name: env[name] for name in ("model", "train", "space") if name in env})
 
 
+def images_of(path: Path) -> str:
+    """Which images the table in this file was recorded on, by their fingerprint, whatever share of them."""
+    return str(json.loads((path.parent / "env.json").read_text())["dataset_fingerprint"])
+
+
 def options_of(document: str | None) -> argparse.Namespace:
     """`curves`, one file or more, and `out`, a folder, which is made."""
     parser = argparse.ArgumentParser(description=document, formatter_class=argparse.RawDescriptionHelpFormatter)

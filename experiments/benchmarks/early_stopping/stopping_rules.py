@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,7 +12,7 @@ from tune_resnet.config.sections import SchedulerSpec
 from tune_resnet.hpo.stopping import Asha, Signal, rung_epochs
 
 ORDERS = 1000  # random orders of the configurations, per rule
-RESAMPLES = 500  # bootstrap samples of the configurations
+RESAMPLES, OF_EACH = 500, 20  # bootstrap samples of the configurations, and searches of some of them from each
 TOP_SHARE = 0.1
 
 
@@ -94,13 +95,22 @@ def rules_table(curves: pd.DataFrame, final: pd.Series) -> pd.DataFrame:
     return pd.DataFrame([rule_row(rule, tables[rule.signal], np.nan_to_num(final)) for rule in RULES])
 
 
-def rule_row(rule: Rule, table: pd.DataFrame, final: np.ndarray) -> dict[str, object]:
-    """A rule's figures over random orders; intervals over resampled configurations, one order each."""
+def rule_row(rule: Rule, table: pd.DataFrame, final: np.ndarray, size: int | None = None) -> dict[str, object]:
+    """A rule's figures over random orders of all configurations, or over random searches of `size` of them; intervals
+    over resampled configurations, one order each, or some searches each."""
     rng = np.random.default_rng(0)
-    orders = [rng.permutation(len(final)) for _ in range(ORDERS)]
+    orders = [rng.permutation(len(final))[:size] for _ in range(ORDERS)]
     resampled = [rng.integers(len(final), size=len(final)) for _ in range(RESAMPLES)]
-    figures = np.array([_figures(rule, table, final, order) for order in orders]).mean(axis=0)
-    low, high = np.quantile([_figures(rule, table, final, order) for order in resampled], [0.05, 0.95], axis=0)
+
+    def mean(of: list[np.ndarray]) -> np.ndarray:
+        found: np.ndarray = np.mean([_figures(rule, table, final, order) for order in of], axis=0)
+        return found
+
+    def means() -> Iterator[np.ndarray]:
+        for drawn in resampled:
+            yield mean([rng.permutation(drawn)[:size] for _ in range(OF_EACH)] if size else [drawn])
+
+    figures, (low, high) = mean(orders), np.quantile(list(means()), [0.05, 0.95], axis=0)
     names = ("epochs_share", "best_survives", "top_kept", "regret")
     row: dict[str, object] = {"rule": str(rule)}
     for name, value, least, most in zip(names, figures, low, high, strict=True):

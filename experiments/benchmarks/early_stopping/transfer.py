@@ -5,10 +5,10 @@
 
 Writes
 
-    stopping.csv  a rule on a table, over random orders of its configurations: share of epochs spent, how often the best
-                  configuration survives, share of the true top 10% kept, regret in percentage points; 90% intervals
-                  over resampled configurations. `spearman`: rank correlation of what the rule judges by at its last
-                  rung with the final validation accuracy
+    stopping.csv  a rule on a table, over random searches of `trials` of its configurations: share of epochs spent, how
+                  often the best of them survives, share of their true top 10% kept, regret in percentage points; 90%
+                  intervals over resampled configurations. `spearman`: rank correlation of what the rule judges by at
+                  its last rung with the final validation accuracy, over all configurations
     choice.csv    for tables with images that neither trained nor judged: percentage points over the reference on those,
                   of the winner as `estimate`, `accuracy` or `loss` chooses it, and of the `best` that has finished;
                   means over replayed searches of 28 configurations with seed 0, 90% intervals over resampled
@@ -17,6 +17,8 @@ Writes
 """
 
 from __future__ import annotations
+
+from itertools import product
 
 import numpy as np
 import pandas as pd
@@ -29,6 +31,7 @@ from tune_resnet.config.sections import SchedulerSpec
 from tune_resnet.hpo.estimate import estimated_accuracy
 
 DEFAULT = SchedulerSpec()
+TRIALS = (12, 32)  # of a search: README's, and the default
 SEARCH = 28  # configurations, the reference among them: a search of 32 trials has few more before its winner is found
 SEARCHES = 300
 RESAMPLES, OF_EACH = 200, 20  # of the configurations, and searches among each
@@ -46,16 +49,15 @@ def rules(epochs: int) -> dict[str, Rule]:
 
 
 def stopping(name: str, curves: pd.DataFrame) -> pd.DataFrame:
-    """A row per rule on one table."""
+    """A row per rule and number of trials on one table."""
     tables, final = qualities(curves), final_quality(curves)
     rows = []
-    for label, rule in rules(int(curves["total_epochs"].max())).items():
-        row = rule_row(rule, tables[rule.signal], np.nan_to_num(final))
+    for (label, rule), trials in product(rules(int(curves["total_epochs"].max())).items(), TRIALS):
+        row = rule_row(rule, tables[rule.signal], np.nan_to_num(final), trials)
         judged = tables[rule.signal][rule.rungs[-1]] if rule.rungs else None
         spearman = np.nan if judged is None else judged.corr(final, method="spearman")
-        rows.append({"table": name, "rule": label, "rungs": " ".join(map(str, rule.rungs)), "spearman": spearman} | {
-            key: value for key, value in row.items() if key != "rule"
-        })  # fmt: skip
+        about = {"table": name, "rule": label, "rungs": " ".join(map(str, rule.rungs)), "trials": trials}
+        rows.append({**about, "spearman": spearman, **{key: value for key, value in row.items() if key != "rule"}})
     return pd.DataFrame(rows)
 
 
