@@ -210,19 +210,20 @@ def searches(benchmark: Benchmark) -> None:
     """Whole searches of 1,000 trials."""
     goal = Goal(at_most=12)
     for sampler in SAMPLERS:
-        ours = [in_new_process(cost_of, our_search, sampler) for _ in range(RANDOM_PAIRS if sampler == "random" else 1)]
-        for cost in ours:
-            note(benchmark, f"search, {sampler}", cost)
+        ours, theirs = list[Cost](), list[Cost]()
+        for _ in range(RANDOM_PAIRS if sampler == "random" else 1):
+            ours.append(in_new_process(cost_of, our_search, sampler))
+            note(benchmark, f"search, {sampler}", ours[-1])
+            if sampler == "random":
+                theirs.append(in_new_process(cost_of, rays_search, PEER))
+                note(benchmark, PEER, theirs[-1])
         name = f"driver, {TRIALS:,} trials, {sampler}"
         benchmark.row(alone(f"{name}: time a report", [cost.milliseconds for cost in ours], unit="ms", goal=goal))
         growth = [cost.growth for cost in ours]
         benchmark.row(alone(f"{name}: last 100 over first 100", growth, unit="", goal=Goal(at_most=1.3)))
         grown = [cost.grown for cost in ours]
         benchmark.row(alone(f"{name}: memory grown", grown, unit="MB", goal=Goal(at_most=150)))
-        if sampler == "random":
-            theirs = [in_new_process(cost_of, rays_search, PEER) for _ in ours]
-            for cost in theirs:
-                note(benchmark, PEER, cost)
+        if theirs:
             pairs = [(peer.milliseconds, cost.milliseconds) for peer, cost in zip(theirs, ours, strict=True)]
             benchmark.row(paired(f"{name}: time a report", pairs, peer=PEER, unit="ms", goal=Goal(at_most=1)))
 
