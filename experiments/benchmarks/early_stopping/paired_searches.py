@@ -10,8 +10,8 @@ A regime is a file in regimes/. For each seed there is one search per set-up:
     ray   the same with ASHA as Ray Tune has it by default: validation accuracy, one in four, from epoch 1
 
 and `accuracy` is the search of ours whose highest accuracy wins. The first is whole. The others start with more trials
-than they need, and are ended and cut off where it was. The winners and the reference are then trained on all training
-images with seeds that no search has used, and judged on the test set. Writes, for each regime, in OUT/REGIME
+than they need, and count as far as whole trials take as many epochs. The winners and the reference are then trained on
+all training images with seeds that no search has used, and judged on the test set. Writes, for each regime, in OUT/REGIME
 
     searches.csv  a row per search: epochs counted and expected, trials, the winner and its measured accuracy
     confirm.csv   a row per training of a configuration
@@ -56,12 +56,13 @@ from tune_resnet.hpo.plan import expected_survival
 from tune_resnet.hpo.ranking import best_trials, winner
 from tune_resnet.results.paired_test import analyse_pairs
 from tune_resnet.runs.load import RunFrames, load_frames
-from tune_resnet.runs.tables import FINISHED, INTERRUPTED
+from tune_resnet.runs.tables import ENDED, FINISHED
 from tune_resnet.training.device import choose_precision, resolved
 
 REGIMES = Path(__file__).parent / "regimes"
 OURS, BY_ACCURACY, OTHERS = "ours", "accuracy", ("tpe", "ray")
 MORE_TRIALS = 5  # so many times those of ours: enough for its epochs, whatever is stopped
+MORE_EPOCHS = 4  # so many whole trials
 EPOCH_TIMEOUT = 3600.0  # seconds
 FRESH_SEED = 2000  # the first of those that winners are trained with
 
@@ -111,13 +112,11 @@ def _epochs(path: Path) -> int:
 
 
 def cut_off(frames: RunFrames, budget: int) -> RunFrames:
-    """The run as it was when so many epochs had been trained, over all trials."""
-    epochs = frames.epochs.sort_values("ended_at", kind="stable").head(budget).sort_values(["trial", "epoch"])
-    done = epochs.groupby("trial")["epoch"].max()
-    trials = frames.trials[frames.trials["trial"].isin(done.index)].copy()
-    unfinished = (trials["state"] == FINISHED) & (trials["trial"].map(done) < trials["epochs"])
-    trials.loc[unfinished, "state"] = INTERRUPTED
-    return replace(frames, trials=trials, epochs=epochs)
+    """The run as if it had begun no more trials than those that take as near to so many epochs as whole trials can."""
+    trials = frames.trials.sort_values("trial")
+    trials = trials[trials["state"].isin(ENDED).cummin()]
+    trials = trials[: int((trials["epochs"].cumsum() - budget).abs().to_numpy().argmin()) + 1]
+    return replace(frames, trials=trials, epochs=frames.epochs[frames.epochs["trial"].isin(trials["trial"])])
 
 
 def highest_accuracy(frames: RunFrames) -> dict[Any, Any]:
@@ -134,7 +133,9 @@ def search_rows(regime: str, options: argparse.Namespace) -> pd.DataFrame:
         whole = run_search(spec_of(OURS, regime, options), runs / f"{OURS}-{seed}", seed, None)
         rows += [_row(OURS, seed, whole, winner), _row(BY_ACCURACY, seed, whole, highest_accuracy)]
         for set_up in OTHERS:
-            frames = run_search(spec_of(set_up, regime, options), runs / f"{set_up}-{seed}", seed, len(whole.epochs))
+            # Those that are under way when it is ended never end: it goes on until all that count have ended.
+            enough = len(whole.epochs) + MORE_EPOCHS * whole.spec.train.epochs
+            frames = run_search(spec_of(set_up, regime, options), runs / f"{set_up}-{seed}", seed, enough)
             rows.append(_row(set_up, seed, cut_off(frames, len(whole.epochs)), highest_accuracy))
         print(pd.DataFrame(rows[-2 - len(OTHERS) :]).to_string(index=False), flush=True)
     return pd.DataFrame(rows)
