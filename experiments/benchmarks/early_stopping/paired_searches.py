@@ -11,7 +11,8 @@ A regime is a file in regimes/. For each seed there is one search per set-up:
 
 and `accuracy` is the search of ours whose highest accuracy wins. The first is whole. The others start with more trials
 than they need, and count as far as whole trials take as many epochs. The winners and the reference are then trained on
-all training images with seeds that no search has used, and judged on the test set. Writes, for each regime, in OUT/REGIME
+all training images with seeds that no search has used, and judged on the test set. Writes, for each regime, in
+OUT/REGIME
 
     searches.csv  a row per search: epochs counted and expected, trials, the winner and its measured accuracy
     confirm.csv   a row per training of a configuration
