@@ -56,10 +56,7 @@ def next_steps(frames: RunFrames) -> dict[str, str]:
 
 def _size_flags(frames: RunFrames) -> list[object]:
     """The flags for the largest size at which the winner has been confirmed to be better, if not its search's own."""
-    own, flags = (
-        own_size(frames.spec, frames.env),
-        dict(zip(SIZE, ("--width", "--limit-train", "--epochs"), strict=True)),
-    )
+    own, flags = own_size(frames.spec, frames.env), zip(SIZE, ("--width", "--limit-train", "--epochs"), strict=True)
     sizes = [one.size for one, result in winner_results(frames) if result.verdict == BETTER]
     largest = max(sizes, key=lambda size: math.prod(size.values()), default=own)
-    return [word for name, flag in flags.items() if largest[name] != own[name] for word in (flag, largest[name])]
+    return [word for name, flag in flags if largest[name] != own[name] for word in (flag, largest[name])]

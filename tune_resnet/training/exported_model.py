@@ -56,7 +56,7 @@ def export(model: TrainedModel, path: Path, form: str) -> float:
     """
     missing = [name for name in PACKAGES[form] if importlib.util.find_spec(name) is None]
     if missing:
-        raise ExportError(f"{form} needs more packages: {to_install(*missing)}")
+        raise ExportError(f"--format {form} needs more packages: {to_install(*missing)}")
     images = np.random.default_rng(0).integers(0, 256, (COMPARED_IMAGES, 3, model.size, model.size), dtype=np.uint8)
     batch = torch.export.Dim("batch")
     try:
