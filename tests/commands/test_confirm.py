@@ -280,7 +280,7 @@ def test_a_confirmation_is_recorded_and_extended(
 
 
 def wait_for_a_row(run: Path) -> None:
-    deadline = time.monotonic() + 90
+    deadline = time.monotonic() + 300
     while not (run / "confirm.csv").exists():
         assert time.monotonic() < deadline
         time.sleep(0.05)

@@ -170,7 +170,8 @@ def with_bounds(space: Space, bounds: Mapping[str, Mapping[str, Any]]) -> dict[s
 
 Point = dict[str, Any]  # a configuration: hyperparameter -> value, or in points to evaluate "x2", twice the reference's
 
-# Chosen by experiments/benchmarks/early_stopping/points.py: the first is the reference in the default space.
+# Chosen by experiments/benchmarks/early_stopping/points.py, but for `linear`, of which experiments/FINDING.md says why.
+# The first is the reference in the default space.
 _WIDER: Point = {"batch_size": "x0.5", "momentum": 0.85, "crop_padding": 1, "schedule": "linear"}
 POINTS_TO_EVALUATE: tuple[Point, ...] = (
     _WIDER,
