@@ -33,18 +33,17 @@ def _write(paths: Sequence[Path], out: Path | None) -> None:
     directory or, on a terminal, this command as long as the only run goes on."""
     runs = [find_run(path) for path in paths]  # `latest` may be another one later
     alone = load_frames(runs[0]) if len(runs) == 1 else None
-    by_search = alone is not None and out is None and alone.kind == SEARCH
-    here = alone is not None and not by_search and sys.stdout.isatty()
     goes_on = alone is not None and alone.active
-    reload_seconds = EVERY if by_search or here else 0
-    print(f"wrote {printable(write_report(runs, out, reload_seconds=reload_seconds))}")
-    if here and goes_on:
+    by_search = alone is not None and alone.kind == SEARCH and out is None
+    here = goes_on and not by_search and sys.stdout.isatty()
+    print(f"wrote {printable(write_report(runs, out, reload_seconds=EVERY if by_search or here else 0))}")
+    if here:
         print(f"it is written again every {EVERY} s until the run ends; Ctrl-C ends that sooner")
         with suppress(KeyboardInterrupt):
             while load_frames(runs[0]).active:
                 time.sleep(EVERY)
                 write_report(runs, out, reload_seconds=EVERY)
-    if goes_on and (here or not load_frames(runs[0]).active):  # it may have ended while its page was written
+    if here or (goes_on and not load_frames(runs[0]).active):  # it may have ended while its page was written
         write_report(runs, out)
 
 

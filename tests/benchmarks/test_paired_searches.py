@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from factories import EPOCHS, Build
+from factories import Build
 
 from experiments.benchmarks.early_stopping.paired_searches import by_fresh_seed, cut_off, differences, highest_accuracy
 from tune_resnet.runs.tables import FINISHED, INTERRUPTED, STOPPED
@@ -25,7 +25,6 @@ def test_a_longer_search_counts_as_far_as_whole_trials_go(
     found = cut_off(build.load(), budget)
     assert (len(found.trials), len(found.epochs)) == (counted, epochs)
     assert highest_accuracy(found)["val_accuracy"] == (0.7 if counted == 3 else 0.5)
-    assert len(found.epochs) <= EPOCHS * counted
 
 
 def test_differences_by_search_and_by_fresh_seed_have_one_mean() -> None:

@@ -33,8 +33,8 @@ from tune_resnet.config.toml import load_spec
 from tune_resnet.data.types import Dataset, ImageSet, Split
 from tune_resnet.execution.cluster import ray_cluster
 from tune_resnet.execution.resources import make_plan
-from tune_resnet.hpo.plan import Plan, expected_survival, image_lines, trials_per_gpu
-from tune_resnet.hpo.stopping import usual_last_rung
+from tune_resnet.hpo.plan import Plan, image_lines, trials_per_gpu
+from tune_resnet.hpo.stopping import expected_survival, usual_last_rung
 from tune_resnet.runs.load import load_frames
 from tune_resnet.training.device import OUT_OF_MEMORY, DeviceError, resolved
 from tune_resnet.training.loop import TrainingRun

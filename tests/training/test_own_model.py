@@ -277,7 +277,6 @@ def test_a_network_whose_loss_is_not_finite_is_timed_all_the_same(split: Split) 
     assert measure_speed(TrainSpec(precision="fp32"), split, torch.device("cpu"), own).images_per_second > 0
 
 
-@pytest.mark.usefixtures("importable")
 def test_after_the_timing_a_process_has_as_many_threads_as_before(split: Split) -> None:
     before = torch.get_num_threads()
     torch.set_num_threads(2)
@@ -288,6 +287,7 @@ def test_after_the_timing_a_process_has_as_many_threads_as_before(split: Split) 
         torch.set_num_threads(before)
 
 
+@pytest.mark.usefixtures("importable")
 def test_no_batch_is_timed_that_is_smaller_than_those_of_a_training(split: Split) -> None:
     """A network with batch norm at its end cannot train on one image, as 101 less a batch of 100 would be."""
     images = ImageSet(split.train.images[:101], split.train.labels[:101])

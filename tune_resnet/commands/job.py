@@ -13,12 +13,14 @@ from rich.console import Console
 
 from tune_resnet._files import write_whole
 from tune_resnet._text import say, shown_path, to_run
-from tune_resnet.commands.request import SIZE, Request, own_spec_file
+from tune_resnet.commands.request import Request, own_spec_file
 from tune_resnet.config.hyperparameters import ARGUMENT
+from tune_resnet.config.sections import flags_of
 from tune_resnet.config.spec import SearchSpec
 from tune_resnet.config.toml import load_spec
 from tune_resnet.errors import RecordError
 from tune_resnet.runs.directory import BASELINE, FINAL, RunDirectory
+from tune_resnet.runs.tables import SIZE
 
 if TYPE_CHECKING:
     from tune_resnet.data.types import Dataset
@@ -89,8 +91,10 @@ class Job:
         """What has the same done on a command line, for what Python asks for."""
         asked = self.request
         if asked.finalize is not None:
-            searched = Path(asked.finalize)
-            what = ["--finalize", str(shown_path(searched)), *self._size_flags(load_spec(own_spec_file(searched)))]
+            own = load_spec(own_spec_file(Path(asked.finalize)))
+            size = {name: self.spec.value(name) for name in SIZE.values() if name not in own.space}
+            size = {name: value for name, value in size.items() if value != own.value(name)}
+            what = ["--finalize", str(shown_path(Path(asked.finalize))), *flags_of(size)]
             what += [] if asked.trial is None else ["--trial", str(asked.trial)]
         elif self.history is not None:
             what = ["--resume", str(run.shown_path)]
@@ -99,14 +103,6 @@ class Job:
             what += ["--experiment", str(shown_path(run.spec_toml))]
             what += ["--warm-start", *map(str, asked.warm_start)] if asked.warm_start else []
         return [*what, *self.spec.model.flag]
-
-    def _size_flags(self, searched: SearchSpec) -> list[str]:
-        """The flags for what is not the size of the search whose trial is trained."""
-        flags = []
-        for section, name in (key.split(".") for key in sorted(SIZE - {*searched.space})):
-            before, now = (getattr(getattr(spec, section), name) for spec in (searched, self.spec))
-            flags += [] if now == before else [f"--{name.replace('_', '-')}", str(now)]
-        return flags
 
 
 def _make_room(path: Path, console: Console) -> None:

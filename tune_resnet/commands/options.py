@@ -19,7 +19,7 @@ from tune_resnet.config.sections import SECTIONS
 from tune_resnet.config.space import DEFAULT_SPACE, Space, Value, with_bounds
 from tune_resnet.config.spec import SearchSpec
 from tune_resnet.config.toml import load_tables, spec_from_tables
-from tune_resnet.config.validation import Arguments, SpecError, nearest
+from tune_resnet.config.validation import Arguments, SpecError, flag_of, nearest
 from tune_resnet.runs.find import RUNS
 
 _EPILOG = """\
@@ -147,10 +147,10 @@ def _add_what(group: argparse._ArgumentGroup) -> None:
 
 def _add_setting(group: argparse._ArgumentGroup, section: str, item: Field[Any], kind: Any) -> None:
     """The flag of one setting of the spec."""
-    about, flag = item.metadata["about"], item.metadata.get("flag", item.name).replace("_", "-")
+    about, flag = item.metadata["about"], flag_of(item)
     if kind == Arguments:
         group.add_argument(
-            f"--{flag}", dest=f"{section}.{item.name}", help=about, type=_argument, nargs="+", metavar="NAME=VALUE"
+            flag, dest=f"{section}.{item.name}", help=about, type=_argument, nargs="+", metavar="NAME=VALUE"
         )
         return
     wanted = next(one for one in (get_args(kind) or (kind,)) if one is not type(None))
@@ -162,7 +162,7 @@ def _add_setting(group: argparse._ArgumentGroup, section: str, item: Field[Any],
         how = {"action": argparse.BooleanOptionalAction}
     elif item.metadata.get("seconds"):
         how = {"type": _seconds, "metavar": "T"}
-    group.add_argument(f"--{flag}", dest=f"{section}.{item.name}", help=about, **how)
+    group.add_argument(flag, dest=f"{section}.{item.name}", help=about, **how)
 
 
 def parse_options(arguments: Sequence[str]) -> Search:

@@ -14,10 +14,11 @@ from tune_resnet._text import to_install
 from tune_resnet.config.sections import MIN_SEEDS, SECTIONS
 from tune_resnet.config.spec import SearchSpec, check_grown
 from tune_resnet.config.toml import load_spec
-from tune_resnet.config.validation import SpecError, differences
+from tune_resnet.config.validation import SpecError, differences, flag_of
 from tune_resnet.errors import RecordError, UserError
 from tune_resnet.runs.directory import RunDirectory
 from tune_resnet.runs.find import LATEST, RUNS, find_run
+from tune_resnet.runs.tables import SIZE
 
 LOGGERS = {"tensorboard": "tensorboardX", "mlflow": "mlflow", "wandb": "wandb"}  # and what each imports
 _PACKAGES = {"mlflow": "mlflow-skinny"}  # that bring it: the whole mlflow wants an older pyarrow
@@ -27,8 +28,8 @@ _MACHINE = {
     "data.data_dir", "model.factory", "resources.device", "resources.cpus_per_trial", "resources.gpus_per_trial",
     "resources.max_concurrent", "train.precision",
 }  # fmt: skip
-_LENGTH = {"search.num_samples", "search.time_budget"}  # as it goes on, as its space may;
-SIZE = {"model.width", "data.limit_train", "train.epochs"}  # and as its winner is trained again.
+_LENGTH = {"search.num_samples", "search.time_budget"}  # as it goes on, as its space may, and as its winner is trained
+# again, the settings of `SIZE`.
 
 
 @dataclass(frozen=True, repr=False)
@@ -94,7 +95,7 @@ class Request:
                 raise SpecError(f"{run} uses a network of your own: give its spec, to allow it to be imported and run")
             return own
         goes_on = self.resume is not None and not self.confirm
-        may_change = _MACHINE | (_LENGTH if goes_on else SIZE - {*own.space})
+        may_change = _MACHINE | (_LENGTH if goes_on else {*SIZE.values()} - {*own.space})
         _check_same_run(Path(run), own, self.spec, may_change, may_grow=goes_on)
         in_order = {**{name: self.spec.space[name] for name in own.space}, **self.spec.space}  # of the run's tables
         return replace(self.spec, space=in_order)
@@ -134,11 +135,11 @@ def _with_arguments(message: str) -> str:
     """A message with the arguments of `Request` and of a spec's sections instead of flags; a command to run stays."""
     if "-m tune_resnet." in message:
         return message
-    names = {item.name.replace("_", "-"): item.name for item in (*fields(SearchSpec), *fields(Request))}
+    names = {flag_of(item): item.name for item in (*fields(SearchSpec), *fields(Request))}
     for section, kind in SECTIONS.items():
         for item in fields(kind):
-            names[item.metadata.get("flag", item.name).replace("_", "-")] = f"{section}.{item.name}"
-    return re.sub(r"--([a-z]+(?:-[a-z]+)*)", lambda flag: names.get(flag[1], flag[0]), message)
+            names[flag_of(item)] = f"{section}.{item.name}"
+    return re.sub(r"--[a-z]+(?:-[a-z]+)*", lambda flag: names.get(flag[0], flag[0]), message)
 
 
 def found_run(run: Path | str, runs_dir: Path) -> Path:

@@ -6,11 +6,12 @@ Every error is a `SpecError` with a one-line message that names the setting.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from tune_resnet.config.validation import Arguments, Section, SpecError, setting, shown
+from tune_resnet.config.validation import Arguments, Section, SpecError, flag_of, setting, shown
 
 DATASETS = ("cifar10", "folder", "digits")
 SCHEDULES = ("linear-exponential", "cosine", "linear")
@@ -232,5 +233,15 @@ SECTIONS: dict[str, type[Section]] = {
     "scheduler": SchedulerSpec,
     "resources": ResourceSpec,
 }
+
+
+def flags_of(settings: Mapping[str, object]) -> list[str]:
+    """The command line's words for these values of settings, each by its section and name."""
+    words = []
+    for key, value in settings.items():
+        section, _, name = key.partition(".")
+        words += [flag_of(item) for item in fields(SECTIONS[section]) if item.name == name] + [str(value)]
+    return words
+
 
 REFERENCE = TrainSpec()  # the configuration that every result is compared with

@@ -8,7 +8,7 @@ import functools
 import math
 import operator
 from collections.abc import Iterable, Mapping
-from dataclasses import field, fields
+from dataclasses import Field, field, fields
 from typing import Any, Self, get_args, get_type_hints
 
 from tune_resnet.errors import UserError
@@ -25,6 +25,11 @@ def setting(default: Any, about: str, **more: Any) -> Any:
     numbers) or `choices` (of strings), and `past` choices, which recorded runs may have; and how the command line has
     it: its `flag`, where that is not its name, its `metavar`, and whether it is `seconds`."""
     return field(default=default, metadata={"about": about, **more})
+
+
+def flag_of(item: Field[Any]) -> str:
+    """What the command line calls a setting."""
+    return "--" + str(item.metadata.get("flag", item.name)).replace("_", "-")
 
 
 _SYNONYMS = {"learning_rate": "max_lr", "lr": "max_lr", "beta1": "momentum"}

@@ -135,24 +135,24 @@ class Trainer:
     def epoch(self, spec: SearchSpec, path: Path) -> dict[str, Any]:
         """The next epoch of a configuration: what a row of confirm.csv has of it, this epoch's seconds, and whether all
         are `done`. Loss and scores are NaN before the last epoch, and missing after an error."""
-        started = time.perf_counter()
-        resumable, error = None, ""
+        started, last, epochs, error = time.perf_counter(), None, 0, ""
         try:
             resumable = self._attached(spec, path)
-            resumable.run_epoch()
+            epochs = resumable.training.epochs_done
+            last = resumable.run_epoch()
+            epochs = last.epoch
         except NonFiniteLoss as failure:
             error = str(failure)
         except RuntimeError as failure:
             if not ran_out_of_memory(failure):
                 raise
             error, self.resumable = OUT_OF_MEMORY, None  # again it would, as often as it was tried
-        last = None if error or resumable is None else resumable.training.last
         return {
             **(last.columns("test", self.spec.search.objective) if last else {}),
             "seed": spec.train.seed,
             **spec.values,
-            "epochs": resumable.training.epochs_done if resumable else 0,
-            "done": bool(error) or resumable is None or resumable.is_done,
+            "epochs": epochs,
+            "done": bool(error) or epochs == spec.train.epochs,
             "seconds": time.perf_counter() - started,
             "worker": this_process(),
             "error": error,

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import math
-import random
-from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -15,9 +12,8 @@ import torch
 
 from tune_resnet._text import counted, duration, printable
 from tune_resnet.config.sections import OBJECTIVES, VAL_ACCURACY, BudgetSpec, ResourceSpec
-from tune_resnet.config.spec import SearchSpec
 from tune_resnet.data.types import Split
-from tune_resnet.hpo.stopping import rung_epochs, stopping_rule
+from tune_resnet.hpo.stopping import expected_survival, rung_epochs
 from tune_resnet.runs.tables import REFERENCE_TRIAL
 from tune_resnet.training.device import ResolvedSpec
 from tune_resnet.training.evaluation import scores
@@ -26,14 +22,9 @@ _START_SECONDS = 4.0  # until the processes of trials train, on a machine with n
 _ENOUGH_STEPS = 10  # of the optimizer in an epoch
 _MIN_TIMEOUT = 600.0  # seconds: a trial's process takes some to start
 _TIMEOUT_EPOCHS = 20  # so much longer than expected may an epoch take on a busy machine
-_SIMULATIONS, _MOST_SIMULATED = 200, 20_000  # of the stopping rule; trials. The mean's standard error is about 1% of it
 _LONG = 3600.0  # seconds of a search on a CPU, from which on a plan says how to have it sooner
 _NARROW = 16  # channels of a network for a CPU
 _REGULARISERS = ("label_smoothing", "class_weights", "dropout", "crop_padding", "cutout")
-# Of trials from the best, as a share of the loss, and how much that varies from epoch to epoch: such that recorded
-# searches, judged again by the default rule, come out right on average.
-_MEAN_SHORTFALL, _VARIATION = 0.04, 0.03
-_OF_POINTS = 0.5  # what is tried first is known to be good elsewhere: its share of that shortfall, set likewise
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -219,33 +210,6 @@ def image_lines(data: Split, search: BudgetSpec) -> tuple[str, ...]:
     chance = always[list(OBJECTIVES).index(search.objective)].item()
     balance = f"classes     {len(counts):,}, of {spread} {each} each; the chance level{search.of_what} is {chance:.1%}"
     return (*([f"images      {data.shapes}"] if data.shapes else []), balance)
-
-
-def expected_survival(spec: SearchSpec) -> tuple[float, ...]:
-    """Mean share of a search's trials that train each epoch under the spec's stopping rule, simulated.
-
-    Each simulated trial is worse than the best possible by a random share of the loss, exponentially distributed and
-    half as large on average for the points that are tried first, to which each epoch's signal adds some normal noise.
-    It is exact for no stopping; the beginning of a very long search stands for the whole.
-    """
-    trials, epochs = min(spec.search.num_samples, _MOST_SIMULATED), spec.train.epochs
-    if spec.scheduler.name == "none":
-        return (1.0,) * epochs
-    draw, runs = random.Random(0), min(_SIMULATIONS, _MOST_SIMULATED // trials)
-    reached = Counter(epoch for _ in range(runs) for epoch in _simulated_epochs(spec, trials, draw))
-    return tuple(reached[epoch] / (runs * trials) for epoch in range(1, epochs + 1))
-
-
-def _simulated_epochs(spec: SearchSpec, trials: int, draw: random.Random) -> Iterator[int]:
-    """Each epoch, counted from 1, of each trial of one search."""
-    rule, epochs, points = stopping_rule(spec), spec.train.epochs, len(spec.first_points)
-    for trial in range(trials):
-        share = _OF_POINTS if trial < points else 1
-        quality = -share * draw.expovariate(1 / _MEAN_SHORTFALL)
-        for epoch in range(1, epochs + 1):
-            yield epoch
-            if rule.should_stop(trial, epoch, draw.gauss(quality, _VARIATION)) and trial != REFERENCE_TRIAL:
-                break
 
 
 def trials_per_gpu(resources: ResourceSpec, concurrency: int) -> int:

@@ -71,7 +71,7 @@ def confirmations(frames: RunFrames) -> list[Confirmation]:
     found = []
     for values, own in rows[rows["configuration"] == WINNER].groupby(columns, sort=False):
         configuration = dict(zip(columns, values, strict=True))
-        beside = reference[reference["seed"].isin(own["seed"]) & _is(reference, configuration, SIZE)]
+        beside = reference[reference["seed"].isin(own["seed"]) & _is(reference, configuration, [*SIZE])]
         found.append(_confirmation(frames, configuration, own, beside))
     return sorted(found, key=lambda one: (not one.of_winner, one.place))
 

@@ -8,6 +8,7 @@ from typing import Any
 import tomli_w
 
 from tune_resnet._text import printable, to_run
+from tune_resnet.config.sections import flags_of
 from tune_resnet.hpo.ranking import final_run, trial_of
 from tune_resnet.results.confirmation import winner_results
 from tune_resnet.results.edges import widening_commands
@@ -54,9 +55,9 @@ def next_steps(frames: RunFrames) -> dict[str, str]:
     return {name: printable(command) for name, command in steps.items()}
 
 
-def _size_flags(frames: RunFrames) -> list[object]:
+def _size_flags(frames: RunFrames) -> list[str]:
     """The flags for the largest size at which the winner has been confirmed to be better, if not its search's own."""
-    own, flags = own_size(frames.spec, frames.env), zip(SIZE, ("--width", "--limit-train", "--epochs"), strict=True)
+    own = own_size(frames.spec, frames.env)
     sizes = [one.size for one, result in winner_results(frames) if result.verdict == BETTER]
     largest = max(sizes, key=lambda size: math.prod(size.values()), default=own)
-    return [word for name, flag in flags if largest[name] != own[name] for word in (flag, largest[name])]
+    return flags_of({setting: largest[column] for column, setting in SIZE.items() if largest[column] != own[column]})

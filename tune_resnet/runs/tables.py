@@ -21,7 +21,8 @@ REFERENCE_TRIAL = 0  # the reference configuration is the first trial of every r
 STATES = (FINISHED, RUNNING, STOPPED, INTERRUPTED, FAILED)  # in the order in which trials are ranked
 
 WINNER, REFERENCE = "winner", "reference"  # the configurations of confirm.csv
-SIZE = ("width", "train_images", "of_epochs")  # what a confirmation may have larger than its search
+# What winner and reference may be trained at, other than their search: columns of confirm.csv, and settings.
+SIZE = {"width": "model.width", "train_images": "data.limit_train", "of_epochs": "train.epochs"}
 SEQUENTIAL = "sequential"
 
 

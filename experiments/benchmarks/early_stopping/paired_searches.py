@@ -53,8 +53,8 @@ from tune_resnet.data.load import load_dataset
 from tune_resnet.data.split import baseline_split
 from tune_resnet.execution.cluster import ray_cluster
 from tune_resnet.execution.training_pool import Training, train_all
-from tune_resnet.hpo.plan import expected_survival
 from tune_resnet.hpo.ranking import best_trials, winner
+from tune_resnet.hpo.stopping import expected_survival
 from tune_resnet.results.paired_test import analyse_pairs
 from tune_resnet.runs.load import RunFrames, load_frames
 from tune_resnet.runs.tables import ENDED, FINISHED

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -101,16 +100,11 @@ def rule_row(rule: Rule, table: pd.DataFrame, final: np.ndarray, size: int | Non
     rng = np.random.default_rng(0)
     orders = [rng.permutation(len(final))[:size] for _ in range(ORDERS)]
     resampled = [rng.integers(len(final), size=len(final)) for _ in range(RESAMPLES)]
-
-    def mean(of: list[np.ndarray]) -> np.ndarray:
-        found: np.ndarray = np.mean([_figures(rule, table, final, order) for order in of], axis=0)
-        return found
-
-    def means() -> Iterator[np.ndarray]:
-        for drawn in resampled:
-            yield mean([rng.permutation(drawn)[:size] for _ in range(OF_EACH)] if size else [drawn])
-
-    figures, (low, high) = mean(orders), np.quantile(list(means()), [0.05, 0.95], axis=0)
+    searches = [[rng.permutation(drawn)[:size] for _ in range(OF_EACH)] if size else [drawn] for drawn in resampled]
+    figures, *means = (
+        np.mean([_figures(rule, table, final, order) for order in of], axis=0) for of in (orders, *searches)
+    )
+    low, high = np.quantile(means, [0.05, 0.95], axis=0)
     names = ("epochs_share", "best_survives", "top_kept", "regret")
     row: dict[str, object] = {"rule": str(rule)}
     for name, value, least, most in zip(names, figures, low, high, strict=True):

@@ -18,7 +18,7 @@ import pandas as pd
 from rich.console import Console
 
 from tune_resnet.execution.progress import Progress
-from tune_resnet.hpo.plan import expected_survival
+from tune_resnet.hpo.stopping import expected_survival
 from tune_resnet.results.chart_data import most_at_once, timeline
 from tune_resnet.runs.load import RunFrames, load_frames
 from tune_resnet.runs.tables import RUNNING, TrialRow
