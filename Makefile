@@ -2,6 +2,8 @@
 
 VENV = .venv
 PYTHON = $(VENV)/bin/python
+# Where that environment is active, its python3 would come first, which has no pip to install with.
+export PATH := $(subst $(abspath $(VENV))/bin:,,$(PATH))
 
 BENCHMARKS = training checkpoints start scale memory
 RESULTS = experiments/results/benchmarks
