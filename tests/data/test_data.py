@@ -308,6 +308,42 @@ def test_of_a_list_without_splits_a_test_set_is_drawn(classes_only: Path) -> Non
     assert found.fingerprint == whole.fingerprint
 
 
+def grouped_list(tree: Path, group: Callable[[str], str]) -> Path:
+    """A list of all images of a tree of classes, each in a group by its path."""
+    paths = sorted(str(path.relative_to(tree)) for path in tree.glob("*/*.png"))
+    return write_list(tree, "path,class,group\n" + "\n".join(f"{path},{path[:3]},{group(path)}" for path in paths))
+
+
+def test_groups_of_a_list_are_not_divided(classes_only: Path) -> None:
+    def film(path: str) -> str:
+        return f"{path[:3]} {int(path[4:6]) // 3}"
+
+    plain = load_folder(classes_only)
+    dataset = load_folder(grouped_list(classes_only, film))
+    assert dataset.test is not None
+    assert dataset.train.groups is not None
+    held_out = {film(path) for path in dataset.test_files}
+    everything = [str(path.relative_to(classes_only)) for path in sorted(classes_only.glob("*/*.png"))]
+    assert list(dataset.test_files) == [path for path in everything if film(path) in held_out]
+    assert len(np.unique(dataset.train.groups)) == 11 - len(held_out)
+    groups = f" ({11 - len(held_out)} groups, none of them divided)"
+    assert search_split(dataset, DataSpec()).note == dataset.note + groups
+    alone = load_folder(grouped_list(classes_only, lambda path: ""))
+    assert alone.train.groups is None
+    assert alone.fingerprint == plain.fingerprint != dataset.fingerprint
+
+
+def test_a_group_in_two_parts_of_a_list_is_an_error(tree: Path) -> None:
+    text = "path,class,split,group\ntrain/cat/0.png,cat,train,one\ntest/cat/0.png,cat,test,one\n"
+    with pytest.raises(DataError, match="line 3: group 'one' is in test here, and in train in line 2"):
+        load_folder(write_list(tree, text))
+
+
+def test_too_few_groups_are_an_error(classes_only: Path) -> None:
+    with pytest.raises(DataError, match="'cat' needs at least 3 groups of images, to train, validate and test, has 1"):
+        load_folder(grouped_list(classes_only, lambda path: path[:3]))
+
+
 def test_a_list_that_names_other_classes_is_other_data(tree: Path) -> None:
     text = listed(tree, lambda _: "train")
     first = load_folder(write_list(tree, text))
@@ -837,6 +873,49 @@ def test_the_validation_split_is_stratified(counts: list[int], fraction: float, 
     if (np.floor(share) >= 1).all() and (np.ceil(share) < counts).all():  # no class is held at its limit
         assert (np.abs(taken - share) < 1).all()
     assert numbers(search_split(dataset, spec).held_out) == held_out
+
+
+@given(st.lists(st.integers(4, 60), min_size=2, max_size=8), st.floats(0.05, 0.6), st.data())
+@settings(max_examples=60, deadline=None)
+def test_whole_groups_are_held_out(counts: list[int], fraction: float, draw: st.DataObject) -> None:
+    dataset = numbered(counts)
+    labels, size = dataset.train.labels, draw.draw(st.integers(1, min(counts) // 2))
+    groups = np.empty(len(labels), dtype=np.int64)  # of so many images of one class each; a smaller one of the rest
+    for label in range(len(counts)):
+        places = np.flatnonzero(labels == label)
+        groups[places] = places[np.arange(len(places)) // size * size]
+    dataset = replace(dataset, train=replace(dataset.train, groups=groups))
+    spec = DataSpec(validation_fraction=fraction)
+    split = search_split(dataset, spec)
+    train, held_out = numbers(split.train), numbers(split.held_out)
+    assert sorted(train + held_out) == list(range(sum(counts)))
+    assert not set(groups[train]) & set(groups[held_out])
+    for part in (split.train, split.held_out):
+        assert set(part.labels) == set(range(len(counts)))
+    taken = np.bincount(split.held_out.labels, minlength=len(counts))
+    share = fraction * np.array(counts)
+    assert (np.abs(taken - share) <= size + 1).all()
+    assert numbers(search_split(dataset, spec).held_out) == held_out
+
+
+def test_groups_may_have_images_of_several_classes() -> None:
+    """Patients, each with images of both classes."""
+    dataset = numbered([60, 90])
+    groups = np.random.default_rng(0).integers(0, 15, 150)
+    split = search_split(
+        replace(dataset, train=replace(dataset.train, groups=groups)), DataSpec(validation_fraction=0.3)
+    )
+    assert not set(groups[numbers(split.train)]) & set(groups[numbers(split.held_out)])
+    np.testing.assert_allclose(np.bincount(split.held_out.labels), [18, 27], atol=5)
+
+
+def test_groups_that_cannot_be_held_out_are_an_error() -> None:
+    """Each class is in two groups of three: with one of these held out, every other has a class that needs it."""
+    labels, groups = np.array([0, 1, 1, 2, 2, 0]), np.array([0, 0, 1, 1, 2, 2])
+    dataset = numbered([2, 2, 2])
+    dataset = replace(dataset, train=ImageSet(dataset.train.images, labels, groups))
+    with pytest.raises(DataError, match=r"cannot hold out images of class 'class\d': its groups have images of other"):
+        search_split(dataset, DataSpec())
 
 
 @given(COUNTS, st.data())

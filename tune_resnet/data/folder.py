@@ -27,7 +27,7 @@ from tune_resnet.data.cache import Decoded, read_partial, read_whole, room_for, 
 from tune_resnet.data.image_file import ImageError, read_image_and_shape
 from tune_resnet.data.image_list import read_list
 from tune_resnet.data.image_tree import ImageFile, Tree, scan
-from tune_resnet.data.split import stratified
+from tune_resnet.data.split import held_out_of
 from tune_resnet.data.types import (
     SIZE,
     DataError,
@@ -81,6 +81,8 @@ def load_folder(root: Path, size: int = SIZE, split_seed: int = 0) -> Dataset:
     shapes = shapes_line(decoded.shapes, size)
     if isinstance(train.source, MappedImages):
         shapes += f"; {decoded.images.nbytes / 1e9:.1f} GB, read from the cache as they are needed"
+    if train.groups is not None:
+        fingerprint = hashlib.sha256(fingerprint.encode() + train.groups.tobytes()).hexdigest()
     dataset = Dataset("folder", train, test, tree.classes, fingerprint, val, paths, shapes)
     return _with_test_set(dataset, split_seed) if tree.whole else dataset
 
@@ -91,27 +93,33 @@ def _parts(tree: Tree, images: Images) -> tuple[ImageSet, ImageSet | None, Image
     for part in tree.parts.values():
         begin, end = end, end + len(part)
         labels = np.array([file.label for file in part], dtype=np.int64)
-        found.append(ImageSet(subset(images, slice(begin, end)), labels))
+        found.append(ImageSet(subset(images, slice(begin, end)), labels, _groups(part)))
     train, test, val = found
     return train, test if len(test) else None, val if len(val) else None
 
 
+def _groups(files: Sequence[ImageFile]) -> np.ndarray | None:
+    """The number of each file's group, by its first file, int64 (N,); None where no file has one."""
+    if not any(file.group for file in files):
+        return None
+    first: dict[str, int] = {}
+    numbers = [first.setdefault(file.group, place) if file.group else place for place, file in enumerate(files)]
+    return np.array(numbers, dtype=np.int64)
+
+
 def _with_test_set(dataset: Dataset, seed: int) -> Dataset:
-    """The images of a dataset that nobody has divided, whose `test_files` are all there are, a stratified share of them
-    to test on."""
-    counts = np.bincount(dataset.train.labels, minlength=len(dataset.classes))
-    for name, count in zip(dataset.classes, counts, strict=True):
-        if count < 3:
-            raise DataError(f"class {name!r} needs at least 3 images, to train, validate and test, has {count}")
-    total = max(round(TEST_FRACTION * len(dataset.train)), len(counts))
-    held_out = stratified(dataset.train.labels, total, [seed, TEST_STREAM], left=2)
+    """The images of a dataset that nobody has divided, whose `test_files` are all there are, a share of each class to
+    test on."""
+    total = max(round(TEST_FRACTION * len(dataset.train)), len(dataset.classes))
+    held_out = held_out_of(dataset.train, dataset.classes, total, [seed, TEST_STREAM], left=2)
+    drawn = int(held_out.sum())
     return replace(
         dataset,
         train=dataset.train.subset(~held_out),
         test=dataset.train.subset(held_out),
         test_files=tuple(compress(dataset.test_files, held_out)),
         fingerprint=hashlib.sha256(f"{dataset.fingerprint}\0{TEST_FRACTION}\0{seed}".encode()).hexdigest(),
-        note=f"; {counted(total, 'test image')} drawn, {TEST_FRACTION:.0%} of each class by the split seed",
+        note=f"; {counted(drawn, 'test image')} drawn, {TEST_FRACTION:.0%} of each class by the split seed",
     )
 
 

@@ -1,9 +1,11 @@
-"""The images that a CSV file lists, by the columns `path`, relative to the file, `class` and, optionally, `split`."""
+"""The images that a CSV file lists, by the columns `path`, relative to the file, `class` and, optionally, `split` and
+`group`."""
 
 from __future__ import annotations
 
 import csv
 import os
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -15,12 +17,14 @@ from tune_resnet.data.types import DataError
 def read_list(path: Path) -> Tree:
     """The images of a list, in the order that a tree of them would have; DataError, with the line, where it is wrong.
 
-    Without a column `split` nothing says which images are to test.
+    Without a column `split` nothing says which images are to test. Images of one `group` are to be in one part.
     """
     rows = _rows(path)
     has_split = "split" in rows[0][1]
     listed: dict[str, dict[str, list[str]]] = {"train": {}, "test": {}, "val": {}}  # part, class, paths
     seen: dict[str, int] = {}
+    groups: dict[str, str] = {}  # by image
+    parts: dict[str, tuple[str, int]] = {}  # of each group, with its first line
     for line, row in rows:
         where = f"{path} line {line}"
         name, image = row["class"], os.path.normpath(row["path"])
@@ -35,6 +39,11 @@ def read_list(path: Path) -> Tree:
         if not os.path.lexists(path.parent / image):
             raise DataError(f"{where}: there is no file {path.parent / image}")
         seen[image] = line
+        if group := row.get("group", ""):
+            groups[image] = group
+            first, begun = parts.setdefault(group, (part, line))
+            if first != part:
+                raise DataError(f"{where}: group {group!r} is in {part} here, and in {first} in line {begun}")
         listed[part].setdefault(name, []).append(image)
     classes = tuple(sorted(listed["train"]))
     if len(classes) < 2:
@@ -43,7 +52,8 @@ def read_list(path: Path) -> Tree:
     tree = Tree(classes, whole=not has_split)
     for part, by_class in listed.items():
         _check_classes(path, part, set(by_class), set(classes))
-        tree.parts[part].extend(_files(path.parent, by_class, classes))
+        files = _files(path.parent, by_class, classes)
+        tree.parts[part].extend(replace(file, group=groups.get(file.path, "")) for file in files)
     return tree
 
 

@@ -20,13 +20,14 @@ _MEANING = {"train": "training", "test": "test", "val": "validation"}
 @dataclass(frozen=True, slots=True)
 class ImageFile:
     """One image file; `path` is relative to the root, `bytes` its size, `mtime` in nanoseconds; `problem`: why it is
-    not to be opened."""
+    not to be opened; `group`: those of one name are not to be divided, empty: it stands alone."""
 
     path: str
     label: int
     bytes: int
     mtime: int
     problem: str = ""
+    group: str = ""
 
     @property
     def mark(self) -> str:

@@ -1,10 +1,12 @@
-"""Stratified subsets and splits.
+"""Stratified subsets and splits; where images come in groups, what is held out is whole groups.
 
 Every random choice derives from `DataSpec.split_seed`, so all trials of a search, and a rerun of it, see the same
 images. A search sees `search_split` only: the test set is in `baseline_split` alone.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -18,7 +20,8 @@ SUBSET_STREAM, VALIDATION_STREAM = 0, 1  # separate random streams: the subset's
 def search_split(dataset: Dataset, spec: DataSpec) -> Split:
     """The training set, or its stratified subset of `limit_train`, divided into training and validation images.
 
-    Each class keeps its share in both parts, and at least one image in each. DataError where that cannot be. A source
+    Each class keeps its share in both parts, and at least one image in each; no group of images is in both, and shares
+    are as near as that allows. DataError where that cannot be. A source
     that has a validation set of its own is not divided: all of that set is held out.
     """
     train = _limited_train(dataset, spec)
@@ -27,8 +30,13 @@ def search_split(dataset: Dataset, spec: DataSpec) -> Split:
         return _make_split(train, dataset.val, dataset, own + _test_note(dataset))
     wanted, classes = round(spec.validation_fraction * len(train)), len(dataset.classes)
     total = min(max(wanted, classes), len(train) - classes)
-    held_out = stratified(train.labels, total, [spec.split_seed, VALIDATION_STREAM], left=1)
-    return _make_split(train.subset(~held_out), train.subset(held_out), dataset, _test_note(dataset))
+    held_out = held_out_of(train, dataset.classes, total, [spec.split_seed, VALIDATION_STREAM], left=1)
+    note = _groups_note(train) + _test_note(dataset)
+    return _make_split(train.subset(~held_out), train.subset(held_out), dataset, note)
+
+
+def _groups_note(train: ImageSet) -> str:
+    return "" if train.groups is None else f" ({counted(len(np.unique(train.groups)), 'group')}, none of them divided)"
 
 
 def _test_note(dataset: Dataset) -> str:
@@ -112,6 +120,58 @@ def stratified(labels: np.ndarray, total: int, seed: int | list[int], *, least: 
     counts = np.bincount(labels)
     take = apportion(counts, total, low=np.full_like(counts, least), high=counts - left)
     return draw(labels, take, np.random.default_rng(seed))
+
+
+def held_out_of(
+    images: ImageSet, classes: Sequence[str], total: int, seed: int | list[int], *, left: int
+) -> np.ndarray:
+    """A mask (N,) of about `total` images, the same share of each class: of whole groups, where an image without groups
+    is one. At least one group of each class is held out and `left` remain; DataError where that cannot be."""
+    labels, groups = images.labels, images.groups
+    pairs = labels if groups is None else np.unique(np.stack([labels, groups]), axis=1)[0]
+    counts = np.bincount(pairs, minlength=len(classes))
+    for name, count in zip(classes, counts, strict=True):
+        if count <= left:
+            wanted = f"{left + 1} images" if groups is None else f"{left + 1} groups of images"
+            uses = "train, validate and test" if left == 2 else "train and validate"
+            raise DataError(f"class {name!r} needs at least {wanted}, to {uses}, has {count}")
+    if groups is None:
+        return stratified(labels, total, seed, left=left)
+    take = apportion(np.bincount(labels), total, low=np.ones_like(counts), high=np.bincount(labels) - left)
+    held_out = _whole_groups(labels, groups, take, counts - left, np.random.default_rng(seed))
+    for label, name in enumerate(classes):
+        if not (labels[held_out] == label).any():
+            raise DataError(f"cannot hold out images of class {name!r}: its groups have images of other classes, too")
+    return held_out
+
+
+def _whole_groups(
+    labels: np.ndarray, groups: np.ndarray, take: np.ndarray, most: np.ndarray, rng: np.random.Generator
+) -> np.ndarray:
+    """A mask (N,) of random groups that have about `take[c]` images of each class c, and are `most[c]` of its groups at
+    most; if possible, at least one of each class."""
+    order = np.argsort(groups, kind="stable")
+    members = np.split(order, np.flatnonzero(np.diff(groups[order])) + 1)
+    inside = [np.unique(labels[places], return_counts=True) for places in members]
+    missing, most = take.astype(np.float64), most.copy()
+    chosen = np.zeros(len(labels), dtype=np.bool_)
+
+    def choose(group: int) -> None:
+        found, counts = inside[group]
+        missing[found] -= counts
+        most[found] -= 1
+        chosen[members[group]] = True
+
+    shuffled = rng.permutation(len(members))
+    for group in shuffled:  # each that brings the numbers nearer to what is wanted, in squares of shares
+        found, counts = inside[group]
+        if (most[found] > 0).all() and (counts * (counts - 2 * missing[found]) / take[found] ** 2).sum() < 0:
+            choose(group)
+    for label in range(len(take)):
+        able = [group for group in shuffled if label in inside[group][0] and (most[inside[group][0]] > 0).all()]
+        if missing[label] == take[label] and able:  # its groups are large
+            choose(min(able, key=lambda group: len(members[group])))
+    return chosen
 
 
 def apportion(counts: np.ndarray, total: int, low: np.ndarray, high: np.ndarray) -> np.ndarray:

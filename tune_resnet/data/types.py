@@ -79,10 +79,11 @@ def blocks(images: Images) -> Iterator[np.ndarray]:
 @dataclass(frozen=True, eq=False)
 class ImageSet:
     """`source`: uint8 (N, 3, S, S), RGB, a C-contiguous array or what stays in a file; `labels`: int64 (N,), positions
-    in the class names."""
+    in the class names; `groups`: int64 (N,), a number for each group of images that are not to be divided."""
 
     source: Images
     labels: np.ndarray
+    groups: np.ndarray | None = None
 
     @property
     def images(self) -> np.ndarray:
@@ -91,7 +92,8 @@ class ImageSet:
 
     def subset(self, which: slice | np.ndarray) -> ImageSet:
         """Those of a slice, a mask or places."""
-        return ImageSet(subset(self.source, which), self.labels[which])
+        groups = None if self.groups is None else self.groups[which]
+        return ImageSet(subset(self.source, which), self.labels[which], groups)
 
     def __len__(self) -> int:
         return len(self.labels)
