@@ -113,9 +113,9 @@ def _start_worker() -> None:
 
 
 def points_chosen_without(table: str) -> tuple[Point, ...]:
-    """What our search tries first where it is judged on a table: what did well on all others."""
+    """What our search tries first where it is judged on a table, or a regime: what did well on other images."""
     chosen = json.loads(POINTS.read_text())
-    return tuple(chosen.get(table, chosen["all"]))
+    return tuple(chosen.get(table.removesuffix("-tracks"), chosen["all"]))
 
 
 def _search(
