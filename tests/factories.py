@@ -17,7 +17,7 @@ from rich.console import Console
 from torch import nn
 
 from tune_resnet.config.sections import DataSpec, ModelSpec, SchedulerSpec, TrainSpec
-from tune_resnet.config.space import Choices, Domain
+from tune_resnet.config.space import NARROW_SPACE, Choices, Domain
 from tune_resnet.config.spec import SearchSpec
 from tune_resnet.data.types import ImageSet, Split
 from tune_resnet.hpo.study import STUDY_NAME
@@ -83,7 +83,7 @@ def load_study(path: Path) -> optuna.Study:
 
 EPOCHS = 4
 PLAIN = SchedulerSpec(grace_epochs=1, reduction_factor=2, signal="val_accuracy", margin=0)
-SPEC = SearchSpec(data=DataSpec(dataset="digits"), train=TrainSpec(epochs=EPOCHS), scheduler=PLAIN)
+SPEC = SearchSpec(data=DataSpec(dataset="digits"), train=TrainSpec(epochs=EPOCHS), scheduler=PLAIN, space=NARROW_SPACE)
 
 
 class Build:

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 
 from tune_resnet.commands.options import parse_options
 from tune_resnet.config.hyperparameters import HYPERPARAMETERS
-from tune_resnet.config.sections import TrainSpec
-from tune_resnet.config.space import DEFAULT_SPACE, Choices, Domain, Space
+from tune_resnet.config.sections import SCHEDULES, TrainSpec
+from tune_resnet.config.space import NARROW_SPACE, Choices, Domain, Space, default_space
 from tune_resnet.config.spec import SearchSpec, check_grown
 from tune_resnet.config.toml import spec_from_tables
 from tune_resnet.config.validation import SpecError
@@ -148,13 +148,60 @@ def test_the_command_line_adds_to_the_space_and_changes_bounds() -> None:
         "decoupled_decay=true,false"
     )
     assert parse_options(["--space", *words.split()]).spec.space == {
-        **DEFAULT_SPACE,
+        **default_space(TrainSpec()),
         "max_lr": Domain(low=1e-3, high=1, log=True),
         "batch_size": Choices(choices=(100, 200, 400)),
         "dropout": Domain(low=0, high=0.5, log=False),
         "schedule": Choices(choices=("cosine", "linear-exponential")),
         "decoupled_decay": Choices(choices=(True, False)),
     }
+
+
+def test_the_default_space_has_the_reference_in_it_and_leaves_alone_what_has_settings_of_its_own() -> None:
+    assert SearchSpec().space == {
+        **NARROW_SPACE,
+        "batch_size": Choices(choices=(50, 100, 200, 400)),
+        "momentum": Domain(low=0.8, high=0.98, log=False),
+        "crop_padding": Domain(low=0, high=4, log=False),
+        "schedule": Choices(choices=SCHEDULES),
+    }
+    moved = TrainSpec(max_lr=0.5, weight_decay=0, batch_size=20, momentum=0.99, crop_padding=6, peak_at=0.4)
+    assert SearchSpec(train=moved).space == {
+        "max_lr": Domain(low=1e-3, high=0.5, log=True),
+        "grad_clip": NARROW_SPACE["grad_clip"],
+        "batch_size": Choices(choices=(10, 20)),
+        "momentum": Domain(low=0.8, high=0.99, log=False),
+        "crop_padding": Domain(low=0, high=6, log=False),
+    }
+    few = SearchSpec(train=TrainSpec(batch_size=8, momentum_at_peak=0.85, crop_padding=0, final_div_factor=100))
+    assert few.space == NARROW_SPACE
+
+
+@pytest.mark.parametrize("space", [SearchSpec().space, {"max_lr": Domain(low=1 / 300, high=0.1, log=True)}, MIXED])
+def test_a_space_in_words_is_what_the_command_line_takes(space: Space) -> None:
+    said = [f"{name}={domain.words}" for name, domain in space.items()]
+    others = [f"{name}=fixed" for name in SearchSpec().space if name not in space]
+    found = parse_options(["--batch-size", "90" if space is MIXED else "400", "--space", *said, *others]).spec.space
+    plain = {name: replace(domain, when=None) for name, domain in space.items()}  # a condition needs a file
+    assert found == SearchSpec(space=plain, train=TrainSpec(batch_size=90 if space is MIXED else 400)).space
+
+
+def test_the_command_line_takes_from_the_space(tmp_path: Path) -> None:
+    seven = list(SearchSpec().space)
+    assert list(parse_options(["--space", "batch_size=fixed", "momentum=fixed"]).spec.space) == [
+        name for name in seven if name not in ("batch_size", "momentum")
+    ]
+    assert parse_options(["--batch-size", "64", "--space", "max_lr=1e-3:1"]).spec.space == {
+        **default_space(TrainSpec(batch_size=64)),
+        "max_lr": Domain(low=1e-3, high=1, log=True),
+    }
+    (tmp_path / "a.toml").write_text("[train]\nbatch_size = 64\n")
+    words = ["--experiment", str(tmp_path / "a.toml"), "--batch-size", "32", "--space", "schedule=fixed"]
+    assert parse_options(words).spec.space["batch_size"] == Choices(choices=(8, 16, 32))
+    with pytest.raises(SpecError, match="--space leaves nothing to vary"):
+        parse_options(["--space", *(f"{name}=fixed" for name in seven)])
+    with pytest.raises(SpecError, match="argument --space: 'depth=fixed' is not NAME=LOW:HIGH"):
+        parse_options(["--space", "depth=fixed"])
 
 
 WRONG: list[tuple[dict[str, Any], str]] = [

@@ -18,7 +18,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tune_resnet.config.sections import TUNABLE, BudgetSpec, DataSpec, ModelSpec, ResourceSpec, SchedulerSpec, TrainSpec
-from tune_resnet.config.space import DEFAULT_SPACE, POINTS_TO_EVALUATE, Choices, Domain
+from tune_resnet.config.space import NARROW_SPACE, POINTS_TO_EVALUATE, Choices, Domain, Space, default_space
 from tune_resnet.config.spec import SearchSpec
 from tune_resnet.config.toml import load_spec, spec_from_tables
 from tune_resnet.config.validation import SpecError
@@ -65,7 +65,15 @@ def test_the_defaults_are_the_reference() -> None:
     train = spec.train
     assert (train.max_lr, train.weight_decay, train.grad_clip, train.epochs) == (0.01, 1e-4, 0.1, 8)
     assert (train.batch_size, train.schedule, spec.model.width) == (400, "linear-exponential", 64)
-    assert spec.reference == {"max_lr": 0.01, "weight_decay": 1e-4, "grad_clip": 0.1}
+    assert spec.reference == {
+        "max_lr": 0.01,
+        "weight_decay": 1e-4,
+        "grad_clip": 0.1,
+        "batch_size": 400,
+        "momentum": 0.9,
+        "crop_padding": 4,
+        "schedule": "linear-exponential",
+    }
 
 
 def test_an_empty_file_is_the_default_spec(tmp_path: Path) -> None:
@@ -80,7 +88,8 @@ def test_the_space_table_lists_all_that_varies() -> None:
 
 
 def test_without_a_space_table_the_default_space_is_searched() -> None:
-    assert spec_from_tables({"train": {"epochs": 3}}).space == DEFAULT_SPACE
+    for tables in ({"train": {"epochs": 3}}, {"train": {"epochs": 3}, "space": {}}):
+        assert spec_from_tables(tables).space == default_space(TrainSpec())
 
 
 def test_a_written_spec_spells_out_every_setting_that_has_a_value() -> None:
@@ -142,6 +151,15 @@ def sections(cls: Any) -> st.SearchStrategy[Any]:
         own = st.builds(cls, factory=factories, args=arguments)
         return st.builds(cls, width=values_of("model.width")) | own
     return st.builds(cls, **{item.name: values_of(f"{cls.section}.{item.name}") for item in fields(cls)})
+
+
+@many
+@given(sections(TrainSpec))
+def test_any_reference_has_a_default_space(train: TrainSpec) -> None:
+    spec = SearchSpec(train=train)
+    assert spec.space == default_space(train)
+    assert SearchSpec(train=train, space={}) == spec
+    assert "space" not in repr(spec)
 
 
 @st.composite
@@ -324,7 +342,6 @@ LR = {"low": 1e-3, "high": 1e-1}
 @pytest.mark.parametrize(
     ("space", "words"),
     [
-        ({}, "space must vary at least one of max_lr, weight_decay, grad_clip"),
         ({"max_lr": 1}, "space.max_lr: it needs a table with low and high, or choices, got 1"),
         ({"max_lr": {}}, "space.max_lr: it needs both low and high, or choices"),
         ({"max_lr": {"low": 1e-3}}, "space.max_lr: it needs both low and high, or choices"),
@@ -347,8 +364,8 @@ def test_a_space_that_cannot_be_searched_is_an_error_that_says_why(space: dict[s
     assert is_one_line(message)
 
 
-def test_a_reference_moved_out_of_the_default_space_is_an_error() -> None:
-    message = message_of({"train": {"max_lr": 0.1000001}})
+def test_a_reference_outside_of_the_space_is_an_error() -> None:
+    message = message_of({"train": {"max_lr": 0.1000001}, "space": {"max_lr": LR}})
     assert message == "space.max_lr = [0.001, 0.1] must contain the reference train.max_lr = 0.1000001"
 
 
@@ -556,8 +573,8 @@ def test_points_to_evaluate_come_back_from_toml(tmp_path: Path) -> None:
 
 
 def test_the_default_points_are_those_chosen_on_all_tables_and_the_first_of_them_is_for_wider_spaces() -> None:
-    assert len(SearchSpec().first_points) == len(POINTS_TO_EVALUATE)
-    wider = {**SearchSpec().space, "schedule": Choices(choices=("linear-exponential", "linear"))}
+    assert len(SearchSpec(space=NARROW_SPACE).first_points) == len(POINTS_TO_EVALUATE)
+    wider: Space = {**NARROW_SPACE, "schedule": Choices(choices=("linear-exponential", "linear"))}
     reference, *points = SearchSpec(space=wider).first_points
     assert points[0] == {**reference, "schedule": "linear"}
     assert [point["schedule"] for point in points] == ["linear"] * len(POINTS_TO_EVALUATE)

@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 
 from tune_resnet.analysis import main
 from tune_resnet.config.sections import ModelSpec, SchedulerSpec, TrainSpec
-from tune_resnet.config.space import DEFAULT_SPACE, Choices, Domain
+from tune_resnet.config.space import NARROW_SPACE, Choices, Domain
 from tune_resnet.config.toml import spec_from_tables
 from tune_resnet.errors import RecordError
 from tune_resnet.hpo.ranking import best_trials, ranked_trials
@@ -691,7 +691,7 @@ def test_wrong_usage_ends_with_2(arguments: list[str]) -> None:
 
 def test_choices_in_brackets_are_shown_as_they_are(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     model = ModelSpec(factory="own:network", args={"layer": "[relu]"})
-    space: dict[str, Domain | Choices] = {**DEFAULT_SPACE, "model.args.layer": Choices(choices=("[relu]", "[gelu]"))}
+    space: dict[str, Domain | Choices] = {**NARROW_SPACE, "model.args.layer": Choices(choices=("[relu]", "[gelu]"))}
     build = Build(tmp_path / "run", dataclasses.replace(SPEC, model=model, space=space))
     build.trial([0.5] * EPOCHS, FINISHED)
     assert main([str(build.directory.path)]) == 0

@@ -18,7 +18,7 @@ from rich.console import Console
 
 from tune_resnet.commands.baseline import plan_single, split_single, train_single
 from tune_resnet.config.sections import BudgetSpec, DataSpec, ModelSpec, ResourceSpec, TrainSpec
-from tune_resnet.config.space import DEFAULT_SPACE
+from tune_resnet.config.space import NARROW_SPACE
 from tune_resnet.config.spec import SearchSpec
 from tune_resnet.config.toml import load_spec
 from tune_resnet.data.types import Dataset, Split
@@ -144,9 +144,9 @@ def test_a_model_whose_trial_is_not_on_record_as_finished_yet_stays(build: Build
 
 
 @settings(derandomize=True, deadline=None, max_examples=30)
-@given(params=st.fixed_dictionaries({n: st.floats(d.low, d.high) for n, d in DEFAULT_SPACE.items()}))
-@example(params={name: domain.low for name, domain in DEFAULT_SPACE.items()})
-@example(params={name: domain.high for name, domain in DEFAULT_SPACE.items()})
+@given(params=st.fixed_dictionaries({n: st.floats(d.low, d.high) for n, d in NARROW_SPACE.items()}))
+@example(params={name: domain.low for name, domain in NARROW_SPACE.items()})
+@example(params={name: domain.high for name, domain in NARROW_SPACE.items()})
 def test_the_spec_beside_the_best_model_retrains_it(params: dict[str, Any]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         build = Build(Path(folder) / "run", replace(SPEC, search=BudgetSpec(name="it")))

@@ -21,7 +21,7 @@ from tune_resnet.analysis import main
 from tune_resnet.commands.options import parse_options
 from tune_resnet.commands.summary import conclude
 from tune_resnet.config.sections import BudgetSpec, ModelSpec
-from tune_resnet.config.space import DEFAULT_SPACE, Choices, Domain, Space
+from tune_resnet.config.space import NARROW_SPACE, Choices, Domain, Space
 from tune_resnet.hpo import ranking
 from tune_resnet.results.edges import LOWER, UPPER, Edge, best_quarter, edge_sentences, edges, widening_commands
 from tune_resnet.results.page import write_report
@@ -29,8 +29,8 @@ from tune_resnet.runs.directory import BASELINE
 from tune_resnet.runs.load import load_frames
 from tune_resnet.runs.tables import FINISHED, RUNNING
 
-LOW_CLIP = DEFAULT_SPACE["grad_clip"].value(0.03)
-HIGH_LR = DEFAULT_SPACE["max_lr"].value(0.96)
+LOW_CLIP = NARROW_SPACE["grad_clip"].value(0.03)
+HIGH_LR = NARROW_SPACE["max_lr"].value(0.96)
 
 
 def found(build: Build) -> list[tuple[str, str, bool]]:
@@ -112,7 +112,7 @@ def test_nothing_is_said_of_what_is_no_search_or_goes_on(build: Build, tmp_path:
 def test_a_bound_moves_tenfold_as_far_as_there_is_something(
     name: str, low: float, high: float, value: float, wider: float | None, tmp_path: Path
 ) -> None:
-    space = {**DEFAULT_SPACE, name: Domain(low=low, high=high, log=True)}
+    space = {**NARROW_SPACE, name: Domain(low=low, high=high, log=True)}
     build = Build(tmp_path / "run", replace(SPEC, space=space))
     finish(build, 0.6)
     finish(build, 0.8, **{name: value})

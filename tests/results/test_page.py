@@ -19,7 +19,7 @@ from experiments.benchmarks.speed.scale import RECORDED, record
 from tune_resnet._text import percent
 from tune_resnet.commands.live_page import EVERY
 from tune_resnet.config.sections import SchedulerSpec
-from tune_resnet.config.space import DEFAULT_SPACE, Choices, Domain
+from tune_resnet.config.space import NARROW_SPACE, Choices, Domain
 from tune_resnet.config.toml import load_spec
 from tune_resnet.errors import RecordError
 from tune_resnet.hpo.ranking import winner
@@ -108,7 +108,7 @@ def test_the_good_region_is_where_the_best_quarter_is(tmp_path: Path) -> None:
     [([1e-3, 1e-2, 1e-1], [0, 0.5, 1]), ([1e-2], [0.5]), ([0.0, 1e-4, 1e-1], [math.nan, 0, 1])],
 )
 def test_positions_are_those_on_a_logarithmic_axis(values: list[float], expected: list[float]) -> None:
-    places = positions(pd.DataFrame({"max_lr": values}), {"max_lr": DEFAULT_SPACE["max_lr"]})
+    places = positions(pd.DataFrame({"max_lr": values}), {"max_lr": NARROW_SPACE["max_lr"]})
     assert places["max_lr"].tolist() == pytest.approx(expected, nan_ok=True)
 
 
@@ -175,7 +175,7 @@ def test_rate_curves_are_the_schedule_s(mixed: Build) -> None:
 
 def test_each_rate_curve_has_the_schedule_of_its_own_trial(tmp_path: Path) -> None:
     shapes = Choices(choices=("linear-exponential", "cosine"))
-    build = Build(tmp_path / "run", replace(SPEC, space={**DEFAULT_SPACE, "schedule": shapes}))
+    build = Build(tmp_path / "run", replace(SPEC, space={**NARROW_SPACE, "schedule": shapes}))
     build.trial([0.5] * 4, FINISHED)
     build.trial([0.9] * 4, FINISHED, schedule="cosine")
     rates = rate_curves(build.load())
@@ -514,7 +514,7 @@ def test_trials_that_were_stopped_stand_at_the_bottom_of_a_slice(mixed: Build) -
     whole, lowest, highest = comparable(frames, configurations(frames))
     assert (whole.sum(), lowest, highest) == (2, 0.8, 0.9)
     trials = configurations(frames).dropna(subset=["accuracy"]).assign(text="")
-    trials, domain = trials.assign(complete=comparable(frames, trials)[0]), DEFAULT_SPACE["max_lr"]
+    trials, domain = trials.assign(complete=comparable(frames, trials)[0]), NARROW_SPACE["max_lr"]
     figure = slice_chart(trials, "max_lr", domain, good_region(frames), lowest, highest, "accuracy")
     rows = {trace.name: list(trace.y) for trace in figure.data}
     assert rows["winner"] == [0.9]

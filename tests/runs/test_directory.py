@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 
 from tune_resnet._files import write_whole
 from tune_resnet.config.sections import BudgetSpec, TrainSpec
+from tune_resnet.config.space import NARROW_SPACE
 from tune_resnet.config.spec import SearchSpec
 from tune_resnet.config.toml import load_spec
 from tune_resnet.errors import RecordError
@@ -37,7 +38,7 @@ from tune_resnet.runs.tables import (
     ending,
 )
 
-SPEC = SearchSpec(train=TrainSpec(seed=7, epochs=3), search=BudgetSpec(name="a, b\n"))
+SPEC = SearchSpec(train=TrainSpec(seed=7, epochs=3), search=BudgetSpec(name="a, b\n"), space=NARROW_SPACE)
 
 many = settings(derandomize=True, deadline=None, max_examples=100)
 

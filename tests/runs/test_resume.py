@@ -17,7 +17,7 @@ from ray.tune.schedulers import TrialScheduler
 
 from tune_resnet._files import write_whole
 from tune_resnet.config.sections import SAMPLERS, BudgetSpec, SchedulerSpec, TrainSpec
-from tune_resnet.config.space import DEFAULT_SPACE, Choices, Domain
+from tune_resnet.config.space import NARROW_SPACE, Choices, Domain
 from tune_resnet.config.spec import SearchSpec
 from tune_resnet.errors import RecordError
 from tune_resnet.execution.searcher import OptunaSearcher
@@ -39,6 +39,7 @@ def search_spec(sampler: str = "random", seed: int = 0) -> SearchSpec:
         train=TrainSpec(epochs=EPOCHS, seed=seed),
         search=BudgetSpec(sampler=sampler),
         scheduler=SchedulerSpec(grace_epochs=2, reduction_factor=2, margin=0.0),
+        space=NARROW_SPACE,
     )
 
 
@@ -196,7 +197,7 @@ def test_in_a_wider_space_all_trials_are_known_and_a_search_cut_off_goes_on_as_a
     unbroken, resumed = (search.proposals for search in searches)
     assert unbroken == resumed
     for config in unbroken:
-        assert all(domain.low <= config[name] <= domain.high for name, domain in {**DEFAULT_SPACE, **WIDER}.items())
+        assert all(domain.low <= config[name] <= domain.high for name, domain in {**NARROW_SPACE, **WIDER}.items())
 
 
 def test_a_wider_space_is_used_and_its_study_file_is_whole(tmp_path: Path) -> None:
@@ -209,7 +210,7 @@ def test_a_wider_space_is_used_and_its_study_file_is_whole(tmp_path: Path) -> No
         search.trial()
     history = read_history(RunDirectory(search.path))
     assert [row.values["max_lr"] for row in history.trials] == [config["max_lr"] for config in search.proposals]
-    assert any(not DEFAULT_SPACE[name].low <= config[name] for config in search.proposals[6:] for name in WIDER)
+    assert any(not NARROW_SPACE[name].low <= config[name] for config in search.proposals[6:] for name in WIDER)
     Study(search.spec, None, history, tmp_path / "study.log").close()  # in place of the narrow one's
     trials = load_study(tmp_path / "study.log").trials
     assert [trial.params["grad_clip"] for trial in trials] == [config["grad_clip"] for config in search.proposals]

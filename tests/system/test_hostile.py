@@ -39,7 +39,7 @@ from tune_resnet.commands.confirm import _conclude
 from tune_resnet.commands.options import parse_options
 from tune_resnet.commands.pairs import Pairs
 from tune_resnet.config.sections import BudgetSpec, DataSpec, ModelSpec
-from tune_resnet.config.space import DEFAULT_SPACE, Choices, Domain, Space
+from tune_resnet.config.space import NARROW_SPACE, Choices, Domain, Space
 from tune_resnet.data.image_file import read_image
 from tune_resnet.data.load import load_dataset
 from tune_resnet.data.split import search_split
@@ -95,9 +95,7 @@ def good(tmp_path_factory: pytest.TempPathFactory, split: Split) -> Path:
 def rich(tmp_path_factory: pytest.TempPathFactory, split: Split) -> Path:
     """A run with enough of them, whose space has numbers, whole numbers, steps, choices and a condition."""
     path = tmp_path_factory.mktemp("rich") / "run"
-    return make_run(
-        path, split, "tpe", ends=(0.64, 0.7, 0.66, 0.5), space={**DEFAULT_SPACE, **VARIED}, values=VALUES_OF
-    )
+    return make_run(path, split, "tpe", ends=(0.64, 0.7, 0.66, 0.5), space={**NARROW_SPACE, **VARIED}, values=VALUES_OF)
 
 
 VARIED: Space = {
@@ -121,7 +119,7 @@ def make_run(
     split: Split,
     sampler: str,
     ends: Sequence[float],
-    space: Space = DEFAULT_SPACE,
+    space: Space = NARROW_SPACE,
     values: Sequence[dict[str, Any]] = ({}, {}),
 ) -> Path:
     """A run that has everything: trials in each state, what earlier runs gave, a confirmation, checkpoint and model.
@@ -246,7 +244,7 @@ def resume(path: Path, study: bool = False) -> None:
 
 def learn(path: Path, fingerprint: str = FINGERPRINT) -> None:
     """What --warm-start does."""
-    spec = dataclasses.replace(parse_options(["--resume", str(path)]).spec, space=DEFAULT_SPACE)
+    spec = dataclasses.replace(parse_options(["--resume", str(path)]).spec, space=NARROW_SPACE)
     Study(spec, warm_start([path], spec, fingerprint)).propose()
 
 

@@ -16,7 +16,7 @@ from tune_resnet.commands.request import LOGGERS, found_run, own_spec_file
 from tune_resnet.commands.run import Search
 from tune_resnet.config.hyperparameters import ARGUMENT, HYPERPARAMETERS, argument_from_text, from_text
 from tune_resnet.config.sections import SECTIONS
-from tune_resnet.config.space import DEFAULT_SPACE, Space, Value, with_bounds
+from tune_resnet.config.space import Value, default_space, with_bounds
 from tune_resnet.config.spec import SearchSpec
 from tune_resnet.config.toml import load_tables, spec_from_tables
 from tune_resnet.config.validation import Arguments, SpecError, flag_of, nearest
@@ -26,6 +26,8 @@ _EPILOG = """\
 tune-resnet runs [DIR] lists the runs in a folder.
 Flags override the file of --experiment. Exit codes: 0 done, 1 the search failed, 2 bad input, 130 interrupted (Ctrl-C),
 143 terminated, 129 the terminal was closed."""
+
+FIXED = "fixed"  # in the place of bounds: not varied
 
 
 class _Parser(argparse.ArgumentParser):
@@ -42,7 +44,8 @@ def _seconds(text: str) -> float:
 
 
 def _domain(text: str) -> tuple[str, dict[str, Any]]:
-    """`max_lr=1e-3:1e-1`, `batch_size=100:800:100` or `batch_size=100,200,400` as a name and its table."""
+    """`max_lr=1e-3:1e-1`, `batch_size=100:800:100` or `batch_size=100,200,400` as a name and its table, which is empty
+    of `batch_size=fixed`."""
     name, _, values = text.partition("=")
     bounds = values.split(":")
     try:
@@ -50,10 +53,13 @@ def _domain(text: str) -> tuple[str, dict[str, Any]]:
             return name, dict(zip(("low", "high", "step"), map(float, bounds), strict=False))
     except ValueError:
         pass
-    if ":" not in values and "," in values and (name in HYPERPARAMETERS or name.startswith(ARGUMENT)):
-        return name, {"choices": [from_text(name, one) for one in values.split(",")]}
+    if ":" not in values and (name in HYPERPARAMETERS or name.startswith(ARGUMENT)):
+        if values == FIXED:
+            return name, {}
+        if "," in values:
+            return name, {"choices": [from_text(name, one) for one in values.split(",")]}
     raise argparse.ArgumentTypeError(
-        f"{text!r} is not NAME=LOW:HIGH or NAME=LOW:HIGH:STEP, as max_lr=1e-3:1e-1, nor NAME=ONE,OTHER"
+        f"{text!r} is not NAME=LOW:HIGH or NAME=LOW:HIGH:STEP, as max_lr=1e-3:1e-1, nor NAME=ONE,OTHER or NAME={FIXED}"
     )
 
 
@@ -121,8 +127,8 @@ def _add_what(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--experiment", type=Path, metavar="FILE.toml", help="settings to start from")
     group.add_argument(
         "--space", type=_domain, nargs="+", action="extend", metavar="NAME=LOW:HIGH",
-        help="what to vary: between bounds, in steps (NAME=LOW:HIGH:STEP), or among values (NAME=ONE,OTHER); with "
-        "--resume: a wider space",
+        help="what to vary: between bounds, in steps (NAME=LOW:HIGH:STEP), or among values (NAME=ONE,OTHER); "
+        f"NAME={FIXED}: not this; with --resume: a wider space",
     )  # fmt: skip
     group.add_argument("--dry-run", action="store_true", help="print the plan and its estimated time, then stop")
     group.add_argument("--baseline", action="store_true", help="train the reference alone, judged on the test set")
@@ -221,7 +227,6 @@ def _resolve(
 ) -> SearchSpec:
     """The file's tables with the flags' values laid over them; a message names the file where the file is wrong."""
     tables: dict[str, Any] = {}
-    own: Space = DEFAULT_SPACE
     if experiment:
         tables = load_tables(experiment)
         folder = {key: value for key, value in settings.items() if key == "data.data_dir"}
@@ -235,9 +240,12 @@ def _resolve(
         before, device = spec.resources.device, settings.get("resources.device")
         if device not in (None, before) and (before, device) != ("auto", "cuda"):
             settings = {"resources.gpus_per_trial": None, **settings}  # the file's share is of the device it has
-        own = spec.space
     if space:
+        # A file's own space; else that of the reference that the flags make.
+        own = spec.space if tables.get("space") else default_space(spec_from_tables(_laid_over(tables, settings)).train)
         tables = {**tables, "space": with_bounds(own, space)}
+        if not tables["space"]:
+            raise SpecError("--space leaves nothing to vary")
     return spec_from_tables(_laid_over(tables, settings))
 
 

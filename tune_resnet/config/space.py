@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from statistics import NormalDist
 from typing import Any
 
+from tune_resnet.config.sections import SCHEDULES, TrainSpec
 from tune_resnet.config.validation import Section, SpecError, coerced, differences, shown
 
 _MAX_STEPS = 1_000_000  # more cannot be told apart by the arithmetic of floats, and are as good as none
@@ -64,6 +65,11 @@ class Domain(Section):
 
     def __str__(self) -> str:
         return f"[{self.low}, {self.high}]{f' in steps of {self.step}' if self.step else ''}"
+
+    @property
+    def words(self) -> str:
+        """As `--space` takes it."""
+        return ":".join(written(bound) for bound in (self.low, self.high, self.step) if bound is not None)
 
     def share(self, value: float) -> float:
         """Where a value lies between low (0) and high (1), on the domain's scale."""
@@ -137,6 +143,11 @@ class Choices:
     def __str__(self) -> str:
         return f"[{', '.join(map(str, self.choices))}]"
 
+    @property
+    def words(self) -> str:
+        """As `--space` takes them."""
+        return ",".join(str(value).lower() if isinstance(value, bool) else str(value) for value in self.choices)
+
     def contains(self, other: Domain | Choices) -> bool:
         """Whether all of the other domain's values are in this one."""
         return isinstance(other, Choices) and set(other.choices) <= set(self.choices)
@@ -148,20 +159,49 @@ class Choices:
 
 Space = Mapping[str, Domain | Choices]
 
-DEFAULT_SPACE = {
+NARROW_SPACE = {
     "max_lr": Domain(low=1e-3, high=1e-1, log=True),
     "weight_decay": Domain(low=1e-6, high=1e-2, log=True),
     "grad_clip": Domain(low=1e-2, high=1.0, log=True),
 }
+SMALLEST_BATCH = 8  # images: batch norm needs some
+
+
+def default_space(train: TrainSpec) -> Space:
+    """What is varied where nothing says it, with the reference's values inside: the learning rate, the decay and the
+    clip, and what short trainings gain most from (experiments/FINDING.md). What the reference has off stays off, and
+    what it has settings of its own for stays as it is."""
+    space: dict[str, Domain | Choices] = {
+        name: _around(domain, getattr(train, name)) for name, domain in NARROW_SPACE.items() if getattr(train, name)
+    }
+    # Few sizes: a GPU records the steps of each anew, and TPE is four times as slow with whole numbers.
+    batches = [size for share in (8, 4, 2, 1) if (size := round(train.batch_size / share)) >= SMALLEST_BATCH]
+    if len(batches) > 1:
+        space["batch_size"] = Choices(choices=tuple(batches))
+    if train.momentum_at_peak is None:
+        space["momentum"] = _around(Domain(low=0.8, high=0.98, log=False), train.momentum)
+    if train.crop_padding:
+        space["crop_padding"] = _around(Domain(low=0, high=4, log=False), train.crop_padding)
+    if train.peak_at is None and train.final_div_factor is None:
+        space["schedule"] = Choices(choices=SCHEDULES)
+    return space
+
+
+def _around(domain: Domain, value: float) -> Domain:
+    """The domain, or as much more as has this value in it."""
+    return replace(domain, low=min(domain.low, value), high=max(domain.high, value))
 
 
 _KEPT = ("log", "step", "prior", "when")  # of a domain that is given other bounds
 
 
 def with_bounds(space: Space, bounds: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """The tables of a space with other bounds or choices; each scale and condition stays as it is."""
-    tables = {name: domain.to_table() for name, domain in space.items()}
+    """The tables of a space with other bounds or choices; each scale and condition stays as it is. What has an empty
+    table is not varied."""
+    tables = {name: domain.to_table() for name, domain in space.items() if bounds.get(name) != {}}
     for name, table in bounds.items():
+        if not table:
+            continue
         kept = ("when",) if "choices" in table else ("prior", "when") if "step" in table else _KEPT
         old = {key: value for key, value in tables.get(name, {}).items() if key in kept}
         tables[name] = {**old, **table}
@@ -171,7 +211,7 @@ def with_bounds(space: Space, bounds: Mapping[str, Mapping[str, Any]]) -> dict[s
 Point = dict[str, Any]  # a configuration: hyperparameter -> value, or in points to evaluate "x2", twice the reference's
 
 # Chosen by experiments/benchmarks/early_stopping/points.py, but for `linear`, of which experiments/FINDING.md says why.
-# The first is the reference in the default space.
+# The first is the reference in the narrow space.
 _WIDER: Point = {"batch_size": "x0.5", "momentum": 0.85, "crop_padding": 1, "schedule": "linear"}
 POINTS_TO_EVALUATE: tuple[Point, ...] = (
     _WIDER,
@@ -195,6 +235,11 @@ def domain_from_table(table: object) -> Domain | Choices:
         if key not in ("choices", "when"):
             raise SpecError(f"{key} does not go with choices")
     return Choices(choices=table["choices"], when=table.get("when"))
+
+
+def written(number: float) -> str:
+    """A number as short as it can be written without another value."""
+    return f"{number:g}" if float(f"{number:g}") == number else repr(number)
 
 
 def exact(number: float) -> Fraction:

@@ -9,7 +9,6 @@ from typing import Any
 import tomli_w
 
 from tune_resnet.config.hyperparameters import (
-    HYPERPARAMETERS,
     Configuration,
     checked_domain,
     checked_point,
@@ -17,7 +16,7 @@ from tune_resnet.config.hyperparameters import (
     in_numbers,
 )
 from tune_resnet.config.sections import SECTIONS, TUNABLE, VAL_ACCURACY, BudgetSpec, ResourceSpec, SchedulerSpec
-from tune_resnet.config.space import DEFAULT_SPACE, POINTS_TO_EVALUATE, Domain, Point, Space, Value
+from tune_resnet.config.space import POINTS_TO_EVALUATE, Point, Space, Value, default_space
 from tune_resnet.config.validation import SpecError, differences, shown
 
 
@@ -25,7 +24,7 @@ from tune_resnet.config.validation import SpecError, differences, shown
 class SearchSpec(Configuration):
     """Every setting of a search or a baseline run, one attribute per TOML table."""
 
-    space: Space = field(default_factory=lambda: dict(DEFAULT_SPACE))
+    space: Space = field(default_factory=dict)  # nothing in it: the default space of the reference
     search: BudgetSpec = field(default_factory=BudgetSpec)
     scheduler: SchedulerSpec = field(default_factory=SchedulerSpec)
     resources: ResourceSpec = field(default_factory=ResourceSpec)
@@ -35,7 +34,7 @@ class SearchSpec(Configuration):
         if not isinstance(self.space, Mapping):
             raise SpecError(f"space must be a mapping of hyperparameters to domains, got {shown(self.space)}")
         if not self.space:
-            raise SpecError(f"space must vary at least one of {', '.join(HYPERPARAMETERS)}")
+            object.__setattr__(self, "space", default_space(self.train))
         reference = Configuration(data=self.data, model=self.model, train=self.train)
         space = {name: checked_domain(name, self.space, reference) for name in self.space}
         object.__setattr__(self, "space", space)
@@ -45,7 +44,7 @@ class SearchSpec(Configuration):
             raise SpecError("data.dataset = 'folder' needs data.data_dir, the folder of your images")
 
     def __repr__(self) -> str:
-        return differences(self)
+        return differences(self, space=default_space(self.train))
 
     @property
     def hyperparameters(self) -> tuple[str, ...]:
@@ -119,8 +118,9 @@ def check_grown(before: SearchSpec, spec: SearchSpec) -> None:
     space = spec.space
     for name, domain in before.space.items():
         if name not in space or not space[name].contains(domain) or space[name].when != domain.when:
-            where = f"{domain.low}:{domain.high}" if isinstance(domain, Domain) else ",".join(map(str, domain.choices))
-            raise SpecError(f"--space {name} must contain {where}: a run's space can only grow, with its trials inside")
+            raise SpecError(
+                f"--space {name} must contain {domain.words}: a run's space can only grow, with its trials inside"
+            )
     for name in space.keys() - before.space.keys():
         if before.follows(name) in before.space:
             raise SpecError(

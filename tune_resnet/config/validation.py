@@ -113,12 +113,12 @@ def _check_limits(name: str, value: Any, limits: Mapping[str, Any]) -> None:
             raise SpecError(f"{name} must be {words} {limits[key]}, got {value}")
 
 
-def differences(instance: Any) -> str:
-    """A dataclass as the call that makes it, without what has its default."""
+def differences(instance: Any, **implied: Any) -> str:
+    """A dataclass as the call that makes it, without what has its default, or what is `implied` by the rest."""
     defaults = {
         item.name: item.default_factory() if callable(item.default_factory) else item.default
         for item in fields(instance)
-    }
+    } | implied
     values = {name: getattr(instance, name) for name in defaults}
     given = (f"{name}={value!r}" for name, value in values.items() if value != defaults[name])
     return f"{type(instance).__name__}({', '.join(given)})"

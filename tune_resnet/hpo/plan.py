@@ -24,7 +24,7 @@ _MIN_TIMEOUT = 600.0  # seconds: a trial's process takes some to start
 _TIMEOUT_EPOCHS = 20  # so much longer than expected may an epoch take on a busy machine
 _LONG = 3600.0  # seconds of a search on a CPU, from which on a plan says how to have it sooner
 _NARROW = 16  # channels of a network for a CPU
-_REGULARISERS = ("label_smoothing", "class_weights", "dropout", "crop_padding", "cutout")
+_REGULARISERS = ("label_smoothing", "class_weights", "dropout", "cutout")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,6 +151,7 @@ class Plan:
         limit = f", ended after {duration(spec.search.time_budget)}" if spec.search.time_budget else ""
         return [
             f"search      {trials}, the first is the reference{points}; sampler {spec.search.sampler}{judged}{limit}",
+            printable(f"space       {' '.join(f'{name}={domain.words}' for name, domain in spec.space.items())}"),
             *([f"resume      {self.ended} of {trials} ended, {self.trials - self.ended} left"] if self.ended else []),
             f"stopping    {spec.scheduler.name} on {spec.signal}{whatever}{stops}",
             *self._signal_warning(),

@@ -11,7 +11,7 @@ import pandas as pd
 from tune_resnet._text import printable, to_run
 from tune_resnet.config.hyperparameters import limits_of
 from tune_resnet.config.sections import MAX_TRIALS
-from tune_resnet.config.space import Domain, exact
+from tune_resnet.config.space import Domain, exact, written
 from tune_resnet.config.spec import SearchSpec
 from tune_resnet.hpo.ranking import best_trials, finished_trials
 from tune_resnet.runs.directory import SEARCH, RunDirectory
@@ -125,15 +125,10 @@ def widening_commands(frames: RunFrames) -> list[str]:
     if not moved:
         return []
     space = [
-        f"{name}={_written(moved.get((name, LOWER), domain.low))}:{_written(moved.get((name, UPPER), domain.high))}"
+        f"{name}={written(moved.get((name, LOWER), domain.low))}:{written(moved.get((name, UPPER), domain.high))}"
         for name, domain in _intervals(frames).items()
         if {(name, LOWER), (name, UPPER)} & moved.keys()
     ]
     trials = min(math.ceil(_MORE_TRIALS * frames.spec.search.num_samples), MAX_TRIALS)
     path, model = RunDirectory(frames.path).shown_path, frames.spec.model.flag
     return [printable(to_run("search", "--resume", path, "--space", *space, "--num-samples", trials, *model))]
-
-
-def _written(bound: float) -> str:
-    """A bound as short as it can be written without moving it."""
-    return f"{bound:g}" if float(f"{bound:g}") == bound else repr(bound)

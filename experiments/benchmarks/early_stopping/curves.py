@@ -35,7 +35,7 @@ from experiments.benchmarks.this_command import this_command
 from tune_resnet._files import write_whole
 from tune_resnet._text import duration, percent
 from tune_resnet.config.sections import DataSpec, ModelSpec, TrainSpec
-from tune_resnet.config.space import DEFAULT_SPACE, Choices, Point, Space, Value
+from tune_resnet.config.space import NARROW_SPACE, Choices, Point, Space, Value
 from tune_resnet.config.spec import SearchSpec
 from tune_resnet.data.load import load_dataset
 from tune_resnet.data.split import search_split
@@ -192,6 +192,7 @@ def main() -> None:
         ),
         model=ModelSpec(width=options.width),
         train=TrainSpec(epochs=options.epochs),
+        space=NARROW_SPACE,
     )
     try:
         record_all(
@@ -256,7 +257,7 @@ def _wall_seconds_so_far(out: Path, env: Mapping[str, Any]) -> float:
     if not file.exists():
         return 0.0
     before = json.loads(file.read_text())
-    before.setdefault("space", _tables(DEFAULT_SPACE))  # of all tables before there were others
+    before.setdefault("space", _tables(NARROW_SPACE))  # of all tables before there were others
     before["train"] = TrainSpec.from_table(before["train"]).to_table()  # without the settings that came later
     for name in ("precision", "data", "model", "train", "space", "dataset_fingerprint"):
         if before[name] != env[name]:

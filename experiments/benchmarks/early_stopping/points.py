@@ -40,7 +40,7 @@ from experiments.benchmarks.early_stopping.recorded import (
 from experiments.benchmarks.early_stopping.surrogate import Surrogate, comparable_runs
 from tune_resnet._files import write_whole
 from tune_resnet.config.sections import SCHEDULES
-from tune_resnet.config.space import DEFAULT_SPACE, Point
+from tune_resnet.config.space import NARROW_SPACE, Point
 
 COUNT = 4  # points of the portfolio: an eighth of a search of 32 trials
 OWN = 0.05  # weight of a point's own mean gain beside what it adds: of points that add the same, the safer one
@@ -82,9 +82,9 @@ def best_of_random(gained: np.ndarray) -> float:
 
 def candidates() -> list[Point]:
     """Points of the default space, rounded to two digits."""
-    shares = qmc.Sobol(len(DEFAULT_SPACE), rng=0).random(CANDIDATES)
+    shares = qmc.Sobol(len(NARROW_SPACE), rng=0).random(CANDIDATES)
     return [
-        {name: float(f"{domain.value(at):.2g}") for (name, domain), at in zip(DEFAULT_SPACE.items(), row, strict=True)}
+        {name: float(f"{domain.value(at):.2g}") for (name, domain), at in zip(NARROW_SPACE.items(), row, strict=True)}
         for row in shares.tolist()
     ]
 
@@ -96,7 +96,7 @@ def main() -> None:
         for (name, runs), path in zip(tables(options.curves).items(), options.curves, strict=True)
     }
     points, wider = candidates(), [dict(zip(WIDER, values, strict=True)) for values in product(*WIDER.values())]
-    narrow = {name: gains(one, points) for name, one in surrogates.items() if one.spec.space == DEFAULT_SPACE}
+    narrow = {name: gains(one, points) for name, one in surrogates.items() if one.spec.space == NARROW_SPACE}
     wide = {name: gains(one, wider) for name, one in surrogates.items() if name not in narrow}
 
     images = {path.parent.name: images_of(path) for path in options.curves}

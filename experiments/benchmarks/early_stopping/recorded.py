@@ -12,6 +12,7 @@ import pandas as pd
 
 from experiments.benchmarks.this_command import this_command
 from tune_resnet._files import write_whole
+from tune_resnet.config.space import NARROW_SPACE
 from tune_resnet.config.spec import SearchSpec
 from tune_resnet.config.toml import spec_from_tables
 from tune_resnet.runs.environment import describe_environment
@@ -25,7 +26,10 @@ def tables(paths: list[Path]) -> dict[str, pd.DataFrame]:
 def spec_of(path: Path) -> SearchSpec:
     """What the table in this file was recorded with, its images aside: the env.json beside it says it."""
     env = json.loads((path.parent / "env.json").read_text())
-    return spec_from_tables({name: env[name] for name in ("model", "train", "space") if name in env})
+    env.setdefault(
+        "space", {name: domain.to_table() for name, domain in NARROW_SPACE.items()}
+    )  # before there was a wider
+    return spec_from_tables({name: env[name] for name in ("model", "train", "space")})
 
 
 def images_of(path: Path) -> str:

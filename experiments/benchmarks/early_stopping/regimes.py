@@ -21,7 +21,7 @@ import numpy as np
 
 from experiments.benchmarks.early_stopping.curves import Run, planned, record_all
 from tune_resnet.config.sections import DataSpec
-from tune_resnet.config.space import DEFAULT_SPACE
+from tune_resnet.config.space import NARROW_SPACE
 from tune_resnet.config.spec import SearchSpec
 from tune_resnet.config.toml import load_spec
 from tune_resnet.data.load import load_dataset
@@ -83,7 +83,7 @@ def used_and_unused(spec: DataSpec) -> tuple[Split, ImageSet | None]:
 def plan_of(spec: SearchSpec) -> tuple[list[Run], int]:
     """The runs of a regime, and how many configurations they are of."""
     epochs = spec.train.epochs
-    if spec.space != DEFAULT_SPACE:
+    if spec.space != NARROW_SPACE:
         return planned(OF_A_WIDE_SPACE, epochs, cycles=()), OF_A_WIDE_SPACE
     cycles = (epochs // 8, epochs // 4)
     return planned(CONFIGURATIONS, epochs, cycles=cycles, compressed=CONFIGURATIONS), CONFIGURATIONS

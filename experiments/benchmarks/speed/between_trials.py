@@ -35,7 +35,7 @@ import pandas as pd
 from experiments.benchmarks.speed.goals import Benchmark, Goal, alone, options, paired
 from experiments.benchmarks.speed.tutorial import TutorialRun
 from experiments.benchmarks.this_command import this_module
-from tune_resnet.config.space import DEFAULT_SPACE
+from tune_resnet.config.space import NARROW_SPACE
 from tune_resnet.config.spec import SearchSpec
 from tune_resnet.config.toml import load_spec
 from tune_resnet.data.load import load_dataset
@@ -85,7 +85,7 @@ def search_tutorial(spec: SearchSpec, path: Path) -> float:
 
     draw = random.Random(spec.train.seed)
     configurations = [
-        {name: domain.value(draw.random()) for name, domain in DEFAULT_SPACE.items()}
+        {name: domain.value(draw.random()) for name, domain in NARROW_SPACE.items()}
         for _ in range(spec.search.num_samples)
     ]
     with ray_cluster(None):

@@ -38,7 +38,7 @@ from rich.console import Console
 from experiments.benchmarks.speed.goals import Benchmark, Goal, alone, options, paired
 from experiments.benchmarks.speed.idle import EPOCHS, Idle, IdleTrial, epoch_row
 from tune_resnet.config.sections import BudgetSpec, DataSpec, ResourceSpec, SchedulerSpec, TrainSpec
-from tune_resnet.config.space import DEFAULT_SPACE
+from tune_resnet.config.space import NARROW_SPACE
 from tune_resnet.config.spec import SearchSpec
 from tune_resnet.data.load import load_dataset
 from tune_resnet.data.split import search_split
@@ -92,6 +92,7 @@ class Cost:
 def search_spec(sampler: str) -> SearchSpec:
     return SearchSpec(
         train=TrainSpec(epochs=EPOCHS),
+        space=NARROW_SPACE,  # which Ray's own searches can have, too
         search=BudgetSpec(num_samples=TRIALS, sampler=sampler),
         scheduler=SchedulerSpec(grace_epochs=RUNG, reduction_factor=KEPT, margin=0.0),
         resources=ResourceSpec(device="cpu", gpus_per_trial=0.0),
@@ -140,7 +141,7 @@ class Clock(tune.Callback):  # type: ignore[misc]
 def rays_search(what: str, path: Path) -> list[float]:
     """Ray Tune with its own searcher for Optuna, drawing at random, and its own ASHA; the times of its reports."""
     clock = Clock()
-    space = {name: tune.loguniform(domain.low, domain.high) for name, domain in DEFAULT_SPACE.items()}
+    space = {name: tune.loguniform(domain.low, domain.high) for name, domain in NARROW_SPACE.items()}
     scheduler = AsyncHyperBandScheduler(time_attr="epoch", max_t=EPOCHS, grace_period=RUNG, reduction_factor=KEPT)
     tune.Tuner(
         tune.with_resources(Idle, {"cpu": 1}),
@@ -265,7 +266,7 @@ def proposal_seconds(size: int) -> list[float]:
 def known_trial(position: int, spec: SearchSpec) -> optuna.trial.FrozenTrial:
     """Drawn at random; one in KEPT has finished, the others were stopped, as the search would have told it."""
     draw = random.Random(position)
-    params = {name: domain.value(draw.random()) for name, domain in DEFAULT_SPACE.items()}
+    params = {name: domain.value(draw.random()) for name, domain in NARROW_SPACE.items()}
     quality = random.Random(params["max_lr"]).random()
     finished = quality > 1 - 1 / KEPT
     return optuna.trial.create_trial(
@@ -300,7 +301,7 @@ def record(path: Path) -> None:
     run = RunDirectory.create(path, search_spec("random"))
     draw, lines, rows = random.Random(0), [], []
     for trial in range(RECORDED):
-        params: dict[str, Any] = {name: domain.value(draw.random()) for name, domain in DEFAULT_SPACE.items()}
+        params: dict[str, Any] = {name: domain.value(draw.random()) for name, domain in NARROW_SPACE.items()}
         quality = random.Random(params["max_lr"]).random()
         done = EPOCHS if quality > 1 - 1 / KEPT or trial == REFERENCE_TRIAL else RUNG
         row = TrialRow(trial=trial, state=FINISHED if done == EPOCHS else STOPPED, seed=0, values=params)
