@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 import time
+import tomllib
 from dataclasses import fields, replace
 from pathlib import Path
 from types import ModuleType
@@ -23,7 +24,7 @@ from tune_resnet.config.hyperparameters import HYPERPARAMETERS
 from tune_resnet.config.sections import SECTIONS
 from tune_resnet.config.space import Domain, Space
 from tune_resnet.config.spec import SearchSpec
-from tune_resnet.config.toml import load_spec
+from tune_resnet.config.toml import load_spec, spec_from_tables
 from tune_resnet.config.validation import SpecError
 from tune_resnet.runs.directory import RunDirectory
 from tune_resnet.search import main
@@ -111,9 +112,9 @@ def test_python_may_give_the_space_of_a_run_in_another_order(old_run: Path) -> N
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        ("--space grad_clip=0.02:1", "--space grad_clip must contain 0.01:1.0: a run's space can only grow, with its"),
-        ("--space grad_clip=1e-3:0.9", "--space grad_clip must contain 0.01:1.0: a run's space can only grow"),
-        ("--space weight_decay=1e-6:1e-2", "--space weight_decay must contain 0.0:0.001: a run's space can only grow"),
+        ("--space grad_clip=0.02:1", "--space grad_clip must contain 0.01:1: a run's space can only grow, with its"),
+        ("--space grad_clip=1e-3:0.9", "--space grad_clip must contain 0.01:1: a run's space can only grow"),
+        ("--space weight_decay=1e-6:1e-2", "--space weight_decay must contain 0:0.001: a run's space can only grow"),
         ("--space grad_clip=1:1e-3", "space.grad_clip: space low must be below high, got 1.0 and 0.001"),
         ("--space grad_clip=-1:1", "space.grad_clip: space low must be greater than 0 on a log scale, got -1.0"),
         ("--space grad_clip=nan:1", "space.grad_clip: space.low must be a finite number, got nan"),
@@ -218,6 +219,9 @@ def test_the_experiments_are_valid(file: Path) -> None:
 def test_cifar10_toml_spells_out_the_defaults() -> None:
     assert parse_options(["--experiment", str(EXPERIMENTS[0])]).spec == SearchSpec()
     assert EXPERIMENTS[0].name == "cifar10.toml"
+    with_space = re.sub(r"^# (?=\[space\]|\w+ = \{)", "", EXPERIMENTS[0].read_text(), flags=re.MULTILINE)
+    assert spec_from_tables(tomllib.loads(with_space)) == SearchSpec()
+    assert tomllib.loads(with_space)["space"].keys() == SearchSpec().space.keys()
 
 
 @pytest.mark.parametrize("file", ["cifar10.toml", "cifar10_cpu.toml"])

@@ -328,6 +328,7 @@ def test_groups_of_a_list_are_not_divided(classes_only: Path) -> None:
     assert len(np.unique(dataset.train.groups)) == 11 - len(held_out)
     groups = f" ({11 - len(held_out)} groups, none of them divided)"
     assert search_split(dataset, DataSpec()).note == dataset.note + groups
+    assert dataset.note.endswith("test images drawn, in whole groups, about 20% of each class by the split seed")
     alone = load_folder(grouped_list(classes_only, lambda path: ""))
     assert alone.train.groups is None
     assert alone.fingerprint == plain.fingerprint != dataset.fingerprint
@@ -337,6 +338,21 @@ def test_a_group_in_two_parts_of_a_list_is_an_error(tree: Path) -> None:
     text = "path,class,split,group\ntrain/cat/0.png,cat,train,one\ntest/cat/0.png,cat,test,one\n"
     with pytest.raises(DataError, match="line 3: group 'one' is in test here, and in train in line 2"):
         load_folder(write_list(tree, text))
+
+
+@pytest.mark.parametrize("column", [" group", "Group", "groups"])
+def test_a_column_that_is_nearly_one_with_a_meaning_is_an_error(column: str, classes_only: Path) -> None:
+    text = grouped_list(classes_only, lambda path: "one").read_text().replace("group", column, 1)
+    with pytest.raises(DataError, match=f"has an unknown column '{column}' \\(did you mean 'group'"):
+        load_folder(write_list(classes_only, text))
+
+
+def test_groups_that_divide_nothing_leave_the_data_as_they_are(tree: Path) -> None:
+    for name in ("cat", "dog"):
+        write_image(tree / "val" / name / "0.png", 50)
+    text = listed(tree, str)
+    with_groups = text.replace("\n", ",\n").replace("split,", "split,group") + ",one"
+    assert load_folder(write_list(tree, with_groups)).fingerprint == load_folder(write_list(tree, text)).fingerprint
 
 
 def test_too_few_groups_are_an_error(classes_only: Path) -> None:
@@ -356,7 +372,7 @@ def test_a_list_that_names_other_classes_is_other_data(tree: Path) -> None:
 
 
 LIST_ERRORS = {
-    "no column": ("file,class\n", "list.csv has no column 'path': its first line is to be path,class or path,cl"),
+    "no column": ("file,class\n", "list.csv has no column 'path': its first line is to be path,class; split and"),
     "empty": ("", "has no column 'path'"),
     "no lines": ("path,class\n", "list.csv lists no images"),
     "not found": ("path,class\na.png,cat\n", r"list.csv line 2: there is no file .*tree/a\.png"),
@@ -909,12 +925,22 @@ def test_groups_may_have_images_of_several_classes() -> None:
     np.testing.assert_allclose(np.bincount(split.held_out.labels), [18, 27], atol=5)
 
 
+def test_a_division_is_found_where_there_is_one() -> None:
+    """Of four groups only two can be held out together, so that each class is held out and trained on."""
+    labels, groups = np.array([0, 1, 0, 2, 1, 2]), np.array([0, 0, 1, 1, 2, 3])
+    dataset = numbered([2, 2, 2])
+    dataset = replace(dataset, train=ImageSet(dataset.train.images, labels, groups))
+    for seed in range(20):
+        split = search_split(dataset, DataSpec(split_seed=seed))
+        assert set(split.train.labels) == set(split.held_out.labels) == {0, 1, 2}
+
+
 def test_groups_that_cannot_be_held_out_are_an_error() -> None:
     """Each class is in two groups of three: with one of these held out, every other has a class that needs it."""
     labels, groups = np.array([0, 1, 1, 2, 2, 0]), np.array([0, 0, 1, 1, 2, 2])
     dataset = numbered([2, 2, 2])
     dataset = replace(dataset, train=ImageSet(dataset.train.images, labels, groups))
-    with pytest.raises(DataError, match=r"cannot hold out images of class 'class\d': its groups have images of other"):
+    with pytest.raises(DataError, match=r"cannot hold out images of class 'class\d': its groups are of other"):
         search_split(dataset, DataSpec())
 
 

@@ -10,8 +10,8 @@ import pytest
 from factories import EPOCHS, MIXED, SPEC, Build
 from optuna.trial import TrialState
 
-from tune_resnet.config.sections import ModelSpec
-from tune_resnet.config.space import Choices, Domain
+from tune_resnet.config.sections import SCHEDULES, ModelSpec
+from tune_resnet.config.space import NARROW_SPACE, Choices, Domain, Space, default_space
 from tune_resnet.errors import UserError
 from tune_resnet.hpo.study import Study
 from tune_resnet.hpo.warm_start import WarmStart, warm_start
@@ -132,6 +132,17 @@ def test_a_run_without_anything_to_learn_from_is_refused(tmp_path: Path) -> None
     build.trial([math.nan], FAILED, error="no")
     with pytest.raises(UserError, match="empty has no trial in this search's space to start from"):
         warm_start([build.directory.path], SPEC, "")
+
+
+def test_of_a_run_over_other_choices_the_nearest_are_tried(tmp_path: Path) -> None:
+    between: Space = {**NARROW_SPACE, "batch_size": Domain(low=50, high=400), "schedule": Choices(choices=SCHEDULES)}
+    earlier = Build(tmp_path / "earlier", replace(SPEC, space=between))
+    for batch, accuracy in ((400, 0.5), (169, 0.9), (52, 0.6)):
+        earlier.trial([0.1, 0.2, 0.3, accuracy], FINISHED, batch_size=batch, schedule="cosine")
+    spec = replace(SPEC, space=default_space(SPEC.train))
+    found = warm_start([tmp_path / "earlier"], spec, "other images")
+    assert [point["batch_size"] for point in found.configurations] == [200, 50, 400]
+    assert {point["schedule"] for point in found.configurations} == {"cosine"}
 
 
 def test_what_was_not_varied_there_is_tried_once(earlier: Build) -> None:

@@ -81,8 +81,8 @@ def load_folder(root: Path, size: int = SIZE, split_seed: int = 0) -> Dataset:
     shapes = shapes_line(decoded.shapes, size)
     if isinstance(train.source, MappedImages):
         shapes += f"; {decoded.images.nbytes / 1e9:.1f} GB, read from the cache as they are needed"
-    if train.groups is not None:
-        fingerprint = hashlib.sha256(fingerprint.encode() + train.groups.tobytes()).hexdigest()
+    if train.groups is not None and val is None:  # they say how the images will be divided
+        fingerprint = hashlib.sha256(fingerprint.encode() + train.groups.astype("<i8").tobytes()).hexdigest()
     dataset = Dataset("folder", train, test, tree.classes, fingerprint, val, paths, shapes)
     return _with_test_set(dataset, split_seed) if tree.whole else dataset
 
@@ -113,13 +113,14 @@ def _with_test_set(dataset: Dataset, seed: int) -> Dataset:
     total = max(round(TEST_FRACTION * len(dataset.train)), len(dataset.classes))
     held_out = held_out_of(dataset.train, dataset.classes, total, [seed, TEST_STREAM], left=2)
     drawn = int(held_out.sum())
+    share = f"{TEST_FRACTION:.0%}" if dataset.train.groups is None else f"in whole groups, about {TEST_FRACTION:.0%}"
     return replace(
         dataset,
         train=dataset.train.subset(~held_out),
         test=dataset.train.subset(held_out),
         test_files=tuple(compress(dataset.test_files, held_out)),
         fingerprint=hashlib.sha256(f"{dataset.fingerprint}\0{TEST_FRACTION}\0{seed}".encode()).hexdigest(),
-        note=f"; {counted(drawn, 'test image')} drawn, {TEST_FRACTION:.0%} of each class by the split seed",
+        note=f"; {counted(drawn, 'test image')} drawn, {share} of each class by the split seed",
     )
 
 

@@ -13,6 +13,8 @@ from tune_resnet.config.validation import nearest
 from tune_resnet.data.image_tree import PARTS, ImageFile, Tree, image_file, part_of
 from tune_resnet.data.types import DataError
 
+COLUMNS = ("path", "class", "split", "group")
+
 
 def read_list(path: Path) -> Tree:
     """The images of a list, in the order that a tree of them would have; DataError, with the line, where it is wrong.
@@ -64,9 +66,11 @@ def _rows(path: Path) -> list[tuple[int, dict[str, str]]]:
             reader = csv.DictReader(stream, restval="")
             missing = [name for name in ("path", "class") if name not in (reader.fieldnames or ())]
             if missing:
-                raise DataError(
-                    f"{path} has no column {missing[0]!r}: its first line is to be path,class or path,class,split"
-                )
+                wanted = "its first line is to be path,class; split and group may follow"
+                raise DataError(f"{path} has no column {missing[0]!r}: {wanted}")
+            for name in reader.fieldnames or ():
+                if name not in COLUMNS and (meant := nearest(name.strip().lower(), COLUMNS, cutoff=0.85)):
+                    raise DataError(f"{path} has an unknown column {name!r}{meant}")
             rows = [(reader.line_num, {name: value.strip() for name, value in row.items() if name}) for row in reader]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"cannot read {path}: {getattr(error, 'strerror', None) or 'not a CSV file'}") from None

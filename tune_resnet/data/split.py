@@ -7,6 +7,7 @@ images. A search sees `search_split` only: the test set is in `baseline_split` a
 from __future__ import annotations
 
 from collections.abc import Sequence
+from operator import itemgetter
 
 import numpy as np
 
@@ -14,6 +15,8 @@ from tune_resnet._text import counted
 from tune_resnet.config.sections import DataSpec
 from tune_resnet.data.types import DataError, Dataset, Images, ImageSet, MappedImages, Split, blocks
 
+DIVISIONS = 10  # of groups with several classes, of which the best is taken: any one may be poor, ...
+MANY_GROUPS = 1000  # ... but not of so many
 SUBSET_STREAM, VALIDATION_STREAM = 0, 1  # separate random streams: the subset's size does not move the other draw
 
 
@@ -21,8 +24,8 @@ def search_split(dataset: Dataset, spec: DataSpec) -> Split:
     """The training set, or its stratified subset of `limit_train`, divided into training and validation images.
 
     Each class keeps its share in both parts, and at least one image in each; no group of images is in both, and shares
-    are as near as that allows. DataError where that cannot be. A source
-    that has a validation set of its own is not divided: all of that set is held out.
+    are about as near as that allows. DataError where no such division is found. A source that has a validation set of
+    its own is not divided: all of that set is held out.
     """
     train = _limited_train(dataset, spec)
     if dataset.val is not None:
@@ -126,52 +129,60 @@ def held_out_of(
     images: ImageSet, classes: Sequence[str], total: int, seed: int | list[int], *, left: int
 ) -> np.ndarray:
     """A mask (N,) of about `total` images, the same share of each class: of whole groups, where an image without groups
-    is one. At least one group of each class is held out and `left` remain; DataError where that cannot be."""
+    is one. At least one group of each class is held out and `left` remain; DataError where no such mask is found."""
     labels, groups = images.labels, images.groups
-    pairs = labels if groups is None else np.unique(np.stack([labels, groups]), axis=1)[0]
-    counts = np.bincount(pairs, minlength=len(classes))
-    for name, count in zip(classes, counts, strict=True):
-        if count <= left:
+    alone = np.arange(len(labels)) if groups is None else groups
+    # Each pair of a group and a class that it has images of, in the order of the groups, and how many images these are.
+    (group, label), count = np.unique(np.stack([alone, labels]), axis=1, return_counts=True)
+    there = np.bincount(label, minlength=len(classes))
+    for name, number in zip(classes, there, strict=True):
+        if number <= left:
             wanted = f"{left + 1} images" if groups is None else f"{left + 1} groups of images"
             uses = "train, validate and test" if left == 2 else "train and validate"
-            raise DataError(f"class {name!r} needs at least {wanted}, to {uses}, has {count}")
+            raise DataError(f"class {name!r} needs at least {wanted}, to {uses}, has {number}")
     if groups is None:
         return stratified(labels, total, seed, left=left)
-    take = apportion(np.bincount(labels), total, low=np.ones_like(counts), high=np.bincount(labels) - left)
-    held_out = _whole_groups(labels, groups, take, counts - left, np.random.default_rng(seed))
-    for label, name in enumerate(classes):
-        if not (labels[held_out] == label).any():
-            raise DataError(f"cannot hold out images of class {name!r}: its groups have images of other classes, too")
+    counts, rng = np.bincount(labels), np.random.default_rng(seed)
+    take = apportion(counts, total, low=np.ones_like(counts), high=counts - left)
+    begins = np.flatnonzero(np.diff(group)) + 1
+    inside = list(zip(np.split(label, begins), np.split(count, begins), strict=True))
+    tries = DIVISIONS if len(inside) < len(group) and len(inside) <= MANY_GROUPS else 1
+    without, _, chosen = min(
+        (_random_groups(inside, take, there - left, rng) for _ in range(tries)), key=itemgetter(0, 1)
+    )
+    if without:
+        raise DataError(
+            f"cannot hold out images of class {classes[without[0]]!r}: its groups are of other classes, too"
+        )
+    held_out: np.ndarray = chosen[np.unique(groups, return_inverse=True)[1]]
     return held_out
 
 
-def _whole_groups(
-    labels: np.ndarray, groups: np.ndarray, take: np.ndarray, most: np.ndarray, rng: np.random.Generator
-) -> np.ndarray:
-    """A mask (N,) of random groups that have about `take[c]` images of each class c, and are `most[c]` of its groups at
-    most; if possible, at least one of each class."""
-    order = np.argsort(groups, kind="stable")
-    members = np.split(order, np.flatnonzero(np.diff(groups[order])) + 1)
-    inside = [np.unique(labels[places], return_counts=True) for places in members]
+def _random_groups(
+    inside: list[tuple[np.ndarray, np.ndarray]], take: np.ndarray, most: np.ndarray, rng: np.random.Generator
+) -> tuple[list[int], float, np.ndarray]:
+    """A mask of random groups that have about `take[c]` images of each class c, and are `most[c]` of its groups at
+    most; before it, the classes of which it has none, and the sum of squares by which their shares miss what is wanted.
+    `inside`: each group's classes, and its images of each."""
     missing, most = take.astype(np.float64), most.copy()
-    chosen = np.zeros(len(labels), dtype=np.bool_)
+    chosen = np.zeros(len(inside), dtype=np.bool_)
 
     def choose(group: int) -> None:
         found, counts = inside[group]
         missing[found] -= counts
         most[found] -= 1
-        chosen[members[group]] = True
+        chosen[group] = True
 
-    shuffled = rng.permutation(len(members))
-    for group in shuffled:  # each that brings the numbers nearer to what is wanted, in squares of shares
+    shuffled = rng.permutation(len(inside))
+    for group in shuffled:  # each that brings the shares nearer to what is wanted
         found, counts = inside[group]
         if (most[found] > 0).all() and (counts * (counts - 2 * missing[found]) / take[found] ** 2).sum() < 0:
             choose(group)
-    for label in range(len(take)):
+    for label in np.flatnonzero(missing == take):  # their groups are large
         able = [group for group in shuffled if label in inside[group][0] and (most[inside[group][0]] > 0).all()]
-        if missing[label] == take[label] and able:  # its groups are large
-            choose(min(able, key=lambda group: len(members[group])))
-    return chosen
+        if able and missing[label] == take[label]:
+            choose(min(able, key=lambda group: int(inside[group][1].sum())))
+    return np.flatnonzero(missing == take).tolist(), float(np.square(missing / take).sum()), chosen
 
 
 def apportion(counts: np.ndarray, total: int, low: np.ndarray, high: np.ndarray) -> np.ndarray:

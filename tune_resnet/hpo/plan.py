@@ -99,10 +99,12 @@ class Plan:
         ]
 
     def step_warning(self) -> list[str]:
-        """A line about epochs of too few optimizer steps, and its mend; none where there are enough, or no mend, or the
-        search looks for the batch size itself."""
-        batch = self.spec.train.batch_size
-        if self.steps_per_epoch >= _ENOUGH_STEPS or batch == 1 or "batch_size" in self.spec.space:
+        """A line about epochs of too few optimizer steps, and its mend; none where there are enough, with the smallest
+        batch that is searched, or no mend."""
+        batch, varied = self.spec.train.batch_size, self.spec.space.get("batch_size")
+        if varied and self.single is None:
+            batch = min(batch, *map(int, varied.ends))
+        if math.ceil(self.train_images / batch) >= _ENOUGH_STEPS or batch == 1:
             return []
         smaller = max(1, self.train_images // _ENOUGH_STEPS)
         steps = counted(math.ceil(self.train_images / smaller), "step")

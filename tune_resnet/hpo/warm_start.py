@@ -124,7 +124,8 @@ def warm_start(paths: Sequence[Path], spec: SearchSpec, fingerprint: str) -> War
 
     A trial counts as one of this search where it was trained on the same images as this search trains, with values
     that lie in this search's space, and has the score that judges here. What its own search did not vary had the value
-    of its reference.
+    of its reference. Of a run that has no such trial the best are tried first, with the nearest of this search's
+    choices.
 
     Raises:
         UserError: a run has no finished or stopped trial inside of the space, or is no run.
@@ -134,10 +135,10 @@ def warm_start(paths: Sequence[Path], spec: SearchSpec, fingerprint: str) -> War
         frames = load_frames(path)
         known = frames.trials[frames.trials["state"].isin(list(_STATES)) & frames.trials["val_accuracy"].notna()]
         tried = [(row, _values(row, frames, spec)) for row in records(known)]
-        inside = [(row, values) for row, values in tried if values is not None]
-        if not inside:
+        if not any(_inside(_with_nearest_choices(values, spec), spec) for _, values in tried):
             raise UserError(f"{frames.name} has no trial in this search's space to start from")
         same_images = frames.env.get("dataset_fingerprint") == fingerprint and column in frames.trials
+        inside = [(row, values) for row, values in tried if _inside(values, spec)]
         same = [one for one in inside if same_images and _rest(one[0], frames.spec, spec) == wanted]
         if same:
             found.trials += [_trial(row, values, spec) for row, values in same]
@@ -154,10 +155,16 @@ def _rest(row: Mapping[str, Any], own: SearchSpec, spec: SearchSpec) -> Configur
     return found.configured({**varied, "data.data_dir": None, "seed": 0, "precision": "auto"})
 
 
-def _values(row: Mapping[str, Any], frames: RunFrames, spec: SearchSpec) -> dict[str, Any] | None:
-    """A trial's values of what `spec` varies; None where they are not in its space."""
-    values = {name: value_in(row, frames.spec, name) for name in spec.space}
-    return values if _inside(values, spec) else None
+def _values(row: Mapping[str, Any], frames: RunFrames, spec: SearchSpec) -> dict[str, Any]:
+    """A trial's values of what `spec` varies."""
+    return {name: value_in(row, frames.spec, name) for name in spec.space}
+
+
+def _with_nearest_choices(values: Mapping[str, Any], spec: SearchSpec) -> dict[str, Any]:
+    return {
+        name: domain.nearest(values[name]) if isinstance(domain, Choices) else values[name]
+        for name, domain in spec.space.items()
+    }
 
 
 def _inside(values: Mapping[str, Any], spec: SearchSpec) -> bool:
@@ -178,7 +185,8 @@ def _trial(row: Mapping[str, Any], values: Mapping[str, Any], spec: SearchSpec) 
 def _best(frames: RunFrames, spec: SearchSpec) -> list[dict[str, Any]]:
     finished = records(finished_trials(frames))
     found = [spec.reference]  # which every search tries: what varied only there is the same as it, or as another
-    for values in (_values(row, frames, spec) for row in finished):
-        if values is not None and values not in found:
+    for row in finished:
+        values = _with_nearest_choices(_values(row, frames, spec), spec)
+        if _inside(values, spec) and values not in found:
             found.append(values)
     return found[1 : _TRIED_FIRST + 1]

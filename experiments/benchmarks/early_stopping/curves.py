@@ -2,7 +2,7 @@
 
     python -m experiments.benchmarks.early_stopping.curves --data-dir DIR --out experiments/results/curves
 
-trains a Sobol design over the default search space, some of it with more seeds and in compressed cycles. What the
+trains a Sobol design over rate, decay and clip, some of it with more seeds and in compressed cycles. What the
 table's columns mean: README.md in experiments/results/curves. The same command continues where it was stopped, in
 whatever way: only the runs in progress are lost.
 """

@@ -3,11 +3,11 @@
     python -m experiments.benchmarks.early_stopping.points --out experiments/results/points \\
         --curves experiments/results/curves/curves.parquet experiments/results/regimes/*/curves.parquet
 
-A greedy portfolio (Feurer et al., "Auto-Sklearn 2.0", JMLR 2022, section 3.1) of the default space: each next point is
-the one that adds the most to the mean, over all tables of that space, of the best gain so far, as a share of what is to
-be had there. The other tables have a wider space: for what it has beside the default one, a single set of values is
-chosen, which gains the reference the most on average over these tables. The points are the reference with this set, and
-each point of the portfolio with it. Gains are those of each table's surrogate, without seed noise, over the reference.
+A greedy portfolio (Feurer et al., "Auto-Sklearn 2.0", JMLR 2022, section 3.1) of rate, decay and clip: each next point
+is the one that adds the most to the mean, over all tables of that space, of the best gain so far, as a share of what is
+to be had there. The other tables have a wider space: for what it has beside these, a single set of values is chosen,
+which gains the reference the most on average over these tables. The points are the reference with this set, and each
+point of the portfolio with it. Gains are those of each table's surrogate, without seed noise, over the reference.
 Writes
 
     points.json  `all`: chosen on all tables, what `space.POINTS_TO_EVALUATE` has; and for each table, by its name,
@@ -44,7 +44,7 @@ from tune_resnet.config.space import NARROW_SPACE, Point
 
 COUNT = 4  # points of the portfolio: an eighth of a search of 32 trials
 OWN = 0.05  # weight of a point's own mean gain beside what it adds: of points that add the same, the safer one
-CANDIDATES = 2**13  # Sobol points of the default space
+CANDIDATES = 2**13  # Sobol points of the narrow space
 DRAWS = 2000  # of random ones
 WIDER = {  # what is tried of what else a wide space has; no bounds of it, where a surrogate knows least
     "batch_size": ("x1", "x0.5", "x0.25"),
@@ -81,7 +81,7 @@ def best_of_random(gained: np.ndarray) -> float:
 
 
 def candidates() -> list[Point]:
-    """Points of the default space, rounded to two digits."""
+    """Points of the narrow space, rounded to two digits."""
     shares = qmc.Sobol(len(NARROW_SPACE), rng=0).random(CANDIDATES)
     return [
         {name: float(f"{domain.value(at):.2g}") for (name, domain), at in zip(NARROW_SPACE.items(), row, strict=True)}
