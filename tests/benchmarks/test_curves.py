@@ -31,6 +31,7 @@ from tune_resnet.training.optimizer import Adam
 
 SPEC = TrainSpec(epochs=3, batch_size=30, seed=7)  # 6 steps per epoch
 WIDTH = ModelSpec(width=4)
+NARROW = SearchSpec(space=NARROW_SPACE)
 
 
 @pytest.fixture(autouse=True)
@@ -62,8 +63,8 @@ def without_seconds(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def test_the_design_holds_the_reference_and_fills_the_space() -> None:
-    points = curves.design(64, SearchSpec())
-    assert points[0] == SearchSpec().reference
+    points = curves.design(64, NARROW)
+    assert points[0] == NARROW.reference
     assert len({tuple(point.values()) for point in points}) == 64
     for name, domain in NARROW_SPACE.items():
         place = [math.log(point[name] / domain.low) / math.log(domain.high / domain.low) for point in points[1:]]
@@ -74,7 +75,7 @@ def test_the_design_holds_the_reference_and_fills_the_space() -> None:
 
 def test_the_design_is_that_of_the_recorded_curves() -> None:
     recorded = pd.read_parquet(RESULTS / "curves" / "curves.parquet").drop_duplicates("configuration")
-    points = pd.DataFrame(curves.design(64, SearchSpec())).loc[recorded["configuration"]]
+    points = pd.DataFrame(curves.design(64, NARROW)).loc[recorded["configuration"]]
     # The powers' last digit depends on the processor: AVX2 and AVX-512 differ in one of these values.
     np.testing.assert_allclose(recorded[list(NARROW_SPACE)], points, rtol=1e-15)
 
@@ -209,7 +210,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_with_a_failed_row(
         return healthy(self)
 
     monkeypatch.setattr(TrainingRun, "run_epoch", run_epoch)
-    accuracy = curves.record(curves.Run(0, 0, 3), SearchSpec().reference, small_spec(tree), tmp_path)
+    accuracy = curves.record(curves.Run(0, 0, 3), NARROW.reference, small_spec(tree), tmp_path)
     table = pd.read_parquet(tmp_path / "0-0-3.parquet")
     assert math.isnan(accuracy)
     assert table[["epoch", "failed"]].values.tolist() == [[1, False], [2, True]]
@@ -218,7 +219,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_with_a_failed_row(
 
 def small_spec(tree: Path) -> SearchSpec:
     data = DataSpec(dataset="folder", data_dir=str(tree), limit_train=120, validation_fraction=1 / 6)
-    return SearchSpec(data=data, model=WIDTH)
+    return SearchSpec(data=data, model=WIDTH, space=NARROW_SPACE)
 
 
 @pytest.mark.slow
@@ -248,7 +249,7 @@ def test_a_killed_recording_continues_and_gives_the_whole_table(
     assert {curves.Run(*key) for key in table[curves.KEY].itertuples(index=False)} == set(runs)
     pd.testing.assert_frame_equal(table.merge(first), first.sort_values([*curves.KEY, "epoch"], ignore_index=True))
 
-    curves.record(runs[1], curves.design(2, SearchSpec())[1], small_spec(tree), tmp_path)
+    curves.record(runs[1], curves.design(2, NARROW)[1], small_spec(tree), tmp_path)
     again = without_seconds(pd.read_parquet(tmp_path / "1-0-2.parquet"))
     pd.testing.assert_frame_equal(
         without_seconds(table.query("configuration == 1 and seed == 0 and total_epochs == 2")), again
@@ -260,7 +261,7 @@ def test_a_killed_recording_continues_and_gives_the_whole_table(
 
 
 def test_the_readme_explains_every_column(tree: Path, tmp_path: Path) -> None:
-    curves.record(curves.Run(0, 0, 1), SearchSpec().reference, small_spec(tree), tmp_path)
+    curves.record(curves.Run(0, 0, 1), NARROW.reference, small_spec(tree), tmp_path)
     lines = (ROOT / "experiments" / "results" / "curves" / "README.md").read_text().splitlines()
     cells = [line.split("|")[1] for line in lines if line.startswith("| `")]
     explained = [name for cell in cells for name in re.findall(r"`(\w+)`", cell)]
@@ -286,7 +287,7 @@ def test_a_regime_s_rows_are_a_plain_run_s_and_end_with_unused_images(tree: Path
 
 
 def test_every_regime_is_planned() -> None:
-    real_searches_only = {"digits", "wide-digits"}
+    real_searches_only = {"digits", "wide-digits", "wide-gtsrb-tracks"}
     assert {path.stem for path in regimes.REGIMES.glob("*.toml")} == {*regimes.ORDER} | real_searches_only
     for name in regimes.ORDER:
         assert load_spec(regimes.REGIMES / f"{name}.toml").data.data_dir is not None

@@ -30,11 +30,11 @@ from experiments.benchmarks.early_stopping.strategies import (
 )
 from experiments.benchmarks.early_stopping.surrogate import OUTPUTS, Surrogate, comparable_runs, cross_validate
 from tune_resnet.config.sections import TrainSpec
-from tune_resnet.config.space import Choices, Domain, Space
+from tune_resnet.config.space import NARROW_SPACE, Choices, Domain, Space
 from tune_resnet.config.spec import SearchSpec
 
 EPOCHS = 4
-SPEC = SearchSpec(train=TrainSpec(epochs=EPOCHS))
+SPEC = SearchSpec(train=TrainSpec(epochs=EPOCHS), space=NARROW_SPACE)
 REFERENCE = SPEC.reference
 
 

@@ -185,12 +185,13 @@ def test_a_dry_run_prints_the_plan_and_leaves_nothing(
     arguments = [*SMALL, "--epochs", "8", "--dry-run", "--max-concurrent", "1", "--runs-dir", str(tmp_path)]
     assert main([*arguments, *cluster]) == 0
     lines = capsys.readouterr().out.splitlines()
-    parts = ["data", "images", "classes", "model", "warning", "search", "stopping", "epochs", "device", "time"]
+    parts = ["data", "images", "classes", "model", "warning", "search", "space", "stopping", "epochs", "device", "time"]
     assert [line.split()[0] for line in lines] == parts
     assert "180 training, 20 validation images" in lines[0]
-    assert "asha on train_loss, judged after epochs 1, 2, 3" in lines[6]
-    assert "256 at most" in lines[7]
-    assert "1 at once, each with 1 CPU" in lines[8]
+    assert "batch_size=50,100,200,400 momentum=0.8:0.98" in lines[6]
+    assert "asha on train_loss, judged after epochs 1, 2, 3" in lines[7]
+    assert "256 at most" in lines[8]
+    assert "1 at once, each with 1 CPU" in lines[9]
     assert list(tmp_path.iterdir()) == []
 
 
@@ -251,7 +252,7 @@ class Running:
     path: Path
 
     def wait_for(self, condition: Callable[[], bool]) -> None:
-        deadline = time.monotonic() + 90
+        deadline = time.monotonic() + 300
         while not (self.path / "trials.csv").exists() or not condition():
             assert self.process.poll() is None, self.process.communicate()
             assert time.monotonic() < deadline, "timed out"
@@ -279,7 +280,7 @@ def test_a_closed_terminal_ends_a_search_in_order_and_is_not_written_to(tmp_path
     finally:
         closing.set()
         reader.join()
-    os.close(terminal)  # the system sends SIGHUP to the command
+        os.close(terminal)  # the system sends SIGHUP to the command
     os.killpg(process.pid, signal.SIGHUP)  # as a shell does to the whole job, Ray's processes included
     assert process.wait(60) == 128 + signal.SIGHUP, bytes(shown)
     assert_consistent(search.path)

@@ -17,7 +17,7 @@ from factories import ROOT
 from tune_resnet import predict
 from tune_resnet.commands.options import parse_options
 from tune_resnet.config.sections import ModelSpec, ResourceSpec, TrainSpec
-from tune_resnet.config.space import NARROW_SPACE, Domain
+from tune_resnet.config.space import Domain, default_space
 from tune_resnet.config.spec import SearchSpec
 from tune_resnet.config.toml import load_spec
 from tune_resnet.config.validation import SpecError
@@ -159,7 +159,7 @@ def importable(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_example_searches_its_own_space_with_its_own_network(searched: Path) -> None:
     run = load_frames(searched)
     assert run.spec.model == ModelSpec(factory="nets:small", args={"channels": 16})
-    assert run.spec.space == {**NARROW_SPACE, "model.args.channels": Domain(low=4, high=64, log=True)}
+    assert run.spec.space == {**default_space(run.spec.train), "model.args.channels": Domain(low=4, high=64, log=True)}
     assert set(run.trials["state"]) <= {"finished", "stopped"}
     channels = run.trials.set_index("trial")["model.args.channels"]
     assert channels[0] == 16

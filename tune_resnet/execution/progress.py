@@ -18,6 +18,7 @@ from rich.text import Text
 
 from tune_resnet._table import STYLES, FittingTable, row_style
 from tune_resnet._text import counted, duration, hyperparameter, percent, say
+from tune_resnet.config.sections import TUNABLE
 from tune_resnet.execution.training_pool import Training
 from tune_resnet.hpo.plan import Plan
 from tune_resnet.hpo.ranking import estimated, in_order
@@ -159,7 +160,8 @@ class Progress(_Display):
         names = self.plan.spec.hyperparameters
         score = self.column.replace("accuracy", "acc")
         columns = ("trial", "state", "epochs", score, "estimate", "lr now")
-        table = FittingTable(*columns, *names, least=("lr now", "epochs", "state", score))
+        others = reversed(names[len(TUNABLE) :])  # how far trials are is what this is for
+        table = FittingTable(*columns, *names, least=(*others, "lr now", "epochs", "state", score))
         shown = [(self.recorder.trials[trial], estimate) for trial, estimate in self._leading]
         shown += [(row, math.nan) for row in rows if row.state == RUNNING][:_RUNNING_ROWS]
         for place, (row, estimate) in enumerate(shown):
