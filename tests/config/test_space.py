@@ -200,9 +200,7 @@ def test_the_command_line_takes_from_the_space(tmp_path: Path) -> None:
     assert parse_options(words).spec.space["batch_size"] == Choices(choices=(8, 16, 32))
     with pytest.raises(SpecError, match="--space leaves nothing to vary"):
         parse_options(["--space", *(f"{name}=fixed" for name in seven)])
-    with pytest.raises(
-        SpecError, match="dropout is not varied, and so needs not be fixed; the space is max_lr, weight"
-    ):
+    with pytest.raises(SpecError, match="dropout is not varied, so it need not be fixed; the space is max_lr, weight"):
         parse_options(["--space", "dropout=fixed"])
     with pytest.raises(SpecError, match="argument --space: 'depth=fixed' is not NAME=LOW:HIGH"):
         parse_options(["--space", "depth=fixed"])

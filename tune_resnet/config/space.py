@@ -209,7 +209,7 @@ def with_bounds(space: Space, bounds: Mapping[str, Mapping[str, Any]]) -> dict[s
     for name, table in bounds.items():
         if not table:
             if tables.pop(name, None) is None:
-                raise SpecError(f"{name} is not varied, and so needs not be fixed; the space is {', '.join(space)}")
+                raise SpecError(f"{name} is not varied, so it need not be fixed; the space is {', '.join(space)}")
             continue
         kept = ("when",) if "choices" in table else ("prior", "when") if "step" in table else _KEPT
         old = {key: value for key, value in tables.get(name, {}).items() if key in kept}

@@ -131,9 +131,7 @@ def held_out_of(
     """A mask (N,) of about `total` images, the same share of each class: of whole groups, where an image without groups
     is one. At least one group of each class is held out and `left` remain; DataError where no such mask is found."""
     labels, groups = images.labels, images.groups
-    alone = np.arange(len(labels)) if groups is None else groups
-    # Each pair of a group and a class that it has images of, in the order of the groups, and how many images these are.
-    (group, label), count = np.unique(np.stack([alone, labels]), axis=1, return_counts=True)
+    group, label, count = _pairs(np.arange(len(labels)) if groups is None else groups, labels)
     there = np.bincount(label, minlength=len(classes))
     for name, number in zip(classes, there, strict=True):
         if number <= left:
@@ -156,6 +154,13 @@ def held_out_of(
         )
     held_out: np.ndarray = chosen[np.unique(groups, return_inverse=True)[1]]
     return held_out
+
+
+def _pairs(groups: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Each group with each class that it has images of, by group, and how many images these are."""
+    classes = int(labels.max()) + 1
+    found, count = np.unique(groups * classes + labels, return_counts=True)
+    return found // classes, found % classes, count
 
 
 def _random_groups(
