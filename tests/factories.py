@@ -16,8 +16,9 @@ from optuna.storages.journal import JournalFileBackend
 from rich.console import Console
 from torch import nn
 
+from tune_resnet.config.default_space import NARROW_SPACE
 from tune_resnet.config.sections import DataSpec, ModelSpec, SchedulerSpec, TrainSpec
-from tune_resnet.config.space import NARROW_SPACE, Choices, Domain
+from tune_resnet.config.space import Choices, Domain
 from tune_resnet.config.spec import SearchSpec
 from tune_resnet.data.types import ImageSet, Split
 from tune_resnet.hpo.study import STUDY_NAME

@@ -20,8 +20,9 @@ from factories import MIXED, RESULTS, ROOT
 from PIL import Image
 
 from experiments.benchmarks.early_stopping import curves, regimes, signals
+from tune_resnet.config.default_space import NARROW_SPACE
 from tune_resnet.config.sections import DataSpec, ModelSpec, TrainSpec
-from tune_resnet.config.space import NARROW_SPACE, Space
+from tune_resnet.config.space import Space
 from tune_resnet.config.spec import SearchSpec
 from tune_resnet.config.toml import load_spec
 from tune_resnet.data.types import Dataset, Split

@@ -29,8 +29,9 @@ from experiments.benchmarks.early_stopping.strategies import (
     ours,
 )
 from experiments.benchmarks.early_stopping.surrogate import OUTPUTS, Surrogate, comparable_runs, cross_validate
+from tune_resnet.config.default_space import NARROW_SPACE
 from tune_resnet.config.sections import TrainSpec
-from tune_resnet.config.space import NARROW_SPACE, Choices, Domain, Space
+from tune_resnet.config.space import Choices, Domain, Space
 from tune_resnet.config.spec import SearchSpec
 
 EPOCHS = 4

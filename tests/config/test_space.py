@@ -14,9 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tune_resnet.commands.options import parse_options
+from tune_resnet.config.default_space import NARROW_SPACE, default_space
 from tune_resnet.config.hyperparameters import HYPERPARAMETERS
 from tune_resnet.config.sections import SCHEDULES, TrainSpec
-from tune_resnet.config.space import NARROW_SPACE, Choices, Domain, Space, default_space
+from tune_resnet.config.space import Choices, Domain, Space
 from tune_resnet.config.spec import SearchSpec, check_grown
 from tune_resnet.config.toml import spec_from_tables
 from tune_resnet.config.validation import SpecError

@@ -17,8 +17,9 @@ from factories import RESULTS, searchable
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from tune_resnet.config.default_space import NARROW_SPACE, POINTS_TO_EVALUATE, default_space
 from tune_resnet.config.sections import TUNABLE, BudgetSpec, DataSpec, ModelSpec, ResourceSpec, SchedulerSpec, TrainSpec
-from tune_resnet.config.space import NARROW_SPACE, POINTS_TO_EVALUATE, Choices, Domain, Space, default_space
+from tune_resnet.config.space import Choices, Domain, Space
 from tune_resnet.config.spec import SearchSpec
 from tune_resnet.config.toml import load_spec, spec_from_tables
 from tune_resnet.config.validation import SpecError

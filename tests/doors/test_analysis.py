@@ -21,8 +21,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tune_resnet.analysis import main
+from tune_resnet.config.default_space import NARROW_SPACE
 from tune_resnet.config.sections import ModelSpec, SchedulerSpec, TrainSpec
-from tune_resnet.config.space import NARROW_SPACE, Choices, Domain
+from tune_resnet.config.space import Choices, Domain
 from tune_resnet.config.toml import spec_from_tables
 from tune_resnet.errors import RecordError
 from tune_resnet.hpo.ranking import best_trials, ranked_trials

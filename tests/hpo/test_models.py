@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from tune_resnet.commands.baseline import plan_single, split_single, train_single
+from tune_resnet.config.default_space import NARROW_SPACE
 from tune_resnet.config.sections import BudgetSpec, DataSpec, ModelSpec, ResourceSpec, TrainSpec
-from tune_resnet.config.space import NARROW_SPACE
 from tune_resnet.config.spec import SearchSpec
 from tune_resnet.config.toml import load_spec
 from tune_resnet.data.types import Dataset, Split

@@ -10,8 +10,9 @@ import pytest
 from factories import EPOCHS, MIXED, SPEC, Build
 from optuna.trial import TrialState
 
+from tune_resnet.config.default_space import NARROW_SPACE, default_space
 from tune_resnet.config.sections import SCHEDULES, ModelSpec
-from tune_resnet.config.space import NARROW_SPACE, Choices, Domain, Space, default_space
+from tune_resnet.config.space import Choices, Domain, Space
 from tune_resnet.errors import UserError
 from tune_resnet.hpo.study import Study
 from tune_resnet.hpo.warm_start import WarmStart, warm_start

@@ -20,8 +20,9 @@ from rich.console import Console
 from tune_resnet.analysis import main
 from tune_resnet.commands.options import parse_options
 from tune_resnet.commands.summary import conclude
+from tune_resnet.config.default_space import NARROW_SPACE
 from tune_resnet.config.sections import BudgetSpec, ModelSpec
-from tune_resnet.config.space import NARROW_SPACE, Choices, Domain, Space
+from tune_resnet.config.space import Choices, Domain, Space
 from tune_resnet.hpo import ranking
 from tune_resnet.results.edges import LOWER, UPPER, Edge, best_quarter, edge_sentences, edges, widening_commands
 from tune_resnet.results.page import write_report

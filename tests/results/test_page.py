@@ -18,8 +18,9 @@ from factories import MIXED, RESULTS, SEARCH, SPEC, Build, Page
 from experiments.benchmarks.speed.scale import RECORDED, record
 from tune_resnet._text import percent
 from tune_resnet.commands.live_page import EVERY
+from tune_resnet.config.default_space import NARROW_SPACE
 from tune_resnet.config.sections import SchedulerSpec
-from tune_resnet.config.space import NARROW_SPACE, Choices, Domain
+from tune_resnet.config.space import Choices, Domain
 from tune_resnet.config.toml import load_spec
 from tune_resnet.errors import RecordError
 from tune_resnet.hpo.ranking import winner

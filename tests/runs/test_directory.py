@@ -18,8 +18,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tune_resnet._files import write_whole
+from tune_resnet.config.default_space import NARROW_SPACE
 from tune_resnet.config.sections import BudgetSpec, TrainSpec
-from tune_resnet.config.space import NARROW_SPACE
 from tune_resnet.config.spec import SearchSpec
 from tune_resnet.config.toml import load_spec
 from tune_resnet.errors import RecordError

@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 from ray.tune.schedulers import TrialScheduler
 
 from tune_resnet._files import write_whole
+from tune_resnet.config.default_space import NARROW_SPACE
 from tune_resnet.config.sections import SAMPLERS, BudgetSpec, SchedulerSpec, TrainSpec
-from tune_resnet.config.space import NARROW_SPACE, Choices, Domain
+from tune_resnet.config.space import Choices, Domain
 from tune_resnet.config.spec import SearchSpec
 from tune_resnet.errors import RecordError
 from tune_resnet.execution.searcher import OptunaSearcher

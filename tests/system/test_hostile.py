@@ -38,8 +38,9 @@ from tune_resnet import analysis, predict, report
 from tune_resnet.commands.confirm import _conclude
 from tune_resnet.commands.options import parse_options
 from tune_resnet.commands.pairs import Pairs
+from tune_resnet.config.default_space import NARROW_SPACE
 from tune_resnet.config.sections import BudgetSpec, DataSpec, ModelSpec
-from tune_resnet.config.space import NARROW_SPACE, Choices, Domain, Space
+from tune_resnet.config.space import Choices, Domain, Space
 from tune_resnet.data.image_file import read_image
 from tune_resnet.data.load import load_dataset
 from tune_resnet.data.split import search_split

@@ -16,8 +16,9 @@ from factories import ROOT
 
 from tune_resnet import predict
 from tune_resnet.commands.options import parse_options
+from tune_resnet.config.default_space import default_space
 from tune_resnet.config.sections import ModelSpec, ResourceSpec, TrainSpec
-from tune_resnet.config.space import Domain, default_space
+from tune_resnet.config.space import Domain
 from tune_resnet.config.spec import SearchSpec
 from tune_resnet.config.toml import load_spec
 from tune_resnet.config.validation import SpecError

@@ -14,9 +14,10 @@ from typing import Any, NoReturn, get_args, get_type_hints
 
 from tune_resnet.commands.request import LOGGERS, found_run, own_spec_file
 from tune_resnet.commands.run import Search
+from tune_resnet.config.default_space import default_space
 from tune_resnet.config.hyperparameters import ARGUMENT, HYPERPARAMETERS, argument_from_text, from_text
 from tune_resnet.config.sections import SECTIONS
-from tune_resnet.config.space import Value, default_space, with_bounds
+from tune_resnet.config.space import Value, with_bounds
 from tune_resnet.config.spec import SearchSpec
 from tune_resnet.config.toml import load_tables, spec_from_tables
 from tune_resnet.config.validation import Arguments, SpecError, flag_of, nearest

@@ -5,12 +5,11 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from fractions import Fraction
 from statistics import NormalDist
 from typing import Any
 
-from tune_resnet.config.sections import SCHEDULES, TrainSpec
 from tune_resnet.config.validation import Section, SpecError, coerced, differences, shown
 
 _MAX_STEPS = 1_000_000  # more cannot be told apart by the arithmetic of floats, and are as good as none
@@ -166,39 +165,6 @@ class Choices:
 
 Space = Mapping[str, Domain | Choices]
 
-NARROW_SPACE = {
-    "max_lr": Domain(low=1e-3, high=1e-1, log=True),
-    "weight_decay": Domain(low=1e-6, high=1e-2, log=True),
-    "grad_clip": Domain(low=1e-2, high=1.0, log=True),
-}
-SMALLEST_BATCH = 8  # images: batch norm needs some
-
-
-def default_space(train: TrainSpec) -> Space:
-    """What is varied where nothing says it, with the reference's values inside: the learning rate, the decay and the
-    clip, and what short trainings gain most from (experiments/FINDING.md). What the reference has off stays off, and
-    what it has settings of its own for stays as it is."""
-    space: dict[str, Domain | Choices] = {
-        name: _around(domain, getattr(train, name)) for name, domain in NARROW_SPACE.items() if getattr(train, name)
-    }
-    # Four sizes: a GPU records the steps of each anew, and among hundreds TPE takes three times as long to propose.
-    batches = [size for share in (8, 4, 2, 1) if (size := round(train.batch_size / share)) >= SMALLEST_BATCH]
-    if len(batches) > 1:
-        space["batch_size"] = Choices(choices=tuple(batches))
-    if train.momentum_at_peak is None:
-        space["momentum"] = _around(Domain(low=0.8, high=0.98, log=False), train.momentum)
-    if train.crop_padding:
-        space["crop_padding"] = _around(Domain(low=0, high=4, log=False), train.crop_padding)
-    if train.peak_at is None and train.final_div_factor is None:
-        space["schedule"] = Choices(choices=SCHEDULES)
-    return space
-
-
-def _around(domain: Domain, value: float) -> Domain:
-    """The domain, or as much more as has this value in it."""
-    return replace(domain, low=min(domain.low, value), high=max(domain.high, value))
-
-
 _KEPT = ("log", "step", "prior", "when")  # of a domain that is given other bounds
 
 
@@ -218,17 +184,6 @@ def with_bounds(space: Space, bounds: Mapping[str, Mapping[str, Any]]) -> dict[s
 
 
 Point = dict[str, Any]  # a configuration: hyperparameter -> value, or in points to evaluate "x2", twice the reference's
-
-# Chosen by experiments/benchmarks/early_stopping/points.py, but for `linear`, of which experiments/FINDING.md says why.
-# The first is the reference in the narrow space.
-_WIDER: Point = {"batch_size": "x0.5", "momentum": 0.85, "crop_padding": 1, "schedule": "linear"}
-POINTS_TO_EVALUATE: tuple[Point, ...] = (
-    _WIDER,
-    {"max_lr": 0.0087, "weight_decay": 0.0014, "grad_clip": 0.91, **_WIDER},
-    {"max_lr": 0.008, "weight_decay": 0.0081, "grad_clip": 0.023, **_WIDER},
-    {"max_lr": 0.045, "weight_decay": 0.00019, "grad_clip": 0.95, **_WIDER},
-    {"max_lr": 0.009, "weight_decay": 0.00052, "grad_clip": 0.94, **_WIDER},
-)
 
 
 def domain_from_table(table: object) -> Domain | Choices:

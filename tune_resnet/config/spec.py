@@ -8,6 +8,7 @@ from typing import Any
 
 import tomli_w
 
+from tune_resnet.config.default_space import POINTS_TO_EVALUATE, default_space
 from tune_resnet.config.hyperparameters import (
     Configuration,
     checked_domain,
@@ -16,7 +17,7 @@ from tune_resnet.config.hyperparameters import (
     in_numbers,
 )
 from tune_resnet.config.sections import SECTIONS, TUNABLE, VAL_ACCURACY, BudgetSpec, ResourceSpec, SchedulerSpec
-from tune_resnet.config.space import POINTS_TO_EVALUATE, Point, Space, Value, default_space
+from tune_resnet.config.space import Point, Space, Value
 from tune_resnet.config.validation import SpecError, differences, shown
 
 

@@ -34,8 +34,9 @@ from experiments.benchmarks.early_stopping.signals import WatchedRun
 from experiments.benchmarks.this_command import this_command
 from tune_resnet._files import write_whole
 from tune_resnet._text import duration, percent
+from tune_resnet.config.default_space import NARROW_SPACE
 from tune_resnet.config.sections import DataSpec, ModelSpec, TrainSpec
-from tune_resnet.config.space import NARROW_SPACE, Choices, Point, Space, Value
+from tune_resnet.config.space import Choices, Point, Space, Value
 from tune_resnet.config.spec import SearchSpec
 from tune_resnet.data.load import load_dataset
 from tune_resnet.data.split import search_split

@@ -10,7 +10,7 @@ which gains the reference the most on average over these tables. The points are 
 point of the portfolio with it. Gains are those of each table's surrogate, without seed noise, over the reference.
 Writes
 
-    points.json  `all`: chosen on all tables, what `space.POINTS_TO_EVALUATE` has; and for each table, by its name,
+    points.json  `all`: chosen on all tables, `POINTS_TO_EVALUATE`; and for each table, by its name,
                  those that are chosen on the tables of other images
     gains.csv    percentage points over the reference: of those chosen without a table's images, there; beside them,
                  what is to be had there (`best_of_all`), and the best of `COUNT` random points (`best_of_random`, a
@@ -39,8 +39,9 @@ from experiments.benchmarks.early_stopping.recorded import (
 )
 from experiments.benchmarks.early_stopping.surrogate import Surrogate, comparable_runs
 from tune_resnet._files import write_whole
+from tune_resnet.config.default_space import NARROW_SPACE
 from tune_resnet.config.sections import SCHEDULES
-from tune_resnet.config.space import NARROW_SPACE, Point
+from tune_resnet.config.space import Point
 
 COUNT = 4  # points of the portfolio: an eighth of a search of 32 trials
 OWN = 0.05  # weight of a point's own mean gain beside what it adds: of points that add the same, the safer one

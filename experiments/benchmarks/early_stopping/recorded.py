@@ -12,7 +12,7 @@ import pandas as pd
 
 from experiments.benchmarks.this_command import this_command
 from tune_resnet._files import write_whole
-from tune_resnet.config.space import NARROW_SPACE
+from tune_resnet.config.default_space import NARROW_SPACE
 from tune_resnet.config.spec import SearchSpec
 from tune_resnet.config.toml import spec_from_tables
 from tune_resnet.runs.environment import describe_environment

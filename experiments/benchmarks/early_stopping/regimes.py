@@ -20,8 +20,8 @@ from pathlib import Path
 import numpy as np
 
 from experiments.benchmarks.early_stopping.curves import Run, planned, record_all
+from tune_resnet.config.default_space import NARROW_SPACE
 from tune_resnet.config.sections import DataSpec
-from tune_resnet.config.space import NARROW_SPACE
 from tune_resnet.config.spec import SearchSpec
 from tune_resnet.config.toml import load_spec
 from tune_resnet.data.load import load_dataset

@@ -35,7 +35,7 @@ import pandas as pd
 from experiments.benchmarks.speed.goals import Benchmark, Goal, alone, options, paired
 from experiments.benchmarks.speed.tutorial import TutorialRun
 from experiments.benchmarks.this_command import this_module
-from tune_resnet.config.space import NARROW_SPACE
+from tune_resnet.config.default_space import NARROW_SPACE
 from tune_resnet.config.spec import SearchSpec
 from tune_resnet.config.toml import load_spec
 from tune_resnet.data.load import load_dataset

@@ -37,8 +37,8 @@ from rich.console import Console
 
 from experiments.benchmarks.speed.goals import Benchmark, Goal, alone, options, paired
 from experiments.benchmarks.speed.idle import EPOCHS, Idle, IdleTrial, epoch_row
+from tune_resnet.config.default_space import NARROW_SPACE
 from tune_resnet.config.sections import BudgetSpec, DataSpec, ResourceSpec, SchedulerSpec, TrainSpec
-from tune_resnet.config.space import NARROW_SPACE
 from tune_resnet.config.spec import SearchSpec
 from tune_resnet.data.load import load_dataset
 from tune_resnet.data.split import search_split
