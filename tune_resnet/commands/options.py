@@ -14,7 +14,6 @@ from typing import Any, NoReturn, get_args, get_type_hints
 
 from tune_resnet.commands.request import LOGGERS, found_run, own_spec_file
 from tune_resnet.commands.run import Search
-from tune_resnet.config.default_space import default_space
 from tune_resnet.config.hyperparameters import ARGUMENT, HYPERPARAMETERS, argument_from_text, from_text
 from tune_resnet.config.sections import SECTIONS
 from tune_resnet.config.space import Value, with_bounds
@@ -243,7 +242,7 @@ def _resolve(
             settings = {"resources.gpus_per_trial": None, **settings}  # the file's share is of the device it has
     if space:
         # A file's own space; else that of the reference that the flags make.
-        own = spec.space if tables.get("space") else default_space(spec_from_tables(_laid_over(tables, settings)).train)
+        own = (spec if tables.get("space") else spec_from_tables(_laid_over(tables, settings))).space
         tables = {**tables, "space": with_bounds(own, space)}
         if not tables["space"]:
             raise SpecError("--space leaves nothing to vary")
