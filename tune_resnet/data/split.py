@@ -6,7 +6,8 @@ images. A search sees `search_split` only: the test set is in `baseline_split` a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
 from operator import itemgetter
 
 import numpy as np
@@ -75,8 +76,26 @@ def final_split(dataset: Dataset, spec: DataSpec) -> Split:
 
 
 def _make_split(train: ImageSet, held_out: ImageSet, dataset: Dataset, note: str = "") -> Split:
+    _warn_of_copies(train, held_out, "validation" if held_out is not dataset.test else "test")
     mean, std = _channel_statistics(train.source)
     return Split(train, held_out, dataset.classes, mean, std, dataset.note + note, dataset.shapes)
+
+
+def _warn_of_copies(train: ImageSet, held_out: ImageSet, use: str) -> None:
+    """A warning where images that judge are trained on, too: equal in each pixel at the size that a network sees."""
+    known = set(_hashes(train.source))
+    copies = sum(image in known for image in _hashes(held_out.source))
+    if copies:
+        of = f"{copies:,} of {counted(len(held_out), f'{use} image')}"
+        warnings.warn(
+            f"{of} {'is a copy' if copies == 1 else 'are copies'} of images to train on, which makes accuracies too "
+            "good: leave copies out, or list your images with one group for each image and its copies",
+            stacklevel=4,
+        )
+
+
+def _hashes(images: Images) -> Iterator[int]:
+    return (hash(image.tobytes()) for block in blocks(images) for image in block)
 
 
 def _channel_statistics(images: Images) -> tuple[np.ndarray, np.ndarray]:
