@@ -17,7 +17,7 @@ from experiments.benchmarks.early_stopping.curves import design
 from experiments.benchmarks.early_stopping.peers import PEERS
 from experiments.benchmarks.early_stopping.points import COUNT, portfolio
 from experiments.benchmarks.early_stopping.replay import simulate
-from experiments.benchmarks.early_stopping.search_efficiency import epochs_to_target
+from experiments.benchmarks.early_stopping.search_efficiency import epochs_to_target, points_chosen_without
 from experiments.benchmarks.early_stopping.strategies import (
     STOPPING,
     STRATEGIES,
@@ -29,7 +29,7 @@ from experiments.benchmarks.early_stopping.strategies import (
     ours,
 )
 from experiments.benchmarks.early_stopping.surrogate import OUTPUTS, Surrogate, comparable_runs, cross_validate
-from tune_resnet.config.default_space import NARROW_SPACE
+from tune_resnet.config.default_space import NARROW_SPACE, POINTS_TO_EVALUATE
 from tune_resnet.config.sections import TrainSpec
 from tune_resnet.config.space import Choices, Domain, Space
 from tune_resnet.config.spec import SearchSpec
@@ -269,6 +269,11 @@ def test_an_optuna_study_is_told_who_was_pruned(surrogate: Surrogate) -> None:
 
 def test_the_default_is_what_ours_runs() -> None:
     assert STOPPING["loss"] == SearchSpec().scheduler
+
+
+def test_the_default_points_are_those_chosen_on_all_tables() -> None:
+    assert points_chosen_without("none of them") == POINTS_TO_EVALUATE
+    assert points_chosen_without("gtsrb-tracks") == points_chosen_without("wide-gtsrb") != POINTS_TO_EVALUATE
 
 
 def test_the_target_is_reached_when_the_regret_stays_there() -> None:
