@@ -8,8 +8,8 @@ export PATH := $(subst $(abspath $(VENV))/bin:,,$(PATH))
 BENCHMARKS = training checkpoints start scale memory
 RESULTS = experiments/results/benchmarks
 
-# Three files of tests at a time, also on two cores: much of a test is waiting for a process to start or to end.
-TOGETHER = --numprocesses 3 --dist loadfile --no-loadscope-reorder
+# Two files of tests at a time: much of a test is waiting for a process to start or to end.
+TOGETHER = --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 .PHONY: quickstart test bench
 .DELETE_ON_ERROR:

@@ -283,7 +283,8 @@ def test_a_dry_run_says_which_images_it_is_about(tmp_path: Path, capsys: pytest.
         for name in ("cat", "dog"):
             (tmp_path / part / name).mkdir(parents=True)
             for number in range(count):
-                Image.new("RGB", (32, 32), (40 * number, 0, 0)).save(tmp_path / part / name / f"{number}.png")
+                colour = (40 * number, 10 * count, 255 * (name == "cat"))
+                Image.new("RGB", (32, 32), colour).save(tmp_path / part / name / f"{number}.png")
     (tmp_path / "train" / "cat" / "notes.txt").write_text("")
     words = [*SMALL[:1], *SMALL[3:], "--batch-size", "4", "--dataset", "folder", "--data-dir", str(tmp_path)]
     plans = []
