@@ -83,8 +83,9 @@ def _make_split(train: ImageSet, held_out: ImageSet, dataset: Dataset, note: str
 
 def _warn_of_copies(train: ImageSet, held_out: ImageSet, use: str) -> None:
     """A warning where images that judge are trained on, too: equal in each pixel at the size that a network sees."""
-    known = set(_hashes(train.source))
-    copies = sum(image in known for image in _hashes(held_out.source))
+    judging = list(_hashes(held_out.source))
+    known = set(_hashes(train.source)) if judging else set()
+    copies = sum(image in known for image in judging)
     if copies:
         of = f"{copies:,} of {counted(len(held_out), f'{use} image')}"
         warnings.warn(

@@ -10,7 +10,7 @@ which gains the reference the most on average over these tables. The points are 
 point of the portfolio with it. Gains are those of each table's surrogate, without seed noise, over the reference.
 Writes
 
-    points.json  `all`: chosen on all tables, `POINTS_TO_EVALUATE`; and for each table, by its name,
+    points.json  `all`: chosen on all tables, what `POINTS_TO_EVALUATE` is made of; and for each table, by its name,
                  those that are chosen on the tables of other images
     gains.csv    percentage points over the reference: of those chosen without a table's images, there; beside them,
                  what is to be had there (`best_of_all`), and the best of `COUNT` random points (`best_of_random`, a
