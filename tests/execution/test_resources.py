@@ -27,7 +27,7 @@ from tune_resnet.commands.job import Job
 from tune_resnet.commands.options import parse_options
 from tune_resnet.commands.search import prepare
 from tune_resnet.config.sections import BudgetSpec, ModelSpec, ResourceSpec, SchedulerSpec, TrainSpec
-from tune_resnet.config.space import Domain
+from tune_resnet.config.space import Choices, Domain, Space
 from tune_resnet.config.spec import SearchSpec
 from tune_resnet.config.toml import load_spec
 from tune_resnet.data.types import Dataset, ImageSet, Split
@@ -197,11 +197,11 @@ def test_a_plan_says_how_even_the_classes_are_and_what_chance_gives_of_the_objec
     assert line(*uneven, "macro_f1").endswith(f"; the chance level of macro F1 is {f1 / 3:.1%}")
 
 
-def plan_of(**sections: Any) -> list[str]:
-    """The plan of four trials with these sections of a spec."""
+def plan_of(trials: int = 4, **sections: Any) -> list[str]:
+    """The plan of so many trials with these sections of a spec."""
     plan = Plan(
         spec=resolved(SearchSpec(**sections), "cpu", "fp32"), device_name="a CPU", seconds_per_epoch=1, concurrency=1,
-        train_images=4000, held_out_images=20, held_out="validation", trials=4,
+        train_images=4000, held_out_images=20, held_out="validation", trials=trials,
     )  # fmt: skip
     return plan.lines()
 
@@ -209,13 +209,27 @@ def plan_of(**sections: Any) -> list[str]:
 def test_a_plan_warns_where_trials_are_judged_by_what_a_hyperparameter_changes_by_itself() -> None:
     def warnings_of(**changes: Any) -> list[str]:
         space = {"max_lr": Domain(low=1e-3, high=0.1), "dropout": Domain(low=0, high=0.5, log=False)}
-        lines = plan_of(space=space, scheduler=SchedulerSpec(**changes))
+        lines = plan_of(32, space=space, scheduler=SchedulerSpec(**changes))
         return [line for line in lines if line.startswith("warning")]
 
     assert warnings_of()[0].startswith(
         "warning     dropout: its value alone changes the training loss, by which trials are"
     )
     assert warnings_of(signal="val_loss") == warnings_of(name="none") == []
+
+
+def test_a_plan_warns_of_what_its_trials_do_not_vary() -> None:
+    space: Space = {"max_lr": Domain(low=1e-3, high=0.1), "model.width": Choices(choices=(32, 64))}
+
+    def warnings_of(trials: int) -> list[str]:
+        return [line for line in plan_of(trials, space=space) if line.startswith("warning")]
+
+    given = len(SearchSpec(space=space).first_points)
+    assert warnings_of(given + 1) == []
+    assert warnings_of(given) == [
+        f"warning     model.width: the same in every trial; from --num-samples {given + 1} on, "
+        "the sampler proposes other values"
+    ]
 
 
 def test_a_plan_of_a_long_search_says_how_to_have_it_sooner() -> None:

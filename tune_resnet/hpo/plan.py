@@ -154,6 +154,7 @@ class Plan:
         return [
             f"search      {trials}, the first is the reference{points}; sampler {spec.search.sampler}{judged}{limit}",
             printable(f"space       {' '.join(f'{name}={domain.words}' for name, domain in spec.space.items())}"),
+            *self._fixed_warning(),
             *([f"resume      {self.ended} of {trials} ended, {self.trials - self.ended} left"] if self.ended else []),
             f"stopping    {spec.scheduler.name} on {spec.signal}{whatever}{stops}",
             *self._signal_warning(),
@@ -164,6 +165,18 @@ class Plan:
             f"{duration(self.seconds(most))} at most ({duration(_START_SECONDS)} to start, "
             f"{self.seconds_per_epoch:.1f} s an epoch{pace})",
             *self._sooner(),
+        ]
+
+    def _fixed_warning(self) -> list[str]:
+        """A line where the search ends before the sampler proposes, and some hyperparameters stay as they are."""
+        points = self.spec.first_points
+        tried = points[: self.trials]
+        fixed = [name for name in self.spec.space if all(point[name] == points[0][name] for point in tried)]
+        if self.trials > len(points) or not fixed:
+            return []
+        return [
+            f"warning     {', '.join(fixed)}: the same in every trial; from --num-samples {len(points) + 1} on, "
+            "the sampler proposes other values"
         ]
 
     def _sooner(self) -> list[str]:
