@@ -43,6 +43,7 @@ MIXED: dict[str, Domain | Choices] = {  # a float, an integer, choices of each k
     "data.flip": Choices(choices=(True, False)),
 }
 
+NO_PROCESS = 2**22 + 1  # Linux numbers processes no higher than 2^22
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "experiments" / "results"
 SEARCH = RESULTS / "cifar10-jpeg-search"

@@ -39,6 +39,12 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
         raise
 
 
+def is_being_written(temporary: Path) -> bool:
+    """Whether the process that `replacing` wrote such a file in, or a folder named like one, is there."""
+    process = temporary.name.split(".")[-2]
+    return process.isdigit() and os.path.exists(f"/proc/{process}")
+
+
 def write_whole(path: Path, text: str) -> None:
     """Writes a file so that a reader sees the old content or the new, never a part."""
     with replacing(path) as file:

@@ -21,12 +21,16 @@ from typing import cast
 import numpy as np
 import pandas as pd
 import pytest
+import ray
 from scipy import stats
 
 import tune_resnet
-from tune_resnet.config.sections import TUNABLE, BudgetSpec
+from tune_resnet.config.sections import TUNABLE, BudgetSpec, ModelSpec, TrainSpec
+from tune_resnet.config.spec import SearchSpec
 from tune_resnet.data import load
-from tune_resnet.data.types import Dataset, ImageSet
+from tune_resnet.data.types import Dataset, ImageSet, Split
+from tune_resnet.execution.cluster import ray_cluster
+from tune_resnet.execution.training_pool import Training, train_all
 from tune_resnet.hpo.ranking import winner
 from tune_resnet.results.confirmation import (
     SEED_OFFSET,
@@ -39,6 +43,7 @@ from tune_resnet.results.paired_test import BETTER, NOT_DISTINGUISHABLE, WORSE, 
 from tune_resnet.runs.load import load_frames
 from tune_resnet.runs.tables import CONFIRM_DTYPES, REFERENCE, WINNER
 from tune_resnet.search import main
+from tune_resnet.training.device import resolved
 
 # A reference that learns next to nothing, so that another trial wins.
 SPEC = """
@@ -357,3 +362,18 @@ def test_a_killed_process_costs_no_training(
     assert output.count("is tried again (its process died (killed, or out of memory))") == 1
     assert len(pd.read_csv(run / "confirm.csv")) == 4
     assert not list((run / "checkpoints").glob("confirm-*"))
+
+
+@pytest.mark.slow
+def test_waiting_for_a_process_is_no_hang(cluster: list[str], few: Split, tmp_path: Path) -> None:
+    """Another trial has the only CPU for as long as an epoch may take, and PyTorch is imported only then."""
+    timeout = 5.0
+    spec = SearchSpec(model=ModelSpec(width=2), train=TrainSpec(epochs=2, batch_size=10))
+    with ray_cluster(cluster[1]):
+        ray.remote(lambda: time.sleep(timeout)).remote()
+        trainings = [Training(spec, tmp_path / "it.pt")]
+        ((_, outcome),) = train_all(
+            resolved(spec, "cpu", "fp32"), few, trainings, 1, epoch_timeout=timeout, stop=lambda: False
+        )
+    assert not isinstance(outcome, str)
+    assert (outcome["epochs"], trainings[0].failures) == (2, 0)

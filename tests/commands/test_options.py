@@ -44,7 +44,7 @@ def test_every_flag_reaches_its_setting() -> None:
         "--num-samples 5 --dataset digits --data-dir d --limit-train 500 --width 8 --epochs 3 --batch-size 5 "
         "--scheduler median --sampler gp --cpus-per-trial 2 --gpus-per-trial 0.25 --max-concurrent 3 "
         "--time-budget 1.5h --seed 9 --device cpu --precision fp32 --name n --runs-dir r --address a:1 "
-        "--dry-run --baseline"
+        "--dry-run --confirm 3"
     )
     options = parse_options(line.split())
     spec = options.spec
@@ -57,7 +57,8 @@ def test_every_flag_reaches_its_setting() -> None:
     resources = spec.resources
     assert (resources.cpus_per_trial, resources.gpus_per_trial) == (2, 0.25)
     assert (resources.max_concurrent, resources.device) == (3, "cpu")
-    assert (options.baseline, options.dry_run, options.runs_dir, options.address) == (True, True, Path("r"), "a:1")
+    assert (options.confirm, options.dry_run, options.runs_dir, options.address) == (3, True, Path("r"), "a:1")
+    assert parse_options(["--baseline"]).baseline
 
 
 def test_flags_override_the_file(tmp_path: Path) -> None:
@@ -272,6 +273,9 @@ BAD = [
     (["--space", "max_lr=1e-3:inf"], "space.max_lr: space.high must be a finite number, got inf"),
     (["--space", "max_lr=2:3"], "space.max_lr = [2.0, 3.0] must contain the reference train.max_lr = 0.01"),
     (["--space", "temperature=2:3"], f"unknown hyperparameter space.temperature; known: {KNOWN}"),
+    (["--gpus-per-trial", "1.5"], "resources.gpus_per_trial must be at most 1 or a whole number, got 1.5"),
+    (["--baseline", "--log", "wandb"], "--log does not go with --baseline"),
+    (["--baseline", "--address", "auto"], "--address does not go with --baseline"),
     (["--model-args", "hidden"], "argument --model-args: 'hidden' is not NAME=VALUE, as hidden=128"),
     (["--model-args", "hidden=3"],
      "model.args are arguments of a network of your own, which model.factory names"),
@@ -315,6 +319,7 @@ def test_any_command_line_is_options_or_a_one_line_error(arguments: list[str]) -
         ("--baseline", "--baseline does not go with --resume"),
         ("--finalize latest", "--finalize does not go with --resume"),
         ("--dry-run --confirm", "--dry-run does not go with --resume and --confirm"),
+        ("--log wandb --confirm", "--log does not go with --resume and --confirm"),
     ],
 )
 def test_a_run_stays_the_same_run(flags: str, message: str, old_run: Path) -> None:

@@ -174,7 +174,7 @@ def test_the_verdict_does_not_depend_on_which_training_ends_first(
     assert found.result is not None
     assert [found.result.n, found.result.verdict, found.result.mean] == [3, "better", pytest.approx(1)]
     assert list(found.pairs.index) == [1000, 1001, 1002]
-    assert "and those after the verdict do not count: seed 1003, 1004." in capsys.readouterr().out
+    assert "and those after the last look do not count: seed 1003, 1004." in capsys.readouterr().out
 
 
 def test_ctrl_c_and_a_pair_without_result_are_gone_on_with(
@@ -277,6 +277,13 @@ def test_what_was_confirmed_larger_is_finalized_as_large(run: Path, pool: Pool) 
     pool.differences = [-one for one in CLEAR]
     assert confirmed(run, "--width", 66) == 0  # worse
     assert next_steps(load_frames(run))["finalize it"].endswith(f"--finalize {run} --width 65 --epochs 5")
+
+
+def test_where_the_folder_has_a_validation_set_the_limit_is_of_the_others(run: Path, pool: Pool) -> None:
+    env = json.loads((run / "env.json").read_text())
+    (run / "env.json").write_text(json.dumps({**env, "own_validation_images": 144}))
+    assert confirmed(run, "--limit-train", 900) == 0  # here 900 with those 144
+    assert next_steps(load_frames(run))["finalize it"].endswith(f"--finalize {run} --limit-train 756")
 
 
 def test_where_the_winner_is_worse_the_reference_is_what_to_use(run: Path, pool: Pool) -> None:

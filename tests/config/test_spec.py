@@ -565,6 +565,11 @@ def test_points_to_evaluate_that_are_none_are_refused(points: Any, message: str)
     assert message_of({"points_to_evaluate": points}) == message
 
 
+def test_a_multiple_of_what_the_reference_does_not_have_is_refused() -> None:
+    tables = {"points_to_evaluate": [{"final_div_factor": "x2"}], "train": {"schedule": "linear"}}
+    assert message_of(tables) == "final_div_factor must be given, because points_to_evaluate name it"
+
+
 def test_points_to_evaluate_come_back_from_toml(tmp_path: Path) -> None:
     file = tmp_path / "spec.toml"
     for points in ((), ({"max_lr": 0.02}, {"grad_clip": 1.0, "max_lr": "x0.5"})):

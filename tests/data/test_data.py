@@ -839,6 +839,11 @@ def test_digits_are_the_1797_real_ones() -> None:
     assert (digits.shapes, larger.shapes) == ("32x32, scaled from 8x8", "64x64, scaled from 8x8")
 
 
+def test_a_folder_is_not_passed_over_for_the_digits(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"the digits are not in '.*': --dataset folder takes images from there"):
+        load_dataset(DataSpec(dataset="digits", data_dir=str(tmp_path)))
+
+
 def test_cifar10_has_one_size(tmp_path: Path) -> None:
     with pytest.raises(
         DataError, match=r"CIFAR-10's images have 32 pixels: data\.image_size is for a folder or digits"

@@ -69,7 +69,7 @@ def test_of_another_task_the_best_are_tried_first(earlier: Build, change: str) -
 def test_a_resumed_search_knows_what_it_began_with(earlier: Build, tmp_path: Path, fingerprint: str) -> None:
     warm = warm_start([earlier.directory.path], SPEC, fingerprint)
     kept = tmp_path / "warm_start.json"
-    warm.write(kept)
+    kept.write_text(warm.to_json())
     again = WarmStart.read(kept, SPEC)
     assert again.configurations == warm.configurations
     assert [(t.state, t.params, t.value, t.intermediate_values) for t in again.trials] == [
@@ -80,7 +80,7 @@ def test_a_resumed_search_knows_what_it_began_with(earlier: Build, tmp_path: Pat
 
 def test_what_it_began_with_stays_known_in_a_wider_space(earlier: Build, tmp_path: Path) -> None:
     first = replace(SPEC, space={"max_lr": SPEC.space["max_lr"], "grad_clip": SPEC.space["grad_clip"]})
-    warm_start([earlier.directory.path], first, "others").write(tmp_path / "kept.json")
+    (tmp_path / "kept.json").write_text(warm_start([earlier.directory.path], first, "others").to_json())
     wider = {**SPEC.space, "max_lr": Domain(low=1e-4, high=1.0)}
     again = WarmStart.read(tmp_path / "kept.json", replace(SPEC, space=wider))
     assert sorted(one["max_lr"] for one in again.configurations) == pytest.approx([0.03, 0.04, 0.05])
@@ -178,7 +178,7 @@ def test_what_is_kept_for_a_resumed_search_of_a_mixed_space_is_what_there_was(tm
     build.directory.write_env({"dataset_fingerprint": "these images"})
     warm = warm_start([build.directory.path], spec, "these images")
     assert ["momentum" in trial.params for trial in warm.trials] == [False, True]
-    warm.write(tmp_path / "kept.json")
+    (tmp_path / "kept.json").write_text(warm.to_json())
     kept = WarmStart.read(tmp_path / "kept.json", spec)
     assert [trial.params for trial in kept.trials] == [trial.params for trial in warm.trials]
     study = Study(spec, kept)

@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from factories import NO_PROCESS
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from tune_resnet._files import write_whole
+from tune_resnet._files import replacing, write_whole
 from tune_resnet.config.default_space import NARROW_SPACE
 from tune_resnet.config.sections import BudgetSpec, TrainSpec
 from tune_resnet.config.spec import SearchSpec
@@ -113,9 +114,9 @@ def test_a_run_directory_is_whole_from_its_first_moment(tmp_path: Path, monkeypa
         return Path(shutil.move(self, target))
 
     monkeypatch.setattr(Path, "rename", rename)
-    run = RunDirectory.create(tmp_path / "one", SPEC, {"cores": 2})
+    run = RunDirectory.create(tmp_path / "one", SPEC, {"cores": 2}, "{}")
     assert seen == [[]]
-    assert set(files_below(run.path)) == {"spec.toml", "epochs.csv", "trials.csv", "env.json"}
+    assert set(files_below(run.path)) == {"spec.toml", "epochs.csv", "trials.csv", "env.json", "warm_start.json"}
     assert [item.name for item in tmp_path.iterdir()] == ["one"]
 
 
@@ -172,7 +173,7 @@ def test_what_a_crash_left_half_written_is_removed(run: RunDirectory) -> None:
     whole = files_below(run.path)
     with run.epochs_csv.open("a") as file:
         file.write("0,2,0.0")
-    (run.path / ".trials.csv.77.tmp").write_text("half")
+    (run.path / f".trials.csv.{NO_PROCESS}.tmp").write_text("half")
     (run.checkpoints / ".trial-00000.pt.77.tmp").write_text("half")
     (run.path / ".best.tmp").mkdir()
     run.repair()
@@ -180,6 +181,14 @@ def test_what_a_crash_left_half_written_is_removed(run: RunDirectory) -> None:
     assert not (run.path / ".best.tmp").exists()
     run.repair()
     assert files_below(run.path) == whole
+
+
+def test_what_another_command_is_writing_is_left_alone(run: RunDirectory) -> None:
+    """A page that is written meanwhile, by a command without the lock or by the command itself."""
+    with replacing(run.path / "report.html") as file:
+        file.write(b"a page")
+        run.repair()
+    assert (run.path / "report.html").read_bytes() == b"a page"
 
 
 @pytest.mark.parametrize(("below", "reason"), [("", "exists already"), ("x", "Not a dir"), ("x/y", "Not a dir")])

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from factories import NO_PROCESS
 from faults import Broken, Fault, Injected, each_trial_is_as_alone, send, table
 
 from tune_resnet.hpo.ranking import winner
@@ -261,7 +262,7 @@ def damage_checkpoint(run: Path, content: bytes | None) -> None:
 
 
 def leave_temporary_files(run: Path) -> None:
-    (run / ".trials.csv.1.tmp").write_text("half")
+    (run / f".trials.csv.{NO_PROCESS}.tmp").write_text("half")
     (run / "checkpoints" / ".trial-00001.pt.1.tmp").write_bytes(b"half")
     (run / ".best.tmp").mkdir()
     (run / ".best.tmp" / "model.safetensors").write_bytes(b"half")

@@ -28,7 +28,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from factories import SPEC, Build
+from factories import NO_PROCESS, SPEC, Build
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -140,7 +140,7 @@ def make_run(
     run.write_env({**env, "wall_seconds": 9.5, "resumed": [{"started_at": 1.5, "command": "again"}]})
     warm = warm_start([run.path], build.recorder.spec, FINGERPRINT)
     warm.configurations = [{"max_lr": 0.05, "weight_decay": 1e-4, "grad_clip": 0.1}]
-    warm.write(run.warm_start_json)
+    run.warm_start_json.write_text(warm.to_json())
     rows = [
         {"seed": seed, "configuration": name, "max_lr": max_lr, "weight_decay": 1e-4, "grad_clip": 0.1, "epochs": 4,
          "test_accuracy": accuracy + seed / 1e6, "test_loss": 0.5, "seconds": 1.5, "worker": "host:1",
@@ -524,7 +524,7 @@ def test_nothing_outside_of_a_run_is_written(name: str, good: Path, tmp_path: Pa
     run, outside = Path(shutil.copytree(good, tmp_path / "run")), tmp_path / "outside"
     (run / name).rename(outside) if (run / name).exists() else outside.mkdir()
     if outside.is_dir():
-        for file in (".bashrc.1.tmp", "trial-00000.pt"):
+        for file in (f".bashrc.{NO_PROCESS}.tmp", "trial-00000.pt"):
             (outside / file).write_text("mine")
     else:
         outside.write_bytes(outside.read_bytes() + b" ")

@@ -69,7 +69,7 @@ def confirm(run: RunDirectory, request: Request, spec: SearchSpec, dataset: Data
         with ExitStack() as cluster:
             with busy(console, "starting Ray"):
                 cluster.enter_context(ray_cluster(request.address))
-            plan = _plan(compared, len(missing), console)
+            plan = _plan(compared, len(missing), console, growing=request.address is not None)
             page = LivePage(run)
             if request.resume:  # else the search has said so
                 say(console, page.words(), whole=True)
@@ -89,7 +89,7 @@ def confirm(run: RunDirectory, request: Request, spec: SearchSpec, dataset: Data
     return code
 
 
-def _plan(compared: Pairs, trainings: int, console: Console) -> Plan:
+def _plan(compared: Pairs, trainings: int, console: Console, *, growing: bool) -> Plan:
     """As many trainings as trials, none of them stopped early."""
     spec, data = compared.spec, compared.data
     search, scheduler = replace(spec.search, num_samples=trainings), replace(spec.scheduler, name="none")
@@ -98,6 +98,7 @@ def _plan(compared: Pairs, trainings: int, console: Console) -> Plan:
         plan = make_plan(
             replace(spec, search=search, scheduler=scheduler),
             replace(data, held_out=data.held_out.subset(slice(share))),
+            growing=growing,
         )
     most = "at most " if compared.sequential else ""
     say(
@@ -183,7 +184,7 @@ def _conclude(compared: Pairs, about: dict[str, Any], console: Console) -> int:
     asked = () if compared.sequential else compared.seeds
     idle = sorted({*asked, *found.rows["seed"]} - set(found.pairs.index))
     if idle and found.result is not None:
-        after = " and those after the verdict" if found.result.is_clear and compared.sequential else ""
+        after = " and those after the last look" if compared.sequential else ""
         say(console, f"Incomplete pairs{after} do not count: seed {', '.join(map(str, idle))}.")
     say(console, f"\n{confirmation_sentence(found)}")
     if found.result is None:

@@ -54,9 +54,11 @@ class Job:
         return self.history.env if self.history else {}
 
     @contextmanager
-    def directory(self, plan: Plan, dataset: Dataset, **about: int) -> Iterator[RunDirectory]:
+    def directory(
+        self, plan: Plan, dataset: Dataset, warm_start: str | None = None, **about: int
+    ) -> Iterator[RunDirectory]:
         """The run directory for the time of the block, with what is known before the first trial, `about` included; for
-        this command alone."""
+        this command alone. `warm_start`: what earlier runs give, as JSON."""
         from tune_resnet.runs.environment import describe_environment
 
         here, run = describe_environment(), RunDirectory(self.path)
@@ -78,12 +80,13 @@ class Job:
             "dataset": dataset.name,
             "dataset_fingerprint": dataset.fingerprint,
             "test_set": dataset.has_test_set,
+            "own_validation_images": 0 if dataset.val is None else len(dataset.val),
             "started_at": self.started,
             **about,
         }
         if self.kind == FINAL:
             _make_room(self.path, self.console)
-        run = RunDirectory.create(self.path, spec, env)
+        run = RunDirectory.create(self.path, spec, env, warm_start)
         with run.lock():
             yield run
 

@@ -106,19 +106,18 @@ class Request:
             raise SpecError(f"--confirm must be at least {MIN_SEEDS} seeds, got {self.confirm}")
         if self.baseline and self.confirm:
             raise SpecError("--confirm needs the winner of a search: --baseline has none")
-        if self.baseline and self.warm_start:
-            raise SpecError("--warm-start needs a search: --baseline proposes nothing")
         if self.trial is not None and not self.finalize:
             raise SpecError("--trial goes with --finalize: it names the trial to train")
         for name, apart in (
             ("resume", ("baseline", "finalize", "warm_start")),
             ("finalize", ("baseline", "confirm", "warm_start", "address", "log")),
+            ("baseline", ("warm_start", "address", "log")),
         ):
             if getattr(self, name):
                 for other in (other for other in apart if getattr(self, other)):
                     raise SpecError(f"--{other.replace('_', '-')} does not go with --{name}")
-        if self.resume and self.confirm and self.dry_run:
-            raise SpecError("--dry-run does not go with --resume and --confirm")
+        if self.resume and self.confirm and (self.dry_run or self.log):
+            raise SpecError(f"--{'log' if self.log else 'dry-run'} does not go with --resume and --confirm")
         for name in self.log:
             if name not in LOGGERS:
                 raise SpecError(f"--log must be one of {', '.join(LOGGERS)}; got {name!r}")

@@ -36,6 +36,8 @@ def run_search(job: Job) -> End:
     ended = job.history.ended if job.history else 0
     if job.history and ended >= spec.search.num_samples:
         say(console, f"{ended} of {counted(ended, 'trial')} have ended. To add more, give a larger --num-samples.")
+        if job.request.dry_run:
+            return End(0, job.path)
         from tune_resnet.commands.summary import conclude
 
         return End(conclude(RunDirectory(job.path), console, job.started), job.path)
@@ -47,7 +49,7 @@ def run_search(job: Job) -> End:
             say(console, f"warm start  {known} known, {first} to try first")
         if job.request.dry_run:
             return End(0)
-        with job.directory(plan, dataset) as run:
+        with job.directory(plan, dataset, warm.to_json() if job.request.warm_start else None) as run:
             return End(_searched(job, plan, warm, dataset, split, run, cluster), run.path)
 
 
@@ -95,8 +97,6 @@ def _searched(
     from tune_resnet.execution.loggers import logger_callbacks
     from tune_resnet.execution.tuner import run_trials
 
-    if job.request.warm_start:
-        warm.write(run.warm_start_json)
     loggers = logger_callbacks(job.request.log, run)
     page = LivePage(run)
     say(job.console, page.words(), whole=True)

@@ -179,7 +179,8 @@ def checked_point(point: Mapping[str, Any], reference: Configuration) -> Point:
     for name in point:
         if not _is_known(name):
             raise SpecError(f"unknown hyperparameter {name} in points_to_evaluate{nearest(name, HYPERPARAMETERS)}")
-        if name.startswith(ARGUMENT) and reference.value(name) is None:
+        needed = name.startswith(ARGUMENT) or _factor(name, point[name], reference)
+        if needed and reference.value(name) is None:
             raise SpecError(f"{name} must be given, because points_to_evaluate name it")
     return {
         name: value if _factor(name, value, reference) else coerced(f"points_to_evaluate.{name}", value, kind)

@@ -224,6 +224,12 @@ class ResourceSpec(Section):
     max_concurrent: int | None = setting(None, "trials at once; default: as many as fit", ge=1)
     device: str = setting("auto", "auto: a GPU where there is one", choices=DEVICES)
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        gpus = self.gpus_per_trial or 0.0
+        if gpus > 1 and gpus % 1:
+            raise SpecError(f"resources.gpus_per_trial must be at most 1 or a whole number, got {gpus:g}")
+
 
 SECTIONS: dict[str, type[Section]] = {
     "data": DataSpec,

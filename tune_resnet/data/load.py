@@ -7,6 +7,7 @@ from pathlib import Path
 from platformdirs import user_cache_path
 
 from tune_resnet.config.sections import DataSpec
+from tune_resnet.config.validation import shown
 from tune_resnet.data.cifar10 import load_cifar10
 from tune_resnet.data.digits import load_digits
 from tune_resnet.data.folder import load_folder
@@ -16,6 +17,8 @@ from tune_resnet.data.types import SIZE, DataError, Dataset
 def load_dataset(spec: DataSpec) -> Dataset:
     """The whole source that `spec` names (`limit_train` comes with the split); DataError where it cannot be had."""
     if spec.dataset == "digits":
+        if spec.data_dir is not None:
+            raise DataError(f"the digits are not in {shown(spec.data_dir)}: --dataset folder takes images from there")
         return load_digits(spec.image_size)
     if spec.dataset == "cifar10":
         if spec.image_size != SIZE:

@@ -71,13 +71,21 @@ def train_all(
             yield position, outcome
 
 
+@dataclass(frozen=True)
+class _Process:
+    """A `Trainer`'s process, and what is there once it has started, for which it may have to wait."""
+
+    trainer: Any
+    started: Any
+
+
 @dataclass
 class _Epoch:
-    """An epoch under way: the training's position, its process, and when it began."""
+    """An epoch under way: the training's position, its process, and when it began to train; None: not yet."""
 
     position: int
-    worker: Any
-    began: float
+    process: _Process
+    began: float | None = None
 
 
 class _Processes:
@@ -87,27 +95,38 @@ class _Processes:
         resources = spec.resources
         actor = ray.remote(num_cpus=resources.cpus_per_trial, num_gpus=resources.gpus_per_trial)(Trainer)
         shared = ray.put(data)  # a node holds one copy
-        self._start: Callable[[], Any] = lambda: actor.remote(spec, shared)
+        self._make: Callable[[], Any] = lambda: actor.remote(spec, shared)
         self.idle = [self._start() for _ in range(count)]
         self.busy: dict[Any, _Epoch] = {}
 
+    def _start(self) -> _Process:
+        trainer = self._make()
+        return _Process(trainer, trainer.started.remote())
+
     def begin_epoch(self, position: int, training: Training) -> None:
-        worker = self.idle.pop()
-        self.busy[worker.epoch.remote(training.spec, training.checkpoint)] = _Epoch(position, worker, time.monotonic())
+        process = self.idle.pop()
+        self.busy[process.trainer.epoch.remote(training.spec, training.checkpoint)] = _Epoch(position, process)
 
     def ended(self, epoch_timeout: float) -> Iterator[tuple[int, dict[str, Any] | str]]:
         """The epochs that have ended meanwhile: the training's position, and what `Trainer.epoch` gave or why there is
         nothing. A process that gave nothing may be in any state: another takes its place."""
         ready, _ = ray.wait(list(self.busy), timeout=_POLL_SECONDS)
-        hung = [each for each, epoch in self.busy.items() if time.monotonic() - epoch.began > epoch_timeout]
+        hung = [each for each, epoch in self.busy.items() if _seconds(epoch) > epoch_timeout]
         for reference in ready or hung:
             epoch = self.busy.pop(reference)
             outcome = _outcome(reference) if ready else f"it hung: no epoch for {duration(epoch_timeout)}"
             if isinstance(outcome, str):
-                ray.kill(epoch.worker)
-                epoch.worker = self._start()
-            self.idle.append(epoch.worker)  # last, so that it is taken first: it knows the training
+                ray.kill(epoch.process.trainer)
+                epoch.process = self._start()
+            self.idle.append(epoch.process)  # last, so that it is taken first: it knows the training
             yield epoch.position, outcome
+
+
+def _seconds(epoch: _Epoch) -> float:
+    """How long an epoch has been under way; 0 until its process has been seen to have started."""
+    if epoch.began is None and ray.wait([epoch.process.started], timeout=0)[0]:
+        epoch.began = time.monotonic()
+    return 0.0 if epoch.began is None else time.monotonic() - epoch.began
 
 
 def _outcome(reference: Any) -> dict[str, Any] | str:
@@ -131,6 +150,9 @@ class Trainer:
         self.spec, self.data = spec, data
         self.resumable: ResumableRun | None = None
         self.path: Path | None = None  # of the configuration's checkpoint
+
+    def started(self) -> None:
+        """Returns once the process is there."""
 
     def epoch(self, spec: SearchSpec, path: Path) -> dict[str, Any]:
         """The next epoch of a configuration: what a row of confirm.csv has of it, this epoch's seconds, and whether all

@@ -13,7 +13,6 @@ import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import FrozenTrial, TrialState
 
-from tune_resnet._files import write_whole
 from tune_resnet.config.hyperparameters import Configuration
 from tune_resnet.config.space import Choices, Domain
 from tune_resnet.config.spec import SearchSpec
@@ -35,8 +34,8 @@ class WarmStart:
     trials: list[FrozenTrial] = field(default_factory=list)
     configurations: list[dict[str, Any]] = field(default_factory=list)
 
-    def write(self, path: Path) -> None:
-        """Keeps it for a resumed search: the earlier runs may be gone by then."""
+    def to_json(self) -> str:
+        """What a resumed search reads: the earlier runs may be gone by then."""
         trials = [
             {
                 "state": trial.state.name,
@@ -46,11 +45,11 @@ class WarmStart:
             }
             for trial in self.trials
         ]
-        write_whole(path, json.dumps({"trials": trials, "configurations": self.configurations}, indent=1) + "\n")
+        return json.dumps({"trials": trials, "configurations": self.configurations}, indent=1) + "\n"
 
     @classmethod
     def read(cls, path: Path, spec: SearchSpec) -> WarmStart:
-        """What `write` kept; nothing where there is no file. RecordError where it is damaged."""
+        """What `to_json` gave, in a file; nothing where there is none. RecordError where it is damaged."""
         if not path.exists():
             return cls()
         try:
@@ -63,7 +62,7 @@ class WarmStart:
 
 
 def _kept_trial(kept: Any, spec: SearchSpec) -> FrozenTrial:
-    """One trial of what `write` kept; any of several errors where it is not one."""
+    """One trial of what was kept; any of several errors where it is not one."""
     state = TrialState[kept["state"]]
     if state not in _STATES.values():
         raise ValueError
@@ -77,7 +76,7 @@ def _kept_trial(kept: Any, spec: SearchSpec) -> FrozenTrial:
 
 
 def _kept_params(kept: Any, spec: SearchSpec) -> dict[str, Any]:
-    """A configuration that `write` kept; of what the run has begun to vary since then, with the reference's value."""
+    """A configuration that was kept; of what the run has begun to vary since then, with the reference's value."""
     known = {name: _value(spec.kind(name), kept.get(name, value)) for name, value in spec.reference.items()}
     if not _inside(known, spec):
         raise ValueError

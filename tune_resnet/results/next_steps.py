@@ -14,7 +14,7 @@ from tune_resnet.results.confirmation import winner_results
 from tune_resnet.results.edges import widening_commands
 from tune_resnet.results.paired_test import BETTER, WORSE
 from tune_resnet.runs.directory import FINAL, SEARCH, RunDirectory
-from tune_resnet.runs.load import RunFrames, own_size
+from tune_resnet.runs.load import RunFrames, image_count, own_size
 from tune_resnet.runs.tables import REFERENCE_TRIAL, SIZE
 
 
@@ -60,4 +60,7 @@ def _size_flags(frames: RunFrames) -> list[str]:
     own = own_size(frames.spec, frames.env)
     sizes = [one.size for one, result in winner_results(frames) if result.verdict == BETTER]
     largest = max(sizes, key=lambda size: math.prod(size.values()), default=own)
-    return flags_of({setting: largest[column] for column, setting in SIZE.items() if largest[column] != own[column]})
+    others = {column: value for column, value in largest.items() if value != own[column]}
+    if "train_images" in others:  # those of a validation set of its own are trained on whatever the limit is
+        others["train_images"] -= image_count(frames.env.get("own_validation_images")) or 0
+    return flags_of({SIZE[column]: value for column, value in others.items()})

@@ -37,7 +37,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from tune_resnet._files import read_regular, write_whole
+from tune_resnet._files import is_being_written, read_regular, write_whole
 from tune_resnet._text import as_json, one_line, shown_path, to_run
 from tune_resnet.config.sections import ACCURACY, TUNABLE, ModelSpec
 from tune_resnet.config.spec import SearchSpec
@@ -97,8 +97,11 @@ class RunDirectory:
         )
 
     @classmethod
-    def create(cls, path: Path, spec: SearchSpec, env: Mapping[str, Any] | None = None) -> RunDirectory:
-        """A new run directory with its spec and environment; RecordError where it exists or cannot be written."""
+    def create(
+        cls, path: Path, spec: SearchSpec, env: Mapping[str, Any] | None = None, warm_start: str | None = None
+    ) -> RunDirectory:
+        """A new run directory with its spec, its environment and what earlier runs give, as JSON; RecordError where it
+        exists or cannot be written."""
         path = path.absolute()
         fresh = cls(path.with_name(f".{path.name}.{os.getpid()}.tmp"))
         try:
@@ -109,6 +112,8 @@ class RunDirectory:
             fresh.write_trials([], spec.hyperparameters, spec.search.objective)
             if env:
                 fresh.write_env(env)
+            if warm_start is not None:
+                write_whole(fresh.warm_start_json, warm_start)
             if path.exists():  # an empty folder would be replaced
                 raise FileExistsError
             fresh.path.rename(path)  # complete from its first moment
@@ -170,9 +175,11 @@ class RunDirectory:
             raise RecordError(f"cannot repair {self.path}: {error.strerror}") from None
 
     def remove_temporary_files(self) -> None:
-        """Deletes what writers that were killed have left."""
-        for folder in (self.path, self.checkpoints, self.best, self.mistakes):
-            for leftover in folder.glob(".*.tmp"):
+        """Deletes what writers that were killed have left. Who writes to checkpoints/ is known to be at its end."""
+        for leftover in self.checkpoints.glob(".*.tmp"):
+            leftover.unlink()
+        for folder in (self.path, self.best, self.mistakes):
+            for leftover in (path for path in folder.glob(".*.tmp") if not is_being_written(path)):
                 shutil.rmtree(leftover) if leftover.is_dir() and not leftover.is_symlink() else leftover.unlink()
 
     def write_env(self, env: Mapping[str, Any]) -> None:
