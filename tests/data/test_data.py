@@ -100,6 +100,7 @@ def test_test_is_optional(tree: Path) -> None:
 def test_hidden_entries_and_other_files_are_ignored(tree: Path) -> None:
     before = load_folder(tree)
     (tree / "train" / ".hidden").mkdir()
+    (tree / "train" / "__MACOSX" / "cat").mkdir(parents=True)
     for name in ("cat/.DS_Store", "cat/._0.png", "cat/notes.txt", "README.md"):
         (tree / "train" / name).write_bytes(b"not an image")
     (tree / "train" / "cat" / "folder.png").mkdir()
@@ -256,8 +257,9 @@ def test_a_test_set_is_drawn_where_there_are_only_classes(classes_only: Path) ->
     assert np.array_equal(tests[0], tests[1])
     assert not np.array_equal(tests[0], tests[2])
     assert found[0].fingerprint == found[1].fingerprint != found[2].fingerprint
-    note = "; 6 test images drawn, 20% of each class by the split seed"
-    assert search_split(found[0], DataSpec()).note == baseline_split(found[0], DataSpec()).note == note
+    note = " drawn, 20% of each class by the split seed"
+    assert search_split(found[0], DataSpec()).note == f"; 6 test images{note}"
+    assert baseline_split(found[0], DataSpec()).note == note  # after their number
 
 
 @pytest.mark.parametrize(
@@ -273,11 +275,12 @@ def test_a_test_set_is_drawn_where_there_are_only_classes(classes_only: Path) ->
     ],
 )
 def test_classes_that_cannot_be_divided_are_named(
-    spoil: Callable[[Path], object], message: str, classes_only: Path
+    spoil: Callable[[Path], object], message: str, classes_only: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     spoil(classes_only)
     with pytest.raises(DataError, match=message):
         load_folder(classes_only)
+    assert "decoding" not in capsys.readouterr().err  # the message does not wait for that
 
 
 def write_list(root: Path, text: str) -> Path:
@@ -328,8 +331,8 @@ def test_groups_of_a_list_are_not_divided(classes_only: Path) -> None:
     assert list(dataset.test_files) == [path for path in everything if film(path) in held_out]
     assert len(np.unique(dataset.train.groups)) == 11 - len(held_out)
     groups = f" ({11 - len(held_out)} groups, none of them divided)"
-    assert search_split(dataset, DataSpec()).note == dataset.note + groups
-    assert dataset.note.endswith("test images drawn, in whole groups, about 20% of each class by the split seed")
+    tests = f"; {len(dataset.test)} test images drawn, in whole groups, about 20% of each class by the split seed"
+    assert search_split(dataset, DataSpec()).note == groups + tests
     alone = load_folder(grouped_list(classes_only, lambda path: ""))
     assert alone.train.groups is None
     assert alone.fingerprint == plain.fingerprint != dataset.fingerprint
@@ -373,7 +376,8 @@ def test_a_list_that_names_other_classes_is_other_data(tree: Path) -> None:
 
 
 LIST_ERRORS = {
-    "no column": ("file,class\n", "list.csv has no column 'path': its first line is to be path,class; split and"),
+    "no column": ("file,class\n", "list.csv has no column 'path': its first line is to be path,class, with commas;"),
+    "semicolons": ("path;class\n", "list.csv has no column 'path': its first line is to be path,class, with commas;"),
     "empty": ("", "has no column 'path'"),
     "no lines": ("path,class\n", "list.csv lists no images"),
     "not found": ("path,class\na.png,cat\n", r"list.csv line 2: there is no file .*tree/a\.png"),
@@ -407,7 +411,7 @@ def test_what_is_wrong_with_a_list_is_said_in_a_line(case: str, tree: Path) -> N
 
 
 def test_a_list_that_is_no_text_is_an_error(tree: Path) -> None:
-    with pytest.raises(DataError, match=r"cannot read .*0\.png: not a CSV file"):
+    with pytest.raises(DataError, match=r"cannot read .*0\.png: not a CSV file in UTF-8"):
         load_folder(tree / "train" / "cat" / "0.png")
 
 

@@ -419,7 +419,11 @@ def test_a_baseline_is_judged_on_the_test_set(build: Build) -> None:
 @pytest.mark.parametrize(
     ("on", "state", "words"),
     [
-        ("test", FINISHED, "The reference, trained again on 20,000 images, classified 80.00% of the 500 test"),
+        (
+            "test",
+            FINISHED,
+            "The reference, trained again at width 64 for 4 epochs on 20,000 images, classified 80.00% of the 500 test",
+        ),
         ("test", FAILED, "The training has not finished."),
     ],
 )
@@ -433,7 +437,7 @@ def test_a_final_training_that_nothing_can_judge_has_finished_all_the_same(build
     build.trial([math.nan] * EPOCHS, FINISHED, on="test")
     build.directory.write_env({"kind": "final", "trial": 0, "held_out_images": 0})
     assert comparison_sentence(build.load()) == (
-        "The reference was trained again. There are no test images to judge it on."
+        "The reference was trained again at width 64 for 4 epochs. There are no test images to judge it on."
     )
 
 

@@ -121,6 +121,10 @@ def test_python_gets_a_folders_images_too(run: Path, test_files: list[Path], tmp
         load_run(run).predict("nothing.png")
     with pytest.raises(UserError, match="it takes no --model"):
         load_run(run).predict(tmp_path, model="nets:small")
+    for name in ("a.jpg", "b.jpg"):
+        (tmp_path / name).write_bytes(b"no image")
+    with pytest.raises(UserError, match=r"cannot read 2 of 3 images: .*/a\.jpg \(not a known .*/b\.jpg \(not a"):
+        load_run(run).predict(tmp_path)
 
 
 def test_a_folder_stands_for_its_images_in_order(

@@ -232,6 +232,28 @@ def test_a_plan_warns_of_what_its_trials_do_not_vary() -> None:
     ]
 
 
+def test_a_plan_says_what_is_left_of_a_resumed_search_and_what_a_time_budget_leaves() -> None:
+    def lines(**changes: Any) -> list[str]:
+        spec = SearchSpec(scheduler=SchedulerSpec(name="none"), search=BudgetSpec(**changes))
+        plan = Plan(
+            spec=resolved(spec, "cpu", "fp32"), device_name="a CPU", seconds_per_epoch=1, concurrency=1,
+            train_images=4000, held_out_images=20, held_out="validation", trials=40, ended=10,
+        )  # fmt: skip
+        return [line for line in plan.lines() if line.startswith(("resume", "epochs", "time"))]
+
+    left = [
+        "resume      10 of 40 trials ended, 30 left",
+        "epochs      about 240 expected with early stopping, 240 at most",
+    ]
+    pace = "(4s to start, 1.0 s an epoch, from a few timed steps)"
+    assert lines() == [*left, f"time        about 4m 04s expected, 4m 04s at most {pace}"]
+    assert lines(time_budget=3600) == lines()
+    assert lines(time_budget=60) == [
+        *left,
+        f"time        1m 00s, the time budget; all trials would take about 4m 04s {pace}",
+    ]
+
+
 def test_a_plan_of_a_long_search_says_how_to_have_it_sooner() -> None:
     def ways(epochs: int, width: int = 64, **budget: Any) -> list[str]:
         lines = plan_of(

@@ -16,11 +16,12 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
-from tune_resnet.commands.baseline import plan_single, split_single, train_single
+from tune_resnet.commands.baseline import plan_single, train_single
 from tune_resnet.config.default_space import NARROW_SPACE
 from tune_resnet.config.sections import BudgetSpec, DataSpec, ModelSpec, ResourceSpec, TrainSpec
 from tune_resnet.config.spec import SearchSpec
 from tune_resnet.config.toml import load_spec
+from tune_resnet.data.split import final_split
 from tune_resnet.data.types import Dataset, Split
 from tune_resnet.errors import RecordError
 from tune_resnet.execution.trainable import TrialTrainable
@@ -87,10 +88,11 @@ def test_without_a_test_set_the_final_training_takes_every_image(build: Build, d
     spec = replace(SPEC, train=replace(SPEC.train, epochs=2, batch_size=60), model=ModelSpec(width=2))
     spec = replace(spec, data=replace(spec.data, limit_train=200), resources=replace(spec.resources, device="cpu"))
     dataset = replace(digits, test=None)
-    plan = plan_single(spec, dataset, 3, final=True)
+    data = final_split(dataset, spec.data)
+    plan = plan_single(spec, data, 3, "test")
     assert (plan.train_images, plan.held_out_images) == (200, 0)
     final = RunDirectory.create(build.directory.final, plan.spec, {"kind": FINAL, "trial": 3, "held_out_images": 0})
-    train_single(plan, split_single(dataset, spec, final=True), final, Console(file=io.StringIO()))
+    train_single(plan, data, final, Console(file=io.StringIO()))
     frames = load_frames(final.path)
     keep_winner(frames)
     assert frames.trials[["trial", "state", "epochs"]].to_numpy().tolist() == [[3, FINISHED, 2]]
@@ -287,7 +289,7 @@ def test_a_final_training_makes_room_for_that_of_another_trial_only_when_it_begi
     path, final = searched.directory.path, searched.directory.final
     finalize = ["--finalize", str(path), "--trial"]
     assert main([*finalize, "1"]) == 0
-    assert "Trial 1, trained again on 40 images," in (path / "report.html").read_text()
+    assert "Trial 1, trained again at width 1 for 1 epoch on 40 images," in (path / "report.html").read_text()
     assert main([*finalize, "2", "--dry-run"]) == 0
     assert load_frames(final).env["trial"] == 1
     with RunDirectory(final).lock():  # it is being trained

@@ -18,7 +18,7 @@ from tune_resnet.commands.summary import conclude
 from tune_resnet.config.sections import ACCURACY
 from tune_resnet.config.spec import SearchSpec
 from tune_resnet.data.split import baseline_split, final_split
-from tune_resnet.data.types import Dataset, Split
+from tune_resnet.data.types import Split
 from tune_resnet.execution.interrupts import signal_of
 from tune_resnet.hpo.plan import Plan, image_lines
 from tune_resnet.runs.directory import FINAL, RunDirectory
@@ -26,7 +26,7 @@ from tune_resnet.runs.environment import this_process
 from tune_resnet.runs.predictions import write_predictions
 from tune_resnet.runs.recorder import Recorder
 from tune_resnet.runs.resume import History
-from tune_resnet.runs.tables import ENDED, FAILED, FINISHED, REFERENCE_TRIAL
+from tune_resnet.runs.tables import ENDED, FAILED, FINISHED
 from tune_resnet.training.checkpoint import ResumableRun
 from tune_resnet.training.device import choose_device, gpus_per_trial, resolved
 from tune_resnet.training.metrics import EpochMetrics, NonFiniteLoss
@@ -39,15 +39,17 @@ def run_single(job: Job, trial: int, of: Path | None = None, fingerprint: str | 
     `of`, which knows its images by this fingerprint."""
     known = fingerprint or job.env.get("dataset_fingerprint")
     dataset = images_of(job.spec, of or job.path, known)
+    is_final = job.kind == FINAL
+    data = (final_split if is_final else baseline_split)(dataset, job.spec.data)
+    held_out = "test" if is_final or dataset.test is not None else "validation"
     with busy(job.console, "timing a few steps"):
-        plan = plan_single(job.spec, dataset, trial, final=job.kind == FINAL)
+        plan = plan_single(job.spec, data, trial, held_out)
     say(job.console, "\n".join(plan.lines()))
     if job.request.dry_run:
         return End(0)
     with job.directory(plan, dataset, trial=trial) as run:
         ended_by = None
         try:
-            data = split_single(dataset, job.spec, final=job.kind == FINAL)
             train_single(plan, data, run, job.console, job.history, dataset.test_files)
         except (KeyboardInterrupt, SystemExit) as end:
             ended_by = signal_of(end)
@@ -56,11 +58,10 @@ def run_single(job: Job, trial: int, of: Path | None = None, fingerprint: str | 
         return End(code if ended_by is None else 128 + ended_by, run.path)
 
 
-def plan_single(spec: SearchSpec, dataset: Dataset, trial: int = REFERENCE_TRIAL, *, final: bool = False) -> Plan:
+def plan_single(spec: SearchSpec, data: Split, trial: int, held_out: str) -> Plan:
     """Settles device and precision, and times a few steps. DeviceError where the device is not there."""
     device = choose_device(spec.resources.device)
     gpus_per_trial(spec.resources, device.type)  # complains before steps are timed
-    data = split_single(dataset, spec, final=final)
     speed = measure_speed(spec.train, data, device, spec.model)
     return Plan(
         spec=resolved(spec, device.type, speed.precision),
@@ -70,15 +71,10 @@ def plan_single(spec: SearchSpec, dataset: Dataset, trial: int = REFERENCE_TRIAL
         concurrency=1,
         train_images=len(data.train),
         held_out_images=len(data.held_out),
-        held_out="validation" if dataset.test is None and not final else "test",
+        held_out=held_out,
         note=data.note,
         image_lines=image_lines(data, spec.search),
     )
-
-
-def split_single(dataset: Dataset, spec: SearchSpec, *, final: bool) -> Split:
-    """What a single training trains and judges on."""
-    return final_split(dataset, spec.data) if final else baseline_split(dataset, spec.data)
 
 
 def train_single(

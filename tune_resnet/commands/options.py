@@ -202,8 +202,10 @@ def parse_runs(arguments: Sequence[str]) -> Path:
     )
     parser.add_argument("folder", type=Path, nargs="?", default=RUNS, metavar="DIR", help=f"default: {RUNS}")
     known, unknown = parser.parse_known_args(arguments)
-    if unknown or not (known.folder == RUNS or os.path.isdir(known.folder)):
+    if unknown:
         raise SpecError(f"runs takes one folder of runs, got {shlex.join(arguments)}")
+    if known.folder != RUNS and not os.path.isdir(known.folder):
+        raise SpecError(f"there is no folder {known.folder}")
     return Path(known.folder)
 
 

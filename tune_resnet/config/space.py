@@ -46,7 +46,7 @@ class Domain(Section):
         steps = (exact(self.high) - exact(self.low)) / exact(step) if step > 0 else Fraction(0)
         if not (steps.denominator == 1 and 1 <= steps <= _MAX_STEPS):
             raise SpecError(
-                f"space step must divide the way from low to high into at most {_MAX_STEPS:,} steps, "
+                f"space step must divide the way from low to high into equal parts, {_MAX_STEPS:,} at most, "
                 f"got {step} for [{self.low}, {self.high}]"
             )
 

@@ -24,13 +24,12 @@ from platformdirs import user_cache_path
 
 from tune_resnet._text import counted
 from tune_resnet.data.cache import Decoded, read_partial, read_whole, room_for, write_cache
-from tune_resnet.data.image_file import ImageError, read_image_and_shape
+from tune_resnet.data.image_file import ImageError, read_image_and_shape, unreadable
 from tune_resnet.data.image_list import read_list
 from tune_resnet.data.image_tree import ImageFile, Tree, scan
-from tune_resnet.data.split import held_out_of
+from tune_resnet.data.split import check_enough, held_out_of
 from tune_resnet.data.types import (
     SIZE,
-    DataError,
     Dataset,
     Images,
     ImageSet,
@@ -46,7 +45,7 @@ if TYPE_CHECKING:
 CACHE_FORMAT = 2  # part of the cache key: raise it when decoding or the cache's files change
 TEST_FRACTION = 0.2  # of images that nobody has divided
 TEST_STREAM = 2  # beside those of `split`: the test set's draw moves no other
-MAX_NAMED = 20  # unreadable images that one message names
+_LEFT = 2  # of each class after that draw: to train and to validate
 DECODE_BLOCK = 100  # files decoded by one task: few enough for a smooth bar, enough to hide the task's own cost
 
 
@@ -60,6 +59,8 @@ def load_folder(root: Path, size: int = SIZE, split_seed: int = 0) -> Dataset:
     """
     tree = read_list(root) if root.is_file() else scan(root)
     tree.warn_of_skipped()
+    if tree.whole:  # the message comes before all images are decoded
+        check_enough(_labels(tree.parts["train"]), _groups(tree.parts["train"]), tree.classes, left=_LEFT)
     files = [file for part in tree.parts.values() for file in part]
     folder = user_cache_path("tune_resnet") / "folders"
     content = [f"{part}\0{tree.classes[file.label]}\0{file.mark}" for part in tree.parts for file in tree.parts[part]]
@@ -92,10 +93,13 @@ def _parts(tree: Tree, images: Images) -> tuple[ImageSet, ImageSet | None, Image
     found, end = [], 0
     for part in tree.parts.values():
         begin, end = end, end + len(part)
-        labels = np.array([file.label for file in part], dtype=np.int64)
-        found.append(ImageSet(subset(images, slice(begin, end)), labels, _groups(part)))
+        found.append(ImageSet(subset(images, slice(begin, end)), _labels(part), _groups(part)))
     train, test, val = found
     return train, test if len(test) else None, val if len(val) else None
+
+
+def _labels(files: Sequence[ImageFile]) -> np.ndarray:
+    return np.array([file.label for file in files], dtype=np.int64)
 
 
 def _groups(files: Sequence[ImageFile]) -> np.ndarray | None:
@@ -111,8 +115,7 @@ def _with_test_set(dataset: Dataset, seed: int) -> Dataset:
     """The images of a dataset that nobody has divided, whose `test_files` are all there are, a share of each class to
     test on."""
     total = max(round(TEST_FRACTION * len(dataset.train)), len(dataset.classes))
-    held_out = held_out_of(dataset.train, dataset.classes, total, [seed, TEST_STREAM], left=2)
-    drawn = int(held_out.sum())
+    held_out = held_out_of(dataset.train, dataset.classes, total, [seed, TEST_STREAM], left=_LEFT)
     share = f"{TEST_FRACTION:.0%}" if dataset.train.groups is None else f"in whole groups, about {TEST_FRACTION:.0%}"
     return replace(
         dataset,
@@ -120,7 +123,7 @@ def _with_test_set(dataset: Dataset, seed: int) -> Dataset:
         test=dataset.train.subset(held_out),
         test_files=tuple(compress(dataset.test_files, held_out)),
         fingerprint=hashlib.sha256(f"{dataset.fingerprint}\0{TEST_FRACTION}\0{seed}".encode()).hexdigest(),
-        note=f"; {counted(drawn, 'test image')} drawn, {share} of each class by the split seed",
+        note=f" drawn, {share} of each class by the split seed",
     )
 
 
@@ -145,7 +148,9 @@ def _decode(decoded: Decoded, root: Path, files: Sequence[ImageFile], kept: Path
     if problems:
         marks = [None if number in problems else file.mark for number, file in enumerate(files)]
         write_cache(kept, decoded, {"files": marks})
-        raise _unreadable(root, files, problems)
+        raise unreadable(
+            [ImageError(root / files[number].path, problems[number]) for number in sorted(problems)], len(files), root
+        )
 
 
 def _decode_into(decoded: Decoded, numbers: Sequence[int], paths: Sequence[Path]) -> dict[int, str]:
@@ -170,16 +175,6 @@ def _decode_into(decoded: Decoded, numbers: Sequence[int], paths: Sequence[Path]
             problems |= block_problems
             bar.advance(task, DECODE_BLOCK)
     return problems
-
-
-def _unreadable(root: Path, files: Sequence[ImageFile], problems: dict[int, str]) -> DataError:
-    """One line about the files of these numbers."""
-    if len(problems) == 1:
-        [(number, problem)] = problems.items()
-        return ImageError(root / files[number].path, problem)
-    named = [f"{files[number].path} ({problems[number]})" for number in sorted(problems)[:MAX_NAMED]]
-    more = f", and {len(problems) - MAX_NAMED:,} more" if len(problems) > MAX_NAMED else ""
-    return DataError(f"cannot read {len(problems):,} of {len(files):,} images in {root}: {', '.join(named)}{more}")
 
 
 def _progress_bar(total: int) -> Progress:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,13 +12,25 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from tune_resnet._text import one_line
 from tune_resnet.data.types import SIZE, DataError
 
+MAX_NAMED = 20  # unreadable images that one message names
+
 
 class ImageError(DataError):
     """An image file that cannot be read, and why."""
 
     def __init__(self, path: Path, reason: str) -> None:
         super().__init__(f"cannot read image {path}: {reason}")
-        self.reason = reason
+        self.path, self.reason = path, reason
+
+
+def unreadable(problems: Sequence[ImageError], images: int, root: Path | None = None) -> DataError:
+    """One line about the files that cannot be read of so many images, in `root` where all are below one."""
+    if len(problems) == 1:
+        return problems[0]
+    named = [f"{str(one.path).removeprefix(f'{root}{os.sep}')} ({one.reason})" for one in problems[:MAX_NAMED]]
+    more = f", and {len(problems) - MAX_NAMED:,} more" if len(problems) > MAX_NAMED else ""
+    where = f" in {root}" if root else ""
+    return DataError(f"cannot read {len(problems):,} of {images:,} images{where}: {', '.join(named)}{more}")
 
 
 def read_image(path: Path, size: int = SIZE) -> np.ndarray:

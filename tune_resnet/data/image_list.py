@@ -66,14 +66,16 @@ def _rows(path: Path) -> list[tuple[int, dict[str, str]]]:
             reader = csv.DictReader(stream, restval="")
             missing = [name for name in ("path", "class") if name not in (reader.fieldnames or ())]
             if missing:
-                wanted = "its first line is to be path,class; split and group may follow"
+                wanted = "its first line is to be path,class, with commas; split and group may follow"
                 raise DataError(f"{path} has no column {missing[0]!r}: {wanted}")
             for name in reader.fieldnames or ():
                 if name not in COLUMNS and (meant := nearest(name.strip().lower(), COLUMNS, cutoff=0.85)):
                     raise DataError(f"{path} has an unknown column {name!r}{meant}")
             rows = [(reader.line_num, {name: value.strip() for name, value in row.items() if name}) for row in reader]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"cannot read {path}: {getattr(error, 'strerror', None) or 'not a CSV file'}") from None
+        raise DataError(
+            f"cannot read {path}: {getattr(error, 'strerror', None) or 'not a CSV file in UTF-8'}"
+        ) from None
     if not rows:
         raise DataError(f"{path} lists no images")
     return rows

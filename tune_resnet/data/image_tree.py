@@ -81,7 +81,12 @@ def scan(root: Path) -> Tree:
 
 def _folder_names(folder: Path) -> tuple[str, ...]:
     with os.scandir(folder) as entries:
-        return tuple(sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith(".")))
+        return tuple(sorted(entry.name for entry in entries if entry.is_dir() and not _is_hidden(entry.name)))
+
+
+def _is_hidden(name: str) -> bool:
+    """Also the folder that a Mac adds to a zip file."""
+    return name.startswith(".") or name == "__MACOSX"
 
 
 def part_of(name: str) -> str | None:
@@ -119,7 +124,7 @@ def _scan_part(root: Path, part: str, files: list[ImageFile], tree: Tree) -> Non
         return os.path.splitext(name)[1].lower() in suffixes
 
     for name in sorted(os.listdir(folder)):
-        if name not in tree.classes and not name.startswith("."):
+        if name not in tree.classes and not _is_hidden(name):
             (tree.loose if is_image(name) else tree.others).append(f"{before}{name}")
     for label, name in enumerate(tree.classes):
         below = sorted(files_below(folder / name), key=lambda found: found[0])

@@ -47,7 +47,7 @@ def _test_note(dataset: Dataset) -> str:
     """Whether there is a test set, which nothing else of a search's plan says."""
     if dataset.test is None:
         return "; no test set"
-    return "" if dataset.note else f"; {counted(len(dataset.test), 'test image')} untouched"
+    return f"; {counted(len(dataset.test), 'test image')}{dataset.note or ' untouched'}"
 
 
 def baseline_split(dataset: Dataset, spec: DataSpec) -> Split:
@@ -60,7 +60,7 @@ def baseline_split(dataset: Dataset, spec: DataSpec) -> Split:
         return search_split(dataset, spec)
     train = _limited_train(dataset, spec)
     if dataset.val is None:
-        return _make_split(train, dataset.test, dataset)
+        return _make_split(train, dataset.test, dataset, dataset.note)
     both = _joined(train, dataset.val)
     return _make_split(both, dataset.test, dataset, "; the folder's own validation set is trained on, too")
 
@@ -78,7 +78,7 @@ def final_split(dataset: Dataset, spec: DataSpec) -> Split:
 def _make_split(train: ImageSet, held_out: ImageSet, dataset: Dataset, note: str = "") -> Split:
     _warn_of_copies(train, held_out, "validation" if held_out is not dataset.test else "test")
     mean, std = _channel_statistics(train.source)
-    return Split(train, held_out, dataset.classes, mean, std, dataset.note + note, dataset.shapes)
+    return Split(train, held_out, dataset.classes, mean, std, note, dataset.shapes)
 
 
 def _warn_of_copies(train: ImageSet, held_out: ImageSet, use: str) -> None:
@@ -151,15 +151,11 @@ def held_out_of(
     """A mask (N,) of about `total` images, the same share of each class: of whole groups, where an image without groups
     is one. At least one group of each class is held out and `left` remain; DataError where no such mask is found."""
     labels, groups = images.labels, images.groups
-    group, label, count = _pairs(np.arange(len(labels)) if groups is None else groups, labels)
-    there = np.bincount(label, minlength=len(classes))
-    for name, number in zip(classes, there, strict=True):
-        if number <= left:
-            wanted = f"{left + 1} images" if groups is None else f"{left + 1} groups of images"
-            uses = "train, validate and test" if left == 2 else "train and validate"
-            raise DataError(f"class {name!r} needs at least {wanted}, to {uses}, has {number}")
+    check_enough(labels, groups, classes, left=left)
     if groups is None:
         return stratified(labels, total, seed, left=left)
+    group, label, count = _pairs(groups, labels)
+    there = np.bincount(label)
     counts, rng = np.bincount(labels), np.random.default_rng(seed)
     take = apportion(counts, total, low=np.ones_like(counts), high=counts - left)
     begins = np.flatnonzero(np.diff(group)) + 1
@@ -174,6 +170,16 @@ def held_out_of(
         )
     held_out: np.ndarray = chosen[np.unique(groups, return_inverse=True)[1]]
     return held_out
+
+
+def check_enough(labels: np.ndarray, groups: np.ndarray | None, classes: Sequence[str], *, left: int) -> None:
+    """DataError where a class has no image, or no group of images, to hold out with `left` remaining."""
+    _, label, _ = _pairs(np.arange(len(labels)) if groups is None else groups, labels)
+    for name, number in zip(classes, np.bincount(label, minlength=len(classes)), strict=True):
+        if number <= left:
+            wanted = f"{left + 1} images" if groups is None else f"{left + 1} groups of images"
+            uses = "train, validate and test" if left == 2 else "train and validate"
+            raise DataError(f"class {name!r} needs at least {wanted}, to {uses}, has {number}")
 
 
 def _pairs(groups: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -69,11 +69,15 @@ class Plan:
         """Seconds after which a trial without a new epoch hangs."""
         return self.spec.search.epoch_timeout or max(_MIN_TIMEOUT, _TIMEOUT_EPOCHS * self.seconds_per_epoch)
 
+    def left(self, epochs: float) -> float:
+        """Of the epochs of all trials, those of the trials that have not ended."""
+        return epochs * (self.trials - self.ended) / self.trials
+
     def seconds(self, epochs: float) -> float:
         """Wall time of what is left where all trials take so many epochs, never less than one whole trial, the start
         of their processes included."""
-        left = epochs * (self.trials - self.ended) / self.trials
-        return self.start_seconds + max(left / self.concurrency, self.epochs) * self.seconds_per_epoch
+        alone = max(self.left(epochs) / self.concurrency, self.epochs)
+        return self.start_seconds + alone * self.seconds_per_epoch
 
     @property
     def start_seconds(self) -> float:
@@ -158,11 +162,11 @@ class Plan:
             *([f"resume      {self.ended} of {trials} ended, {self.trials - self.ended} left"] if self.ended else []),
             f"stopping    {spec.scheduler.name} on {spec.signal}{whatever}{stops}",
             *self._signal_warning(),
-            f"epochs      about {self.epochs_expected:.0f} expected with early stopping, {most} at most",
+            f"epochs      about {self.left(self.epochs_expected):.0f} expected with early stopping, "
+            f"{self.left(most):.0f} at most",
             f"device      {self.device_name}, {spec.train.precision}; {self.concurrency} at once, "
             f"each with {resources.cpus_per_trial:g} CPU{share}",
-            f"time        about {duration(self.seconds(self.epochs_expected))} expected, "
-            f"{duration(self.seconds(most))} at most ({duration(_START_SECONDS)} to start, "
+            f"time        {self._time_words(most)} ({duration(_START_SECONDS)} to start, "
             f"{self.seconds_per_epoch:.1f} s an epoch{pace})",
             *self._sooner(),
         ]
@@ -178,6 +182,15 @@ class Plan:
             f"warning     {', '.join(fixed)}: the same in every trial; from --num-samples {len(points) + 1} on, "
             "the sampler proposes other values"
         ]
+
+    def _time_words(self, most: float) -> str:
+        """How long the search takes, which has so many epochs at most."""
+        expected, longest = self.seconds(self.epochs_expected), self.seconds(most)
+        budget = self.spec.search.time_budget
+        if budget is not None and budget < expected:
+            return f"{duration(budget)}, the time budget; all trials would take about {duration(expected)}"
+        longest = longest if budget is None else min(budget, longest)
+        return f"about {duration(expected)} expected, {duration(longest)} at most"
 
     def _sooner(self) -> list[str]:
         """A line about shorter searches, where this one is long and on a CPU."""

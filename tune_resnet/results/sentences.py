@@ -7,7 +7,7 @@ import time
 
 import scipy
 
-from tune_resnet._text import duration, percent
+from tune_resnet._text import counted, duration, percent
 from tune_resnet.config.sections import ACCURACY
 from tune_resnet.hpo.ranking import final_run, trial_of
 from tune_resnet.results.comparison import (
@@ -71,7 +71,9 @@ def _single_sentence(frames: RunFrames, found: Comparison) -> str:
     if trial is None:
         return "The training has not finished."
     name, trained = trial_subject(trial["trial"]), image_count(frames.env.get("train_images"))
-    again = "trained again" if trained is None else f"trained again on {trained:,} images"
+    width = "" if frames.spec.model.factory else f" at width {frames.spec.model.width}"
+    again = f"trained again{width} for {counted(frames.spec.train.epochs, 'epoch')}"
+    again += "" if trained is None else f" on {trained:,} images"
     if found.winner is None:
         return f"{name} was {again}. There are no test images to judge it on."
     if frames.kind == FINAL:

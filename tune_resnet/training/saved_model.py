@@ -19,7 +19,7 @@ from torch import nn
 from tune_resnet._files import replacing
 from tune_resnet._text import one_line, printable
 from tune_resnet.config.sections import DataSpec, ModelSpec, TrainSpec
-from tune_resnet.data.image_file import read_image
+from tune_resnet.data.image_file import ImageError, read_image, unreadable
 from tune_resnet.data.types import SIZE, Split, with_pixels_of
 from tune_resnet.errors import UserError
 from tune_resnet.training.augmentation import Normalise
@@ -125,8 +125,15 @@ _BATCH = 500  # images of 32x32
 
 
 def file_probabilities(model: TrainedModel, files: Sequence[Path]) -> np.ndarray:
-    """`probabilities` of image files, of any size; DataError where one cannot be read."""
-    images = [read_image(file, model.size) for file in files]
+    """`probabilities` of image files, of any size; DataError, naming all, where some cannot be read."""
+    images, problems = [], []
+    for file in files:
+        try:
+            images.append(read_image(file, model.size))
+        except ImageError as error:
+            problems.append(error)
+    if problems:
+        raise unreadable(problems, len(files))
     return probabilities(model, np.stack(images) if images else np.empty((0, 3, model.size, model.size), np.uint8))
 
 
