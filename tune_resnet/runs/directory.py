@@ -176,11 +176,10 @@ class RunDirectory:
 
     def remove_temporary_files(self) -> None:
         """Deletes what writers that were killed have left. Who writes to checkpoints/ is known to be at its end."""
-        for leftover in self.checkpoints.glob(".*.tmp"):
-            leftover.unlink()
-        for folder in (self.path, self.best, self.mistakes):
-            for leftover in (path for path in folder.glob(".*.tmp") if not is_being_written(path)):
-                shutil.rmtree(leftover) if leftover.is_dir() and not leftover.is_symlink() else leftover.unlink()
+        for folder in (self.path, self.checkpoints, self.best, self.mistakes):
+            for leftover in folder.glob(".*.tmp"):
+                if folder == self.checkpoints or not is_being_written(leftover):
+                    shutil.rmtree(leftover) if leftover.is_dir() and not leftover.is_symlink() else leftover.unlink()
 
     def write_env(self, env: Mapping[str, Any]) -> None:
         write_whole(self.env_json, as_json(env) + "\n")
