@@ -302,6 +302,12 @@ def test_the_page_s_headline_says_the_size(run: Path, pool: Pool) -> None:
     )
 
 
+def test_it_waits_for_a_cluster_that_grows(run: Path, pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tune_resnet.execution.resources.ray.nodes", list)  # no worker is there yet
+    assert confirmed(run, "--max-concurrent", 2) == 2
+    assert confirmed(run, "--max-concurrent", 2, "--address", "head:1") == 0
+
+
 def test_checkpoints_of_another_size_stay(run: Path, pool: Pool) -> None:
     folder = run / "checkpoints"
     stay = folder / "confirm-00001-1002-32-1438-4.pt"

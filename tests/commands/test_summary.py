@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,8 +12,11 @@ from factories import SPEC, Build
 from rich.console import Console
 
 from tune_resnet.commands.summary import TimeBudget, conclude
+from tune_resnet.config.sections import BudgetSpec, DataSpec
+from tune_resnet.data.types import Dataset
 from tune_resnet.execution.callbacks import StopRequest
 from tune_resnet.runs.tables import FINISHED, INTERRUPTED
+from tune_resnet.search import main
 
 
 @pytest.fixture
@@ -83,3 +87,18 @@ def test_only_what_can_be_done_and_has_not_been_is_offered(run: Build) -> None:
     assert offered(run) == {"confirm it", "finalize it", "use it", "go on"}
     sentence = "Trial 2 (no longer the winner)"
     assert sentence in concluded(run, None)[1]
+
+
+def test_a_dry_run_of_a_search_that_is_complete_writes_nothing(
+    tmp_path: Path, digits: Dataset, capsys: pytest.CaptureFixture[str]
+) -> None:
+    spec = replace(SPEC, data=DataSpec(dataset="digits"), search=BudgetSpec(num_samples=1))
+    build = Build(tmp_path / "run", spec)
+    build.trial([0.5, 0.6, 0.7, 0.80], FINISHED)
+    path = build.directory.path
+    build.directory.write_env({"kind": "search", "dataset_fingerprint": digits.fingerprint})
+    before = {file: file.read_bytes() for file in path.rglob("*") if file.is_file()}
+    assert main(["--resume", str(path), "--dry-run"]) == 0
+    assert capsys.readouterr().out == "1 of 1 trial has ended. To add more, give a larger --num-samples.\n"
+    (path / ".lock").unlink()
+    assert {file: file.read_bytes() for file in path.rglob("*") if file.is_file()} == before
