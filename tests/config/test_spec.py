@@ -142,6 +142,8 @@ def values_of(name: str, *, toml: bool = False) -> st.SearchStrategy[Any]:
         values = st.integers(low, high if high is not None else 2**63 - 1)
     else:
         values = st.floats(low, high, exclude_min="gt" in limits, allow_nan=False, allow_infinity=False)
+        if name == "resources.gpus_per_trial":
+            values = values.map(lambda gpus: float(round(gpus)) if gpus > 1 else gpus)
     return values | st.none() if types.NoneType in kinds and not toml else values
 
 

@@ -174,6 +174,6 @@ def test_a_final_model_has_both_and_the_interval_is_of_the_accuracy(tmp_path: Pa
     build.directory.write_env({"kind": FINAL, "held_out": "test", "held_out_images": 200})
     build.trial([0.1, 0.2, 0.3, 0.9], FINISHED, on="test", scores=[0.1, 0.2, 0.3, 0.75])
     assert comparison_sentence(build.load()) == (
-        "The reference, trained again, reached 75.00% test balanced accuracy and classified "
+        "The reference, trained again at width 64 for 4 epochs, reached 75.00% test balanced accuracy and classified "
         "90.00% of the 200 test images correctly (95% interval from the choice of images 85.06% to 93.43%)."
     )

@@ -228,7 +228,7 @@ class ResourceSpec(Section):
         super().__post_init__()
         gpus = self.gpus_per_trial or 0.0
         if gpus > 1 and gpus % 1:
-            raise SpecError(f"resources.gpus_per_trial must be at most 1 or a whole number, got {gpus:g}")
+            raise SpecError(f"resources.gpus_per_trial must be at most 1 or a whole number, got {gpus}")
 
 
 SECTIONS: dict[str, type[Section]] = {
