@@ -99,6 +99,6 @@ def test_a_dry_run_of_a_search_that_is_complete_writes_nothing(
     build.directory.write_env({"kind": "search", "dataset_fingerprint": digits.fingerprint})
     before = {file: file.read_bytes() for file in path.rglob("*") if file.is_file()}
     assert main(["--resume", str(path), "--dry-run"]) == 0
-    assert capsys.readouterr().out == "1 of 1 trial has ended. To add more, give a larger --num-samples.\n"
+    assert capsys.readouterr().out == "1 of 1 trial ended. To add more, give a larger --num-samples.\n"
     (path / ".lock").unlink()
     assert {file: file.read_bytes() for file in path.rglob("*") if file.is_file()} == before

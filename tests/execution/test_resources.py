@@ -197,11 +197,11 @@ def test_a_plan_says_how_even_the_classes_are_and_what_chance_gives_of_the_objec
     assert line(*uneven, "macro_f1").endswith(f"; the chance level of macro F1 is {f1 / 3:.1%}")
 
 
-def plan_of(trials: int = 4, **sections: Any) -> list[str]:
+def plan_of(trials: int = 4, ended: int = 0, **sections: Any) -> list[str]:
     """The plan of so many trials with these sections of a spec."""
     plan = Plan(
         spec=resolved(SearchSpec(**sections), "cpu", "fp32"), device_name="a CPU", seconds_per_epoch=1, concurrency=1,
-        train_images=4000, held_out_images=20, held_out="validation", trials=trials,
+        train_images=4000, held_out_images=20, held_out="validation", trials=trials, ended=ended,
     )  # fmt: skip
     return plan.lines()
 
@@ -234,12 +234,8 @@ def test_a_plan_warns_of_what_its_trials_do_not_vary() -> None:
 
 def test_a_plan_says_what_is_left_of_a_resumed_search_and_what_a_time_budget_leaves() -> None:
     def lines(**changes: Any) -> list[str]:
-        spec = SearchSpec(scheduler=SchedulerSpec(name="none"), search=BudgetSpec(**changes))
-        plan = Plan(
-            spec=resolved(spec, "cpu", "fp32"), device_name="a CPU", seconds_per_epoch=1, concurrency=1,
-            train_images=4000, held_out_images=20, held_out="validation", trials=40, ended=10,
-        )  # fmt: skip
-        return [line for line in plan.lines() if line.startswith(("resume", "epochs", "time"))]
+        found = plan_of(40, 10, scheduler=SchedulerSpec(name="none"), search=BudgetSpec(**changes))
+        return [line for line in found if line.startswith(("resume", "epochs", "time"))]
 
     left = [
         "resume      10 of 40 trials ended, 30 left",

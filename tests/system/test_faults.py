@@ -114,7 +114,7 @@ def test_a_finished_search_is_extended_and_keeps_its_rows(tmp_path: Path) -> Non
     search = Broken(tmp_path / "extended", samples=4, epochs=3, sampler="tpe")
     search.finish()
     rows, epochs = (search.path / "trials.csv").read_text(), (search.path / "epochs.csv").read_text()
-    assert "4 of 4 trials have ended" in search.finish()
+    assert "4 of 4 trials ended" in search.finish()
     search.samples = 7
     search.finish("--num-samples", "7")
     assert (search.path / "trials.csv").read_text().startswith(rows)

@@ -198,7 +198,7 @@ def test_code_that_only_a_file_names_is_not_imported(searched: Path, capsys: pyt
     assert main(["--resume", str(searched), "--model", "other_nets:linear"]) == 2
     assert "uses nets:small: --model other_nets:linear does not go with it" in capsys.readouterr().err
     assert main(["--resume", str(searched), "--model", "nets:small"]) == 0
-    assert "8 of 8 trials have ended" in capsys.readouterr().out
+    assert "8 of 8 trials ended" in capsys.readouterr().out
 
 
 def test_another_network_than_the_files_has_no_width_of_it(tmp_path: Path) -> None:

@@ -16,9 +16,8 @@ from tune_resnet.commands.request import LOGGERS, found_run, own_spec_file
 from tune_resnet.commands.run import Search
 from tune_resnet.config.hyperparameters import ARGUMENT, HYPERPARAMETERS, argument_from_text, from_text
 from tune_resnet.config.sections import SECTIONS
-from tune_resnet.config.space import Value, with_bounds
-from tune_resnet.config.spec import SearchSpec
-from tune_resnet.config.toml import load_tables, spec_from_tables
+from tune_resnet.config.space import Value
+from tune_resnet.config.toml import spec_with_settings
 from tune_resnet.config.validation import Arguments, SpecError, flag_of, nearest
 from tune_resnet.runs.find import RUNS
 
@@ -188,7 +187,7 @@ def parse_options(arguments: Sequence[str]) -> Search:
         if experiment is not None:
             raise SpecError("--experiment does not go with an existing run: its own spec.toml says what it is")
         experiment = own_spec_file(found_run(run, runs_dir))
-    spec = _resolve(experiment, settings, space, resumed=run is not None)
+    spec = spec_with_settings(experiment, settings, space, resumed=run is not None)
     return Search(spec, command=shlex.join(["python", "-m", "tune_resnet.search", *arguments]), **given)
 
 
@@ -209,53 +208,8 @@ def parse_runs(arguments: Sequence[str]) -> Path:
     return Path(known.folder)
 
 
-def _check_factory(named: str | None, given: str | None, experiment: Path, resumed: bool) -> None:
-    """A file may be a stranger's: the code that it names is imported only where --model names it, too."""
-    if named is not None and given is None:
-        raise SpecError(f"{experiment} uses a network of your own: --model {named} allows it to be imported and run")
-    if resumed and named != given:
-        raise SpecError(f"{experiment} uses {named or 'ResNet9'}: --model {given} does not go with it")
-
-
 def _about_unknown(argument: str, parser: argparse.ArgumentParser) -> str:
     name = argument.partition("=")[0].lstrip("-")
     flags = [flag.lstrip("-") for action in parser._actions for flag in action.option_strings]
     close = nearest(name, flags).replace("'", "'--", 1) if argument.startswith("-") else ""
     return f"unknown argument {argument!r}{close}"
-
-
-def _resolve(
-    experiment: Path | None, settings: dict[str, Any], space: dict[str, dict[str, Any]], *, resumed: bool
-) -> SearchSpec:
-    """The file's tables with the flags' values laid over them; a message names the file where the file is wrong."""
-    tables: dict[str, Any] = {}
-    if experiment:
-        tables = load_tables(experiment)
-        folder = {key: value for key, value in settings.items() if key == "data.data_dir"}
-        try:
-            spec = spec_from_tables(_laid_over(tables, folder))  # a folder spec may leave the folder to the flag
-        except SpecError as error:
-            raise SpecError(f"{experiment}: {error}") from None
-        _check_factory(spec.model.factory, settings.get("model.factory"), experiment, resumed)
-        if settings.get("model.factory", spec.model.factory) != spec.model.factory:
-            tables = {**tables, "model": {}}  # the file's network is another
-        before, device = spec.resources.device, settings.get("resources.device")
-        if device not in (None, before) and (before, device) != ("auto", "cuda"):
-            settings = {"resources.gpus_per_trial": None, **settings}  # the file's share is of the device it has
-    if space:
-        # A file's own space; else that of the reference that the flags make.
-        own = (spec if tables.get("space") else spec_from_tables(_laid_over(tables, settings))).space
-        tables = {**tables, "space": with_bounds(own, space)}
-        if not tables["space"]:
-            raise SpecError("--space leaves nothing to vary")
-    return spec_from_tables(_laid_over(tables, settings))
-
-
-def _laid_over(tables: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any]:
-    """Tables with each `section.name` of the settings in its section."""
-    for key, value in settings.items():
-        section, name = key.split(".")
-        table = tables.get(section, {})
-        if isinstance(table, dict):  # else it is an error that the spec explains
-            tables = {**tables, section: {**table, name: value}}
-    return tables

@@ -35,8 +35,7 @@ def run_search(job: Job) -> End:
     split = search_split(dataset, spec.data)
     ended = job.history.ended if job.history else 0
     if job.history and ended >= spec.search.num_samples:
-        have = "has" if ended == 1 else "have"
-        say(console, f"{ended} of {counted(ended, 'trial')} {have} ended. To add more, give a larger --num-samples.")
+        say(console, f"{ended} of {counted(ended, 'trial')} ended. To add more, give a larger --num-samples.")
         if job.request.dry_run:
             return End(0, job.path)
         from tune_resnet.commands.summary import conclude

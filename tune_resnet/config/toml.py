@@ -1,4 +1,4 @@
-"""A spec from its TOML file.
+"""A spec from its TOML file, and what a command line changes of it.
 
 A file has one table per section (`[data]`, `[model]`, `[train]`, `[space]`, `[search]`, `[scheduler]`, `[resources]`).
 `[train]` states the reference configuration; `[space]` names what a search varies. Every error is a `SpecError` with a
@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from tune_resnet.config.sections import SECTIONS
-from tune_resnet.config.space import Point, Space, domain_from_table
+from tune_resnet.config.space import Point, Space, domain_from_table, with_bounds
 from tune_resnet.config.spec import SearchSpec
 from tune_resnet.config.validation import SpecError, nearest, shown
 
@@ -83,7 +83,7 @@ def _settings(section: str) -> set[str]:
     return {item.name for item in fields(SECTIONS[section])}
 
 
-def load_tables(path: Path) -> dict[str, Any]:
+def _load_tables(path: Path) -> dict[str, Any]:
     """The TOML tables in a file; SpecError where it cannot be read or is not TOML."""
     try:
         text = path.read_text(encoding="utf-8-sig")
@@ -100,8 +100,54 @@ def load_tables(path: Path) -> dict[str, Any]:
 
 def load_spec(path: Path | str) -> SearchSpec:
     """The spec in a TOML file; SpecError where it cannot be read, or a setting is wrong."""
-    tables = load_tables(Path(path))
+    tables = _load_tables(Path(path))
     try:
         return spec_from_tables(tables)
     except SpecError as error:
         raise SpecError(f"{path}: {error}") from None
+
+
+def spec_with_settings(
+    file: Path | None, settings: dict[str, Any], space: dict[str, dict[str, Any]], *, resumed: bool
+) -> SearchSpec:
+    """The spec in a TOML file, or the default one, with what flags say laid over it: settings by `section.name`, and
+    tables of the space. `resumed`: it is an existing run's. SpecError, naming the file where that is wrong."""
+    tables: dict[str, Any] = {}
+    if file:
+        tables = _load_tables(file)
+        folder = {key: value for key, value in settings.items() if key == "data.data_dir"}
+        try:
+            spec = spec_from_tables(_laid_over(tables, folder))  # a folder spec may leave the folder to the flag
+        except SpecError as error:
+            raise SpecError(f"{file}: {error}") from None
+        _check_factory(spec.model.factory, settings.get("model.factory"), file, resumed)
+        if settings.get("model.factory", spec.model.factory) != spec.model.factory:
+            tables = {**tables, "model": {}}  # the file's network is another
+        before, device = spec.resources.device, settings.get("resources.device")
+        if device not in (None, before) and (before, device) != ("auto", "cuda"):
+            settings = {"resources.gpus_per_trial": None, **settings}  # the file's share is of the device it has
+    if space:
+        # A file's own space; else that of the reference that the flags make.
+        own = (spec if tables.get("space") else spec_from_tables(_laid_over(tables, settings))).space
+        tables = {**tables, "space": with_bounds(own, space)}
+        if not tables["space"]:
+            raise SpecError("--space leaves nothing to vary")
+    return spec_from_tables(_laid_over(tables, settings))
+
+
+def _check_factory(named: str | None, given: str | None, file: Path, resumed: bool) -> None:
+    """A file may be a stranger's: the code that it names is imported only where --model names it, too."""
+    if named is not None and given is None:
+        raise SpecError(f"{file} uses a network of your own: --model {named} allows it to be imported and run")
+    if resumed and named != given:
+        raise SpecError(f"{file} uses {named or 'ResNet9'}: --model {given} does not go with it")
+
+
+def _laid_over(tables: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any]:
+    """Tables with each `section.name` of the settings in its section."""
+    for key, value in settings.items():
+        section, name = key.split(".")
+        table = tables.get(section, {})
+        if isinstance(table, dict):  # else it is an error that the spec explains
+            tables = {**tables, section: {**table, name: value}}
+    return tables
