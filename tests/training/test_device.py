@@ -14,7 +14,8 @@ import torch
 
 from tune_resnet.config.sections import ModelSpec, TrainSpec
 from tune_resnet.data.types import Split
-from tune_resnet.training.device import full_fp32, seeded
+from tune_resnet.training import device
+from tune_resnet.training.device import choose_precision, full_fp32, seeded
 from tune_resnet.training.loop import TrainingRun
 
 CPU = torch.device("cpu")
@@ -59,15 +60,46 @@ def test_seeding_the_cpu_seeds_no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA GPU here")
 def test_seeding_a_gpu_seeds_the_cpu_as_well_and_restores_both() -> None:
-    device = torch.device("cuda")
-    before = torch.get_rng_state(), torch.cuda.get_rng_state(device)
-    with seeded(3, device):
-        drawn = torch.rand(4), torch.rand(4, device=device)
+    cuda = torch.device("cuda")
+    before = torch.get_rng_state(), torch.cuda.get_rng_state(cuda)
+    with seeded(3, cuda):
+        drawn = torch.rand(4), torch.rand(4, device=cuda)
     assert torch.equal(drawn[0], torch.rand(4, generator=torch.Generator().manual_seed(3)))
-    expected = torch.rand(4, generator=torch.Generator(device).manual_seed(3), device=device)
+    expected = torch.rand(4, generator=torch.Generator(cuda).manual_seed(3), device=cuda)
     assert torch.equal(drawn[1], expected)
     assert torch.equal(torch.get_rng_state(), before[0])
-    assert torch.equal(torch.cuda.get_rng_state(device), before[1])
+    assert torch.equal(torch.cuda.get_rng_state(cuda), before[1])
+
+
+@pytest.fixture
+def untimed() -> Iterator[None]:
+    device._bf16_is_faster.cache_clear()
+    yield
+    device._bf16_is_faster.cache_clear()
+
+
+@pytest.mark.usefixtures("untimed")
+@pytest.mark.parametrize(
+    ("instructions", "bf16_seconds", "chosen"),
+    [((), 1.0, "fp32"), (("avx512_bf16",), 3.0, "fp32"), (("avx512_bf16",), 1.0, "bf16"), (("amx_bf16",), 1.0, "bf16")],
+)
+def test_a_cpu_trains_in_bf16_where_that_is_faster(
+    instructions: tuple[str, ...], bf16_seconds: float, chosen: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seconds = {torch.float32: 2.0, torch.bfloat16: bf16_seconds}
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: dict.fromkeys(instructions, True))
+    monkeypatch.setattr(device, "_block_seconds", seconds.__getitem__)
+    assert choose_precision("auto", CPU) == chosen
+
+
+@pytest.mark.usefixtures("untimed")
+def test_timing_a_precision_leaves_random_numbers_and_threads_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True})
+    before = torch.get_rng_state(), torch.get_num_threads()
+    with torch.no_grad():
+        assert choose_precision("auto", CPU) in ("fp32", "bf16")
+    assert torch.equal(torch.get_rng_state(), before[0])
+    assert torch.get_num_threads() == before[1]
 
 
 def tf32_settings() -> list[object]:
