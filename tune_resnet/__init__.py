@@ -46,3 +46,7 @@ def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f"tune_resnet.{_HOMES.get(name, 'config.sections')}"), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

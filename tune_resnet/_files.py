@@ -7,6 +7,7 @@ import fcntl
 import os
 import shutil
 import stat
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -51,10 +52,19 @@ def write_whole(path: Path, text: str) -> None:
         file.write(text.encode("utf-8", errors="backslashreplace"))  # an error's text may hold a name that is not UTF-8
 
 
-def remove_abandoned(folder: Path, prefix: str, lock: str) -> None:
-    """Removes the folders in `folder` with names that begin so, and a file `lock` that nobody holds a lock on: what
-    killed processes left. Whoever uses such a folder holds that lock, which the system frees with the process."""
-    for left in folder.glob(f"{prefix}*"):
+@contextmanager
+def locked_folder(root: Path, prefix: str, lock: str) -> Iterator[Path]:
+    """A new folder in `root`, whose name begins so, for the time of the block. Those that killed processes left are
+    removed first: the system frees the lock on their file `lock` with the process."""
+    for left in root.glob(f"{prefix}*"):
         with suppress(OSError), (left / lock).open("rb+") as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             shutil.rmtree(left, ignore_errors=True)
+    folder = Path(tempfile.mkdtemp(prefix=f".{prefix}", dir=root))
+    try:
+        with (folder / lock).open("w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            folder = folder.rename(root / folder.name[1:])  # it is seen only when it is locked
+            yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import ray
 from factories import ROOT, SEARCH, Build
 from rich.console import Console
 
@@ -36,7 +39,9 @@ def test_readmes_example_runs(
     begin = next(number for number, line in enumerate(lines) if line.startswith("    from tune_resnet import"))
     example = [line[4:] for line in lines[begin : lines.index("", begin)]]
     names: dict[str, Any] = {}
-    exec("\n".join(example), names)
+    with ThreadPoolExecutor(1) as threads:  # as in a server; Python gives signals to the main thread alone
+        threads.submit(exec, "\n".join(example), names).result()
+    assert not ray.is_initialized()
     assert names["run"].path.name == "from-python"
     assert len(names["run"].trials) == 3
     output = capsys.readouterr()
@@ -52,6 +57,17 @@ def test_a_search_is_what_the_command_line_makes_of_the_same(tmp_path: Path) -> 
     search = Search(spec, dry_run=True, confirm=3, warm_start=["a", "b"], runs_dir=tmp_path)
     assert replace(parse_options(words.split()), command=None) == search
     assert search.warm_start == [tmp_path / "a", tmp_path / "b"]
+
+
+def test_arguments_may_be_of_related_types(tmp_path: Path) -> None:
+    RunDirectory.create(tmp_path / "it", SearchSpec())
+    search = Search(runs_dir=str(tmp_path), warm_start="it", log="tensorboard", confirm=np.int64(5))  # type: ignore[arg-type]
+    assert search == Search(runs_dir=tmp_path, warm_start=["it"], log=["tensorboard"], confirm=5)
+    assert search.pairs == 5
+
+
+def test_what_can_be_imported_is_listed() -> None:
+    assert {"Search", "load_run"} <= set(dir(tune_resnet)) == set(tune_resnet.__all__)
 
 
 def test_a_run_that_goes_on_brings_its_spec(tmp_path: Path) -> None:
@@ -99,6 +115,10 @@ def test_what_is_wrong_is_an_exception_with_the_commands_message(tmp_path: Path)
         Search(baseline=True, confirm=True)
     with pytest.raises(UserError, match=r"^log must be one of tensorboard, mlflow, wandb; got 'neptune'"):
         Search(log=["neptune"])
+    with pytest.raises(UserError, match=r"^confirm must be a whole number, True or False, got '3'"):
+        Search(confirm="3")  # type: ignore[arg-type]
+    with pytest.raises(UserError, match=r"^spec must be a SearchSpec, got dict"):
+        Search({})  # type: ignore[arg-type]
     with pytest.raises(UserError, match="does not exist"):
         Search(SearchSpec(data=DataSpec(dataset="folder", data_dir=str(tmp_path / "nothing")))).run()
 

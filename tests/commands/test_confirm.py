@@ -16,7 +16,8 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import cast
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
@@ -29,6 +30,7 @@ from tune_resnet.config.sections import TUNABLE, BudgetSpec, ModelSpec, TrainSpe
 from tune_resnet.config.spec import SearchSpec
 from tune_resnet.data import load
 from tune_resnet.data.types import Dataset, ImageSet, Split
+from tune_resnet.execution import training_pool
 from tune_resnet.execution.cluster import ray_cluster
 from tune_resnet.execution.training_pool import Training, train_all
 from tune_resnet.hpo.ranking import winner
@@ -377,3 +379,19 @@ def test_waiting_for_a_process_is_no_hang(cluster: list[str], few: Split, tmp_pa
         )
     assert not isinstance(outcome, str)
     assert (outcome["epochs"], trainings[0].failures) == (2, 0)
+
+
+def test_a_training_that_hangs_is_seen_while_others_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    process = training_pool._Process(trainer="it", started="started")
+    processes = object.__new__(training_pool._Processes)
+    processes.busy = {
+        name: training_pool._Epoch(position, process, time.monotonic() - seconds)
+        for position, (name, seconds) in enumerate({"hangs": 100.0, "ends": 1.0}.items())
+    }
+    processes.idle, processes._make = [], lambda: cast(Any, SimpleNamespace(started=SimpleNamespace(remote=str)))
+    monkeypatch.setattr(ray, "wait", lambda *_, **__: (["ends"], ["hangs"]))
+    monkeypatch.setattr(ray, "get", {"ends": {"epochs": 1}}.__getitem__)
+    monkeypatch.setattr(ray, "kill", lambda _: None)
+    assert dict(processes.ended(epoch_timeout=60)) == {1: {"epochs": 1}, 0: "it hung: no epoch for 1m 00s"}
+    assert not processes.busy
+    assert len(processes.idle) == 2

@@ -7,6 +7,7 @@ import json
 import math
 import resource
 import shutil
+import subprocess
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,6 +25,7 @@ from tune_resnet.config.sections import BudgetSpec, TrainSpec
 from tune_resnet.config.spec import SearchSpec
 from tune_resnet.config.toml import load_spec
 from tune_resnet.errors import RecordError
+from tune_resnet.runs import environment
 from tune_resnet.runs.directory import RunDirectory
 from tune_resnet.runs.find import find_run
 from tune_resnet.runs.recorder import Recorder
@@ -118,6 +120,14 @@ def test_a_run_directory_is_whole_from_its_first_moment(tmp_path: Path, monkeypa
     assert seen == [[]]
     assert set(files_below(run.path)) == {"spec.toml", "epochs.csv", "trials.csv", "env.json", "warm_start.json"}
     assert [item.name for item in tmp_path.iterdir()] == ["one"]
+
+
+def test_a_copy_within_another_repository_names_no_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where the package is installed into a virtual environment in a checkout of something else."""
+    for command in (["init", "-q"], ["-c", "user.name=a", "-c", "user.email=a", "commit", "-qm", "a", "--allow-empty"]):
+        subprocess.run(["git", "-C", tmp_path, *command], check=True)
+    monkeypatch.setattr(environment, "__file__", str(tmp_path / "environment.py"))
+    assert environment.describe_environment()["git_commit"] is None
 
 
 def test_the_environment_is_written_as_it_is_spelt(run: RunDirectory) -> None:
@@ -231,7 +241,7 @@ def test_a_folder_that_is_no_run_does_not_hide_the_run_of_its_name(started: Path
 
 
 def test_a_run_that_says_nothing_of_its_start_is_the_latest_only_where_it_is_alone(started: Path) -> None:
-    for content in ("", "[]", "{}", '{"started_at": NaN}', "[" * 100_000):
+    for content in ("", "[]", "{}", '{"started_at": NaN}', '{"started_at": 1e30}', "[" * 100_000):
         Path("runs/third/env.json").write_text(content)
         assert find_run("latest") == Path("runs/second")
     for name in ("first", "second"):

@@ -18,7 +18,7 @@ import yaml
 from factories import ROOT
 from faults import Broken, Fault, Injected, each_trial_is_as_alone, table
 
-from tune_resnet.execution.cluster import session_folder
+from tune_resnet.execution.cluster import ClusterError, ray_cluster, session_folder
 from tune_resnet.runs.tables import FINISHED
 
 CLUSTERS = ROOT / "experiments" / "cluster"
@@ -105,6 +105,18 @@ def test_only_sessions_that_nobody_uses_are_removed(monkeypatch: pytest.MonkeyPa
     with session_folder() as first, session_folder() as second:
         assert set(tmp_path.iterdir()) == {first, second, tmp_path / "tune_resnet-notes"}
     assert (tmp_path / "tune_resnet-notes" / "mine.txt").exists()
+
+
+def test_a_ray_of_ones_own_goes_on(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def init(*_: object, **__: object) -> None:
+        raise RuntimeError("twice")
+
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
+    monkeypatch.setattr(ray, "is_initialized", lambda: True)
+    monkeypatch.setattr(ray, "init", init)
+    monkeypatch.setattr(ray, "shutdown", lambda: pytest.fail("it is shut down"))
+    with pytest.raises(ClusterError, match="cannot start Ray: twice"), ray_cluster(None):
+        pass
 
 
 class Nodes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import operator
 import os
 import re
 from collections.abc import Iterator, Sequence
@@ -75,6 +76,7 @@ class Request:
 
     def _settle(self) -> None:
         """Checks all and finds the runs that are meant."""
+        self._settle_types()
         self._check_together()
         for name in ("resume", "finalize"):
             if run := getattr(self, name):
@@ -84,6 +86,20 @@ class Request:
         object.__setattr__(self, "spec", self._settled_spec())
         if self.spec.search.name == LATEST and not (self.resume or self.finalize):
             raise SpecError(f"a run cannot be called {LATEST}: that word means the run that was started last")
+
+    def _settle_types(self) -> None:
+        """What Python can be given otherwise than declared, as declared; SpecError where it cannot."""
+        if not isinstance(self.spec, SearchSpec | None):
+            raise SpecError(f"spec must be a SearchSpec, got {type(self.spec).__name__}")
+        object.__setattr__(self, "runs_dir", Path(self.runs_dir))
+        for name in ("warm_start", "log"):
+            if isinstance(alone := getattr(self, name), str | Path):
+                object.__setattr__(self, name, [alone])
+        if not isinstance(self.confirm, bool):
+            try:
+                object.__setattr__(self, "confirm", operator.index(self.confirm))
+            except TypeError:
+                raise SpecError(f"--confirm must be a whole number, True or False, got {self.confirm!r}") from None
 
     def _settled_spec(self) -> SearchSpec:
         run = self.resume or self.finalize

@@ -6,7 +6,6 @@ some could not be read. Images that would take too much of the memory are decode
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import shutil
@@ -20,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from tune_resnet._files import remove_abandoned
+from tune_resnet._files import locked_folder
 from tune_resnet._text import counted
 from tune_resnet.data.types import DataError, Images, MappedImages
 
@@ -110,23 +109,17 @@ def room_for(folder: Path, count: int, size: int) -> Iterator[Decoded]:
     if not is_too_large(count * 3 * size**2):
         yield empty(count, size)
         return
-    scratch = None
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        remove_abandoned(folder, _MAPPED, IMAGES)
-        scratch = Path(tempfile.mkdtemp(prefix=_MAPPED, dir=folder))
-        images = np.lib.format.open_memmap(scratch / IMAGES, "w+", np.uint8, (count, 3, size, size))
-        with (scratch / IMAGES).open("rb+") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            # All of it now: on a full disk, the first write to a page that has no place there would end the process.
-            os.posix_fallocate(file.fileno(), 0, os.fstat(file.fileno()).st_size)
+        with locked_folder(folder, _MAPPED, IMAGES) as scratch:
+            images = np.lib.format.open_memmap(scratch / IMAGES, "w+", np.uint8, (count, 3, size, size))
+            with (scratch / IMAGES).open("rb+") as file:
+                # All of it now: on a full disk, the first write to a page that has no place would end the process.
+                os.posix_fallocate(file.fileno(), 0, os.fstat(file.fileno()).st_size)
             yield Decoded(images, empty(count, 1).shapes)
     except OSError as error:
         large = f"{counted(count, 'decoded image')}, {count * 3 * size**2 / 1e9:.1f} GB"
         raise DataError(f"no room for {large}, in {folder}: {error.strerror or error}") from None
-    finally:
-        if scratch is not None:
-            shutil.rmtree(scratch, ignore_errors=True)
 
 
 def write_cache(entry: Path, decoded: Decoded, about: dict[str, Any]) -> None:

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import os
-import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
-from tune_resnet._files import remove_abandoned
+from tune_resnet._files import locked_folder
 from tune_resnet._text import one_line
 from tune_resnet.errors import UserError
 from tune_resnet.execution.interrupts import restored_handlers, sighup_kept_from_children
@@ -44,30 +41,25 @@ def ray_cluster(address: str | None) -> Iterator[None]:
     import ray
 
     logging.getLogger("ray").setLevel(logging.CRITICAL)  # what fails is said by our own lines
+    not_ours = ray.is_initialized()  # then it cannot be started, and goes on
     with nullcontext() if address else session_folder() as folder:
         local = {} if address else {"include_dashboard": False, "_temp_dir": str(folder)}
         try:
-            with restored_handlers(), sighup_kept_from_children():  # Ray answers SIGTERM itself, its processes none
-                ray.init(address=address or "local", logging_level=logging.CRITICAL, log_to_driver=False, **local)
-        except (ConnectionError, RuntimeError, ValueError) as error:
-            where = f"join the Ray cluster at {address}" if address else "start Ray"
-            raise ClusterError(f"cannot {where}: {one_line(error)}") from None
-        try:
+            try:
+                with restored_handlers(), sighup_kept_from_children():  # Ray answers SIGTERM itself, its processes none
+                    ray.init(address=address or "local", logging_level=logging.CRITICAL, log_to_driver=False, **local)
+            except (ConnectionError, RuntimeError, ValueError) as error:
+                where = f"join the Ray cluster at {address}" if address else "start Ray"
+                raise ClusterError(f"cannot {where}: {one_line(error)}") from None
             yield
         finally:
-            ray.shutdown()
+            if not not_ours:
+                ray.shutdown()
 
 
 @contextmanager
 def session_folder() -> Iterator[Path]:
     """A folder for Ray's sockets and logs. It is deleted at the end; those that killed processes left, at once."""
     root = Path(os.environ.get("RAY_TMPDIR") or "/tmp")  # as Ray itself; TMPDIR may be too long for a socket's path
-    remove_abandoned(root, _FOLDER, _LOCK)
-    folder = Path(tempfile.mkdtemp(prefix=f".{_FOLDER}", dir=root))
-    try:
-        with (folder / _LOCK).open("w") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            folder = folder.rename(root / folder.name[1:])  # it is seen only when it is locked
-            yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+    with locked_folder(root, _FOLDER, _LOCK) as folder:
+        yield folder

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from types import FrameType
@@ -37,8 +38,11 @@ def on_ending_signal(act: Callable[[int], None], *, once: bool = False) -> Itera
 
     After any of them SIGHUP means nothing more: whoever closes a terminal has often pressed Ctrl-C before, and a shell
     passes SIGHUP on that the system sends again when the shell has ended. Where SIGHUP is ignored, as nohup has it, it
-    stays so.
+    stays so. In a thread that is not the main one, which hears no signals, nothing is done.
     """
+    if not _hears_signals():
+        yield
+        return
     handler = _Handler(act, once)
     with restored_handlers() as handler.before:
         for number, before in handler.before.items():
@@ -54,7 +58,8 @@ def restored_handlers() -> Iterator[dict[int, Any]]:
     try:
         yield before
     finally:
-        _set(before)
+        if _hears_signals():
+            _set(before)
 
 
 @contextmanager
@@ -88,6 +93,10 @@ class _Handler:
         for outer in self.before.values():
             if isinstance(outer, _Handler):
                 outer.note()
+
+
+def _hears_signals() -> bool:
+    return threading.current_thread() is threading.main_thread()
 
 
 def _set(handlers: dict[int, Any]) -> None:

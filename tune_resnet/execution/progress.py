@@ -142,8 +142,9 @@ class Progress(_Display):
         rows = [row for row in self._rows() if row.state == FINISHED]
         if len(rows) != self._ranked:
             trials = pd.DataFrame([row.cells() for row in sorted(rows, key=lambda row: row.trial)])
-            final, losses = trials.set_index("trial")[self.column], pd.Series(self.recorder.last_loss)
-            ranked = in_order(trials, estimated(final, losses, self.plan.spec), self.column)
+            losses = pd.Series(dict(self.recorder.last_loss))  # a copy: it may grow while a Series reads it
+            estimates = estimated(trials.set_index("trial")[self.column], losses, self.plan.spec)
+            ranked = in_order(trials, estimates, self.column)
             first = ranked[(ranked.index < _BEST_ROWS) | ranked["reference"]]
             self._ranked, self._standing = len(rows), _leader(ranked) or self._standing
             self._leading = list(zip(first["trial"], first["estimate"], strict=True))

@@ -112,9 +112,9 @@ class _Processes:
         nothing. A process that gave nothing may be in any state: another takes its place."""
         ready, _ = ray.wait(list(self.busy), timeout=_POLL_SECONDS)
         hung = [each for each, epoch in self.busy.items() if _seconds(epoch) > epoch_timeout]
-        for reference in ready or hung:
+        for reference in dict.fromkeys([*ready, *hung]):
             epoch = self.busy.pop(reference)
-            outcome = _outcome(reference) if ready else f"it hung: no epoch for {duration(epoch_timeout)}"
+            outcome = _outcome(reference) if reference in ready else f"it hung: no epoch for {duration(epoch_timeout)}"
             if isinstance(outcome, str):
                 ray.kill(epoch.process.trainer)
                 epoch.process = self._start()

@@ -21,6 +21,7 @@ from tune_resnet.runs.tables import REFERENCE_TRIAL
 _LAST_RUNG, _NO_RUNG = 3 / 8, 1 / 8  # of all epochs, by default: experiments/FINDING.md
 _MIN_LOSS = 1e-12  # a loss may be 0, its logarithm may not
 _SIMULATIONS, _MOST_SIMULATED = 200, 20_000  # of a rule; trials. The mean's standard error is about 1% of it
+_MOST_EPOCHS = 1_000_000  # of all simulated trials: a second or two
 # Of trials from the best, as a share of the loss, and how much that varies from epoch to epoch: such that recorded
 # searches, judged again by the default rule, come out right on average.
 _MEAN_SHORTFALL, _VARIATION = 0.04, 0.03
@@ -152,23 +153,24 @@ class MedianRule:
     def __init__(self, grace_epochs: int, margin: float = 0.0) -> None:
         self.grace_epochs = grace_epochs
         self.margin = margin
-        self.curves: defaultdict[int, dict[int, float]] = defaultdict(dict)
+        self._so_far: defaultdict[int, dict[int, tuple[float, float]]] = defaultdict(dict)  # sum and best, by epoch
         self._means: defaultdict[int, dict[int, float]] = defaultdict(dict)  # up to each epoch, of each trial
         self._in_order: defaultdict[int, list[float]] = defaultdict(list)  # kept so: sorting takes its time
 
     def should_stop(self, trial: int, epoch: int, value: float) -> bool:
         if not math.isfinite(value):
             return True
-        curve, means, in_order = self.curves[trial], self._means[epoch], self._in_order[epoch]
+        so_far, means, in_order = self._so_far[trial], self._means[epoch], self._in_order[epoch]
         if trial in means:  # told again
             in_order.remove(means[trial])
         others = len(in_order)
-        curve[epoch] = value
+        total, best = so_far.get(epoch - 1, (0.0, -math.inf))
+        total, best = so_far[epoch] = total + value, max(best, value)
         median = (in_order[(others - 1) // 2] + in_order[others // 2]) / 2 if others else -math.inf
-        means[trial] = statistics.fmean(v for e, v in curve.items() if e <= epoch)
+        means[trial] = total / epoch
         bisect.insort(in_order, means[trial])
         is_judged = epoch >= self.grace_epochs and others >= self.min_others
-        return is_judged and max(curve.values()) + self.margin < median
+        return is_judged and best + self.margin < median
 
 
 class NoStopping:
@@ -195,10 +197,12 @@ def expected_survival(spec: SearchSpec) -> tuple[float, ...]:
     half as large on average for the points that are tried first, to which each epoch's signal adds some normal noise.
     It is exact for no stopping; the beginning of a very long search stands for the whole.
     """
-    trials, epochs = min(spec.search.num_samples, _MOST_SIMULATED), spec.train.epochs
+    epochs = spec.train.epochs
     if spec.scheduler.name == "none":
         return (1.0,) * epochs
-    draw, runs = random.Random(0), min(_SIMULATIONS, _MOST_SIMULATED // trials)
+    most = max(1, min(_MOST_SIMULATED, _MOST_EPOCHS // epochs))
+    trials = min(spec.search.num_samples, most)
+    draw, runs = random.Random(0), min(_SIMULATIONS, most // trials)
     reached = Counter(epoch for _ in range(runs) for epoch in _simulated_epochs(spec, trials, draw))
     return tuple(reached[epoch] / (runs * trials) for epoch in range(1, epochs + 1))
 

@@ -11,9 +11,8 @@ from tune_resnet.results import chart_data, detail_charts
 from tune_resnet.results.early_stopping import cuts, judged, rung_table
 from tune_resnet.results.page_parts import Section, Table, plot_of
 from tune_resnet.runs.directory import SEARCH
+from tune_resnet.runs.find import LAST_DATE
 from tune_resnet.runs.load import RunFrames
-
-_LAST_DATE = 253_402_300_800.0  # Unix time of the year 10000, which has no date
 
 
 def _stopping(run: RunFrames) -> Section | None:
@@ -72,7 +71,7 @@ def commands_of(run: RunFrames) -> list[str]:
 
 
 def _shown(name: str, value: object) -> str:
-    if name.endswith("_at") and type(value) is float and 0 <= value < _LAST_DATE:
+    if name.endswith("_at") and type(value) is float and 0 <= value < LAST_DATE:
         return f"{datetime.fromtimestamp(value, UTC):%Y-%m-%d %H:%M:%S} UTC"
     return f"{value:.4g}" if type(value) is float else printable(value)
 

@@ -30,6 +30,8 @@ def this_process() -> str:
 
 def _git_commit() -> str | None:
     """The commit, with `-dirty` after it where tracked files differ from it; recorded results are not source."""
+    if _git("ls-files", "--", Path(__file__).name) is None:  # installed within a checkout of something else
+        return None
     commit = _git("rev-parse", "HEAD")
     changes = _git("status", "--porcelain", "--untracked-files=no", "--", ":/", ":(top,exclude)experiments/results")
     return f"{commit}-dirty" if commit and changes else commit

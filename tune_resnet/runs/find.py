@@ -13,6 +13,7 @@ from tune_resnet.errors import RecordError
 from tune_resnet.runs.directory import RunDirectory
 
 RUNS = Path("runs")  # where run directories are
+LAST_DATE = 253_402_300_800.0  # Unix time of the year 10000, which has no date
 LATEST = "latest"  # stands for the run that was started last
 
 
@@ -55,4 +56,4 @@ def started_at(run: RunDirectory) -> float:
         started: Any = json.loads(read_regular(run.env_json))["started_at"]
     except (OSError, ValueError, LookupError, TypeError, RecursionError):
         return 0.0
-    return started if type(started) in (int, float) and started > 0 else 0.0
+    return started if type(started) in (int, float) and 0 < started < LAST_DATE else 0.0
