@@ -50,7 +50,8 @@ class Run:
 
     @property
     def confirmation(self) -> Confirmation | None:
-        """The winner's, at the search's own size where there is such a one; None: it has not been confirmed."""
+        """The winner's, at the search's own size where there is such a one, with a `result` of None while there are too
+        few pairs; None: no pair has been trained."""
         return next((one for one in confirmations(self.frames) if one.of_winner), None)
 
     def config(self, trial: int) -> SearchSpec:

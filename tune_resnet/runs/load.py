@@ -42,7 +42,7 @@ from tune_resnet.runs.tables import (
     trial_dtypes,
 )
 
-# What a resumed search relies on in env.json; anything else is only shown.
+# What a resumed search relies on in env.json; of anything else, nothing but `started_at` (find.py) is more than shown.
 _ENV_VALUES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "dataset_fingerprint": (lambda value: isinstance(value, str), "a string"),
     "trial": (lambda value: type(value) is int and value >= 0, "a trial's number"),
