@@ -41,7 +41,8 @@ def ray_cluster(address: str | None) -> Iterator[None]:
     import ray
 
     logging.getLogger("ray").setLevel(logging.CRITICAL)  # what fails is said by our own lines
-    not_ours = ray.is_initialized()  # then it cannot be started, and goes on
+    if ray.is_initialized():
+        raise ClusterError("Ray runs in this process already: end it with ray.shutdown() first")
     with nullcontext() if address else session_folder() as folder:
         local = {} if address else {"include_dashboard": False, "_temp_dir": str(folder)}
         try:
@@ -53,8 +54,7 @@ def ray_cluster(address: str | None) -> Iterator[None]:
                 raise ClusterError(f"cannot {where}: {one_line(error)}") from None
             yield
         finally:
-            if not not_ours:
-                ray.shutdown()
+            ray.shutdown()
 
 
 @contextmanager
