@@ -27,6 +27,7 @@ PAGES = {
     for path in sorted(ROOT.rglob("*.md"))
     if not {".venv", ".git", ".pytest_cache", "runs"} & set(path.relative_to(ROOT).parts)
 }
+FINDING = PAGES["experiments/FINDING.md"]
 COMMAND = re.compile(r"python -m ((?:tune_resnet|experiments)\.[a-z_.]*[a-z])\b((?:\\\n|[^\n#`])*)")
 WRAPPED = re.compile(r"(`python(?:[^`\n]|\n(?!\n))*?)\n(?=[^`]*`)")  # a command of a paragraph, over two lines
 MAKE = re.compile(r"(?:^    |`)make (\w+)", re.M)
@@ -152,7 +153,19 @@ def test_the_differences_by_fresh_seed_are_the_recorded_ones() -> None:
             found = analyse_pairs(differences)
             interval = rf"\**\[{found.low:.2f}, {found.high:.2f}\]\**"
             cells.append(rf"{', '.join(f'{one:.2f}' for one in differences)}(?: {interval})?")
-        assert re.search(rf"^\| [^|]* \| {' [|] '.join(cells)} \|$", PAGES["experiments/FINDING.md"], re.M), regime
+        assert re.search(rf"^\| [^|]* \| {' [|] '.join(cells)} \|$", FINDING, re.M), regime
+
+
+@pytest.mark.parametrize("regime", ["gtsrb-tracks", "cifar10-5000"])
+def test_the_searches_counted_in_whole_trials_are_the_recorded_ones(regime: str) -> None:
+    folder = RESULTS / "searches-whole-trials" / regime
+    pairs, seeds = pd.read_csv(folder / "pairs.csv", index_col=0), pd.read_csv(folder / "seeds.csv", index_col=0)
+    named = ["ours", "tpe", "ray", "reference"]
+    assert f"| mean of eight searches | {' | '.join(f'{pairs[name].mean():.2f}%' for name in named)} |" in FINDING
+    for over, rows in (("three seeds", seeds), ("eight searches", pairs)):
+        found = [analyse_pairs((rows["ours"] - rows[name]).tolist()) for name in named[1:]]
+        cells = " | ".join(f"{one.mean:+.2f} [{one.low:.2f}, {one.high:.2f}]" for one in found)
+        assert f"| interval over the {over} | | {cells} |" in FINDING.replace("**", "")
 
 
 def test_the_table_of_benchmarks_is_the_recorded_one() -> None:
