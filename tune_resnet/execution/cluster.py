@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
+from typing import Any
 
 from tune_resnet._files import locked_folder
 from tune_resnet._text import one_line
@@ -44,22 +45,26 @@ def ray_cluster(address: str | None) -> Iterator[None]:
     if ray.is_initialized():
         raise ClusterError("Ray runs in this process already: end it with ray.shutdown() first")
     with nullcontext() if address else session_folder() as folder:
-        local = {} if address else {"include_dashboard": False, "_temp_dir": str(folder)}
         try:
-            try:
-                with restored_handlers(), sighup_kept_from_children():  # Ray answers SIGTERM itself, its processes none
-                    ray.init(address=address or "local", logging_level=logging.CRITICAL, log_to_driver=False, **local)
-            except (ConnectionError, RuntimeError, ValueError) as error:
-                where = f"join the Ray cluster at {address}" if address else "start Ray"
-                raise ClusterError(f"cannot {where}: {one_line(error)}") from None
+            _start(address, {} if address else {"include_dashboard": False, "_temp_dir": str(folder)})
             yield
         finally:
             ray.shutdown()
 
 
-@contextmanager
-def session_folder() -> Iterator[Path]:
+def _start(address: str | None, settings: dict[str, Any]) -> None:
+    """Starts Ray, or joins it. ClusterError where that fails."""
+    import ray
+
+    try:
+        with restored_handlers(), sighup_kept_from_children():  # Ray answers SIGTERM itself, its processes none
+            ray.init(address=address or "local", logging_level=logging.CRITICAL, log_to_driver=False, **settings)
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        where = f"join the Ray cluster at {address}" if address else "start Ray"
+        raise ClusterError(f"cannot {where}: {one_line(error)}") from None
+
+
+def session_folder() -> AbstractContextManager[Path]:
     """A folder for Ray's sockets and logs. It is deleted at the end; those that killed processes left, at once."""
     root = Path(os.environ.get("RAY_TMPDIR") or "/tmp")  # as Ray itself; TMPDIR may be too long for a socket's path
-    with locked_folder(root, _FOLDER, _LOCK) as folder:
-        yield folder
+    return locked_folder(root, _FOLDER, _LOCK)

@@ -38,16 +38,12 @@ def on_ending_signal(act: Callable[[int], None], *, once: bool = False) -> Itera
 
     After any of them SIGHUP means nothing more: whoever closes a terminal has often pressed Ctrl-C before, and a shell
     passes SIGHUP on that the system sends again when the shell has ended. Where SIGHUP is ignored, as nohup has it, it
-    stays so. In a thread that is not the main one, which hears no signals, nothing is done.
+    stays so.
     """
-    if not _hears_signals():
-        yield
-        return
     handler = _Handler(act, once)
     with restored_handlers() as handler.before:
-        for number, before in handler.before.items():
-            if (number, before) != (signal.SIGHUP, signal.SIG_IGN):
-                signal.signal(number, handler)
+        ignored = (signal.SIGHUP, signal.SIG_IGN)
+        _set({number: handler for number, before in handler.before.items() if (number, before) != ignored})
         yield
 
 
@@ -58,8 +54,7 @@ def restored_handlers() -> Iterator[dict[int, Any]]:
     try:
         yield before
     finally:
-        if _hears_signals():
-            _set(before)
+        _set(before)
 
 
 @contextmanager
@@ -95,13 +90,11 @@ class _Handler:
                 outer.note()
 
 
-def _hears_signals() -> bool:
-    return threading.current_thread() is threading.main_thread()
-
-
 def _set(handlers: dict[int, Any]) -> None:
-    for number, handler in handlers.items():
-        signal.signal(number, handler)
+    """Of the main thread only: in another, which hears no signals, Python allows no handler."""
+    if threading.current_thread() is threading.main_thread():
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
 
 
 @contextmanager
